@@ -1,0 +1,21 @@
+# Every target is one call of the command line, so that Windows does without make: python -m personalab <target>
+PYTHON ?= python3
+
+.PHONY: setup doctor run test lab notebooks bench clean
+
+setup:
+	$(PYTHON) -m personalab setup
+doctor:
+	$(PYTHON) -m personalab doctor
+run:
+	$(PYTHON) -m personalab run
+test:
+	$(PYTHON) -m personalab test
+lab:
+	$(PYTHON) -m personalab lab
+notebooks:
+	$(PYTHON) -m personalab notebooks
+bench:
+	$(PYTHON) -m personalab bench
+clean:
+	$(PYTHON) -m personalab clean

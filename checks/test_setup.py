@@ -1,0 +1,165 @@
+"""The environment: made once, installed completely or again, entered by every command. pip is not called."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from personalab import __main__ as cli
+from personalab import bootstrap, doctor, tiers
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A folder with requirement files and an installer that only takes notes; `fail` makes pip fail."""
+    root = tmp_path / "project"
+    root.mkdir()
+    for name in (*bootstrap.LAYERS.values(), bootstrap.CONSTRAINTS):
+        (root / name).write_text(f"# {name}\n")
+    state = SimpleNamespace(root=root, venv=root / ".venv", created=0, installed=[], error=None)
+
+    def create(venv: Path) -> None:
+        state.created += 1
+        bootstrap.venv_python(venv).parent.mkdir(parents=True)
+        bootstrap.venv_python(venv).touch()
+
+    def pip_install(venv: Path, root: Path, files: list[str]) -> None:
+        state.installed.append(list(files))
+        if state.error:
+            raise state.error
+
+    monkeypatch.setattr(bootstrap, "_create", create)
+    monkeypatch.setattr(bootstrap, "_pip_install", pip_install)
+    monkeypatch.setattr(bootstrap, "_put_on_path", lambda venv, root: None)
+    monkeypatch.setattr(bootstrap, "_runs", lambda venv: bootstrap.venv_python(venv).exists())
+    monkeypatch.setattr(bootstrap, "ROOT", root)
+    monkeypatch.setattr(bootstrap, "VENV", state.venv)
+    monkeypatch.setattr(bootstrap, "rerun", lambda venv: 7)
+    monkeypatch.delenv("PERSONALAB_VENV", raising=False)
+    return state
+
+
+def test_installs_once(project: SimpleNamespace) -> None:
+    assert [bootstrap.ensure_env(), bootstrap.ensure_env()] == [7, 7]
+    assert project.created == 1
+    assert project.installed == [["requirements.txt"]]
+
+
+def test_dev_layer_comes_on_top_and_stays(project: SimpleNamespace) -> None:
+    bootstrap.ensure_env()
+    bootstrap.ensure_env(dev=True)
+    bootstrap.ensure_env()
+    assert project.installed == [["requirements.txt"], ["requirements.txt", "requirements-dev.txt"]]
+
+
+@pytest.mark.parametrize("changed", ["requirements.txt", "constraints.txt"])
+def test_a_changed_requirement_is_installed(project: SimpleNamespace, changed: str) -> None:
+    bootstrap.ensure_env()
+    (project.root / changed).write_text("numpy==2.4.6\n")
+    bootstrap.ensure_env()
+    assert len(project.installed) == 2
+    assert project.created == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), bootstrap.SetupError("pip stopped")])
+def test_an_interrupted_installation_is_made_anew(project: SimpleNamespace, error: BaseException) -> None:
+    project.error = error
+    with pytest.raises(type(error)):
+        bootstrap.ensure_env()
+    assert not bootstrap.is_installed(project.venv, project.root, ["base"])
+    project.error = None
+    bootstrap.ensure_env()
+    assert project.created == 2
+    assert bootstrap.is_installed(project.venv, project.root, ["base"])
+
+
+def test_a_cut_short_stamp_counts_as_nothing(project: SimpleNamespace) -> None:
+    bootstrap.ensure_env()
+    next(project.venv.glob("*.json")).write_text('{"base": "12')
+    bootstrap.ensure_env()
+    assert len(project.installed) == 2
+
+
+def test_venv_off_installs_nothing(project: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONALAB_VENV", "off")
+    assert bootstrap.ensure_env(dev=True) is None
+    assert not project.installed
+
+
+def test_old_python_gets_a_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(sys, "version_info", (3, 9, 6, "final", 0))
+    assert cli.main(["run"]) == cli.FAILED
+    assert "Python 3.11 or newer is needed; this is Python 3.9.6" in capsys.readouterr().err
+
+
+def test_missing_venv_module_gets_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(bootstrap.SetupError, match="apt install python3-venv"):
+        bootstrap._create(tmp_path / ".venv")
+
+
+def test_child_exit_codes_pass_through(tmp_path: Path) -> None:
+    assert bootstrap.run_child([sys.executable, "-c", "raise SystemExit(5)"], cwd=tmp_path) == 5
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_signal_becomes_128_plus_its_number(tmp_path: Path) -> None:
+    kill = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    assert bootstrap.run_child([sys.executable, "-c", kill], cwd=tmp_path) == 128 + 15
+
+
+def test_lock_admits_one_at_a_time(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with bootstrap.exclusive_lock(tmp_path / "lock", "the test"):
+            order.append("second")
+
+    with bootstrap.exclusive_lock(tmp_path / "lock", "the test"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize("name", ["__init__", "__main__", "bootstrap"])
+def test_what_an_old_python_reads_first_is_in_old_syntax(name: str) -> None:
+    source = (bootstrap.ROOT / "personalab" / f"{name}.py").read_text(encoding="utf-8")
+    ast.parse(source, feature_version=(3, 8))
+
+
+@pytest.mark.parametrize("command", ["setup", "doctor"])
+def test_unknown_tier_names_the_choices(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setenv("PERSONALAB_VENV", "off")
+    monkeypatch.setenv("PERSONALAB_TIER", "tpu")
+    monkeypatch.setattr(tiers, "_active", None)
+    assert cli.main([command]) == cli.FAILED
+    assert "cpu, colab, a100" in capsys.readouterr().err
+
+
+def test_requirements_are_pinned_and_agree_with_the_constraints() -> None:
+    root = bootstrap.ROOT
+    pinned = {k.lower(): v for k, v in doctor.wanted_packages(root / bootstrap.CONSTRAINTS).items()}
+    for file in bootstrap.LAYERS.values():
+        lines = [line for line in (root / file).read_text().splitlines() if line and not line.startswith("#")]
+        wanted = doctor.wanted_packages(root / file)
+        assert len(wanted) == len(lines), f"{file} has a line without =="
+        assert wanted.items() <= pinned.items()
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import json, sys, personalab.__main__, personalab.doctor; print(json.dumps([*sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=bootstrap.ROOT)
+    assert not {"torch", "transformers", "numpy", "openai"} & set(json.loads(done.stdout))

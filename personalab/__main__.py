@@ -1,0 +1,188 @@
+"""Command line: `python -m personalab <command>`. The Makefile's targets are one-line calls of it."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from personalab import __version__, bootstrap
+from personalab.bootstrap import ROOT, SetupError, run_child
+
+FAILED = 1
+INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
+
+T = TypeVar("T")
+
+
+def setup(args: argparse.Namespace) -> int:
+    """Make the environment; fetch and convert the embedded model unless the current tier does without."""
+    _ensure_weights()
+    print("Ready. Next: python3 -m personalab run   (or: make run)")
+    return 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """Print what this machine has, which tier fits it, and what is missing."""
+    from personalab import doctor as report
+
+    return report.main()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Execute the solution notebooks."""
+    from personalab import notebooks as pipeline
+    from personalab import sources, tiers
+
+    known = sources.sections(ROOT / "solutions", ".ipynb")
+    if args.section not in (None, *known):
+        raise SetupError(f"There is no section {args.section}. solutions/ has: {', '.join(map(str, known)) or 'none'}.")
+    budget = args.budget or _setting(tiers.budget)
+    _ensure_weights()
+    return pipeline.execute(args.section, budget)
+
+
+def test(args: argparse.Namespace) -> int:
+    """Lint, types, drift, then the pytest suite. All run; the exit code is the first failure's."""
+    selection = [] if args.all else ["-m", "not slow"]
+    return _run_all(
+        {
+            "Lint": partial(_module, "ruff", "check"),
+            "Format": partial(_module, "ruff", "format", "--check"),
+            "Types": partial(_module, "mypy"),
+            "Drift": partial(_module, "personalab", "notebooks", "--check"),
+            "Tests": partial(_module, "pytest", *selection),
+        }
+    )
+
+
+def lab(args: argparse.Namespace) -> int:
+    """Open JupyterLab on exercises/."""
+    _ensure_weights()
+    return run_child([sys.executable, "-m", "jupyter", "lab"], cwd=ROOT / "exercises")
+
+
+def notebooks(args: argparse.Namespace) -> int:
+    """Regenerate exercises/ and solutions/ from instructions/, or say which files differ."""
+    from personalab import notebooks as pipeline
+
+    changed = [path.relative_to(ROOT).as_posix() for path in pipeline.build(check=args.check)]
+    if args.check and changed:
+        print(
+            "Not what their sources give; run python3 -m personalab notebooks:",
+            *changed,
+            sep="\n  ",
+            file=sys.stderr,
+        )
+        return FAILED
+    print("\n".join(f"wrote {path}" for path in changed) or "Every notebook matches its source.")
+    return 0
+
+
+def bench(args: argparse.Namespace) -> int:
+    """Run every benchmarks/bench_*.py; the first failure's exit code is returned."""
+    _ensure_weights()
+    scripts = sorted((ROOT / "benchmarks").glob("bench_*.py"))
+    return _run_all({script.stem: partial(_module, f"benchmarks.{script.stem}") for script in scripts})
+
+
+def clean(args: argparse.Namespace) -> int:
+    """Remove this folder's environment, runs and caches; artifacts/ only with --all, your cache never."""
+    here = [
+        "runs",
+        ".pytest_cache",
+        ".ruff_cache",
+        ".mypy_cache",
+        ".venv.lock",
+        *(["artifacts"] if args.all else []),
+    ]
+    anywhere = ["__pycache__", ".ipynb_checkpoints"]
+    doomed = [ROOT / name for name in here]
+    doomed += [p for name in anywhere for p in ROOT.rglob(name) if bootstrap.VENV not in p.parents]
+    for path in filter(Path.exists, [bootstrap.VENV, *doomed]):
+        print(f"removing {path.relative_to(ROOT)}")
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return 0
+
+
+def _ensure_weights() -> None:
+    from personalab import embedded, tiers
+
+    if _setting(tiers.current_tier).embedded:
+        embedded.ensure_weights()
+
+
+def _setting(read: Callable[[], T]) -> T:
+    """A setting from the environment; a wrong value becomes one line instead of a traceback."""
+    try:
+        return read()
+    except ValueError as error:
+        raise SetupError(str(error)) from error
+
+
+def _module(name: str, *arguments: str) -> int:
+    return run_child([sys.executable, "-m", name, *arguments], cwd=ROOT)
+
+
+def _run_all(steps: Mapping[str, Callable[[], int]]) -> int:
+    """Run every step under its title; the first non-zero exit code, after naming the failed ones."""
+    failed = {}
+    for title, step in steps.items():
+        print(f"\n-- {title}", flush=True)
+        if code := step():
+            failed[title] = code
+    if failed:
+        print(f"\nFailed: {', '.join(failed)}.", file=sys.stderr)
+    return next(iter(failed.values()), 0)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="python -m personalab", description=__doc__)
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", required=True)
+    for command in (setup, doctor, run, test, lab, notebooks, bench, clean):
+        sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
+        sub.set_defaults(call=command, enter=bootstrap.ensure_env)
+        _add_options(sub, command.__name__)
+    return top
+
+
+def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
+    if command == "run":
+        sub.add_argument("--section", type=int, help="only this section (default: all)")
+        sub.add_argument("--budget", choices=("full", "quick"), help="default: PERSONALAB_BUDGET, else full")
+    elif command == "notebooks":
+        sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
+    elif command == "test":
+        sub.add_argument("--all", action="store_true", help="the slow tests too")
+    elif command == "clean":
+        sub.add_argument("--all", action="store_true", help="your artifacts/ too")
+    if command in ("test", "notebooks"):
+        sub.set_defaults(enter=partial(bootstrap.ensure_env, dev=True))
+    elif command == "doctor":  # reports what is missing, so it installs nothing
+        sub.set_defaults(enter=bootstrap.enter_env)
+    elif command == "clean":  # runs outside of what it removes
+        sub.set_defaults(enter=lambda: None)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, enter the environment, run the command; known errors become a message and an exit code."""
+    try:
+        bootstrap.check_python()
+        args = parser().parse_args(arguments)
+        code = args.enter()
+        return args.call(args) if code is None else code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SetupError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""`python -m personalab doctor`: this machine, the tier that fits it, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from personalab import bootstrap, embedded, tiers
+from personalab.paths import ROOT, cache_dir
+
+if TYPE_CHECKING:
+    import torch
+
+GB = 1e9
+BF16_WORTHWHILE = 1.2  # our choice: below this gain, float32's exact results are worth more than speed
+ENDPOINT_KEYS = ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")  # any one of them will do
+GEMM_SIZE = 512  # side of the square matrices that are timed
+
+# Bytes that the system reports, at least, for memory sold as 4 GB and for GPUs sold as 80 and 16 GB.
+_MEMORY_NEEDED = 3.5 * GB  # our choice: converting the weights peaks at 1.2 GB, next to a system and a browser
+_GPU_NEEDED = {"a100": 75 * GB, "colab": 14 * GB}
+_SETUP = "python3 -m personalab setup"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What decides which tier fits. Memory and disk in bytes; `gpu` is None where torch sees none."""
+
+    memory_total: float
+    memory_free: float
+    disk_free: float
+    cores: int
+    gpu: str | None = None
+    gpu_memory: float = 0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that keeps the current tier from running, and its remedy."""
+
+    what: str
+    fix: str
+
+
+def fitting_tier(machine: Machine) -> str | None:
+    """The largest tier that this machine can run, or None if its memory is too small for any."""
+    for name, needed in _GPU_NEEDED.items():
+        if machine.gpu_memory >= needed:
+            return name
+    return "cpu" if machine.memory_total >= _MEMORY_NEEDED else None
+
+
+def hardware_problems(tier: str, machine: Machine) -> list[Problem]:
+    """What `tier` needs and this machine lacks."""
+    needed = _GPU_NEEDED.get(tier, 0)
+    problems = []
+    if machine.gpu_memory < needed:
+        has = f"{machine.gpu} has {machine.gpu_memory / GB:.0f} GB" if machine.gpu else "torch sees none"
+        fix = f"set PERSONALAB_TIER={fitting_tier(machine) or 'cpu'}, or use a larger GPU"
+        problems.append(Problem(f"tier {tier} needs a GPU with {needed / GB:.0f} GB: {has}", fix))
+    if machine.memory_total < _MEMORY_NEEDED:
+        found, wanted = machine.memory_total / GB, _MEMORY_NEEDED / GB
+        problems.append(Problem(f"{found:.1f} GB of memory, {wanted:.0f} GB are needed", "use a larger machine"))
+    return problems
+
+
+def wanted_packages(*files: Path) -> dict[str, str]:
+    """Package name -> exact version, from `name==version` lines."""
+    lines = [line.split("#")[0].strip() for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return {name: version for name, exact, version in (line.partition("==") for line in lines) if exact}
+
+
+def package_problems(wanted: Mapping[str, str], fix: str) -> list[Problem]:
+    """Packages that are missing or of another version; a local suffix such as `+cpu` is no difference."""
+    problems = []
+    for name, version in wanted.items():
+        try:
+            found = metadata.version(name).partition("+")[0]
+        except metadata.PackageNotFoundError:
+            problems.append(Problem(f"{name} {version} is not installed", fix))
+            continue
+        if found != version:
+            problems.append(Problem(f"{name} is version {found}, the course is pinned to {version}", fix))
+    return problems
+
+
+def weights_problems() -> list[Problem]:
+    """Whether the embedded model is complete and every byte is as converted."""
+    damage = embedded.verify_weights(embedded.weights_dir())
+    if damage is None:
+        return []
+    fix = _SETUP if damage == embedded.ABSENT else f"delete {embedded.weights_dir()}, then {_SETUP}"
+    return [Problem(f"embedded model: {damage}", fix)]
+
+
+def gemm_seconds(dtype: torch.dtype, budget: float = 0.2) -> float:
+    """Seconds for a 512x512 matrix product on the CPU: the fastest of 20, or of those within `budget`."""
+    import torch
+
+    a = torch.ones(GEMM_SIZE, GEMM_SIZE, dtype=dtype)
+    best, spent = float("inf"), 0.0
+    for _ in range(20):
+        start = time.perf_counter()
+        a @ a
+        elapsed = time.perf_counter() - start
+        best, spent = min(best, elapsed), spent + elapsed
+        if spent > budget:
+            break
+    return best
+
+
+@cache
+def bf16_speedup() -> float:
+    """Speed of this CPU in bfloat16 relative to float32: far below 1 where it has to emulate."""
+    import torch
+
+    return gemm_seconds(torch.float32) / gemm_seconds(torch.bfloat16)
+
+
+def examine_machine() -> Machine:
+    """Measure this machine."""
+    total, free = _memory()
+    gpu, gpu_memory = _gpu()
+    disk = shutil.disk_usage(cache_dir()).free
+    return Machine(total, free, disk, os.cpu_count() or 1, gpu, gpu_memory)
+
+
+def _gpu() -> tuple[str | None, float]:
+    try:
+        import torch
+    except ImportError:  # reported among the packages
+        return None, 0
+    if not torch.cuda.is_available():
+        return None, 0
+    cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(card.name for card in cards), float(sum(card.total_memory for card in cards))
+
+
+def _memory() -> tuple[float, float]:
+    """Bytes of memory, in all and available."""
+    if sys.platform == "win32":
+        return _windows_memory()
+    if sys.platform == "darwin":
+        ask = ["sysctl", "-n", "hw.memsize", "vm.page_free_count", "hw.pagesize"]
+        total, pages, size = map(int, subprocess.run(ask, capture_output=True, text=True, check=True).stdout.split())
+        return float(total), float(pages * size)
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    return kilobytes["MemTotal"] * 1024.0, kilobytes["MemAvailable"] * 1024.0
+
+
+def _windows_memory() -> tuple[float, float]:
+    class Status(ctypes.Structure):  # MEMORYSTATUSEX
+        _fields_ = (
+            ("length", ctypes.c_ulong),
+            ("load", ctypes.c_ulong),
+            ("total", ctypes.c_ulonglong),
+            ("available", ctypes.c_ulonglong),
+            ("rest", ctypes.c_ulonglong * 5),
+        )
+
+    status = Status(length=ctypes.sizeof(Status))
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined]
+    return float(status.total), float(status.available)
+
+
+def key_settings() -> dict[str, bool]:
+    """Which keys are set, in the environment or in .env; never their values."""
+    dotenv = ROOT / ".env"
+    text = dotenv.read_text(encoding="utf-8-sig") if dotenv.exists() else ""
+    in_file = re.findall(r"^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*\S", text, re.M)
+    found = {key: bool(os.environ.get(key)) or key in in_file for key in ENDPOINT_KEYS}
+    return found | {"HF_TOKEN": bool(os.environ.get("HF_TOKEN"))}
+
+
+def problems_of(tier: tiers.Tier, machine: Machine) -> list[Problem]:
+    """Everything that keeps `tier` from running here."""
+    found = hardware_problems(tier.name, machine)
+    found += package_problems(wanted_packages(ROOT / "requirements.txt"), _packages_fix())
+    if tier.embedded:
+        return found + weights_problems()
+    keys = key_settings()
+    if not any(keys[key] for key in ENDPOINT_KEYS):
+        fix = "copy .env.example to .env and fill one in"
+        found.append(Problem(f"none of {', '.join(ENDPOINT_KEYS)} is set: no endpoint for the judge", fix))
+    return found
+
+
+def _packages_fix() -> str:
+    if os.environ.get("PERSONALAB_VENV") == "off":
+        return "pip install -r requirements.txt -c constraints.txt"
+    # A package that was changed by hand leaves the stamp as it was, so set-up alone would see nothing to do.
+    stamped = bootstrap.is_installed(bootstrap.VENV, ROOT, ["base"])
+    return f"python3 -m personalab clean, then {_SETUP}" if stamped else _SETUP
+
+
+def _report(tier: tiers.Tier, machine: Machine) -> dict[str, str]:
+    where = "in" if bootstrap.inside(bootstrap.VENV) else "outside of"
+    return {
+        "Python": f"{sys.version.split()[0]} at {sys.executable}, {where} this folder's .venv",
+        "Memory": f"{machine.memory_total / GB:.1f} GB, {machine.memory_free / GB:.1f} GB available",
+        "CPU": f"{machine.cores} cores",
+        "GPU": f"{machine.gpu}, {machine.gpu_memory / GB:.0f} GB" if machine.gpu else "none that torch sees",
+        "Disk": f"{machine.disk_free / GB:.1f} GB free for {cache_dir()}",
+        "Speed": _speed(),
+        "Keys": ", ".join(f"{key} {'yes' if there else 'no'}" for key, there in key_settings().items()),
+        "Network": "not tested; needed once for set-up" if tier.embedded else "not tested; needed",
+        "Largest tier": fitting_tier(machine) or "none: too little memory",
+        "Current tier": f"{tier.name} ({tier.machine})",
+    }
+
+
+def _speed() -> str:
+    try:
+        import torch
+    except ImportError:  # reported among the packages
+        return "not measured: torch is missing"
+    gflops = 2 * GEMM_SIZE**3 / gemm_seconds(torch.float32) / 1e9
+    ratio = bf16_speedup()
+    choice = "used" if ratio > BF16_WORTHWHILE else "not used"
+    return f"float32 {gflops:.0f} GFLOP/s; bfloat16 {ratio:.2g} times that on the CPU ({choice})"
+
+
+def main() -> int:
+    """Print the report. Returns 0 if the current tier can run, else 1 after naming each fix."""
+    try:
+        tier = tiers.current_tier()
+    except ValueError as error:
+        raise bootstrap.SetupError(str(error)) from error
+    machine = examine_machine()
+    for label, value in _report(tier, machine).items():
+        print(f"{label:<14}{value}")
+    problems = problems_of(tier, machine)
+    for fix in dict.fromkeys(problem.fix for problem in problems):
+        print("\nNot ready:", *(problem.what for problem in problems if problem.fix == fix), sep="\n  ")
+        print(f"Fix: {fix}")
+    if not problems:
+        print(f"\nTier {tier.name} can run here.")
+    return 1 if problems else 0

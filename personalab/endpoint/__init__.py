@@ -1,0 +1,21 @@
+"""Chat completions through the ordinary `openai` client: in process on `cpu`, from any server elsewhere."""
+
+from personalab.endpoint.client import MissingKeyError, make_client
+from personalab.endpoint.parallel import (
+    BatchError,
+    NoContentError,
+    generate_response,
+    generate_responses_parallel,
+)
+from personalab.endpoint.scripted import ScriptedReplies, scripted_replies
+
+__all__ = [
+    "BatchError",
+    "MissingKeyError",
+    "NoContentError",
+    "ScriptedReplies",
+    "generate_response",
+    "generate_responses_parallel",
+    "make_client",
+    "scripted_replies",
+]

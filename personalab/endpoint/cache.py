@@ -1,0 +1,77 @@
+"""Disk cache of responses: a small JSON file each, written on arrival, so that nothing is paid for twice."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import threading
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from personalab import paths, tiers
+
+
+def request_key(request: Mapping[str, Any], occurrence: int) -> str:
+    """SHA-256 of a request (endpoint, model, messages, limits, seed) and of how often it was asked before."""
+    canonical = json.dumps({**request, "occurrence": occurrence}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def sampling_seed(key: str) -> int:
+    """The seed that a request with this key is sampled with: its top 31 bits, which any server can take."""
+    return int(key[:8], 16) >> 1
+
+
+def engine() -> str:
+    """Changes with the code and the dtype that turn requests into text, so that no stale answer is served."""
+    return f"{_source_hash()}-{os.environ.get('PERSONALAB_DTYPE', tiers.current_tier().dtype)}"
+
+
+@functools.cache
+def _source_hash() -> str:
+    package = Path(__file__).parent.parent
+    sources = [package / name for name in ("chat.py", "generation.py", "models.py")]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def load(key: str) -> str | None:
+    """The response stored under `key`, if any. A damaged file counts as none, with a warning naming it."""
+    if not _enabled():
+        return None
+    path = _path(key)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))["content"]
+        if not isinstance(content, str):
+            raise TypeError("its content is not text")
+        return content
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"Asking again: the cached response {path} is damaged ({error!r}).", stacklevel=2)
+        return None
+
+
+def store(key: str, body: Mapping[str, Any], content: str) -> None:
+    """Keep a response, with its request for human readers. A full disk is a warning: the answer is there."""
+    if not _enabled():
+        return
+    path = _path(key)
+    unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps({**body, "content": content}, indent=1), encoding="utf-8")
+        unfinished.replace(path)  # atomic: a reader sees all of it or nothing
+    except OSError as error:
+        warnings.warn(f"Not cached: {path} cannot be written ({error}).", stacklevel=2)
+
+
+def _enabled() -> bool:
+    return os.environ.get("PERSONALAB_RESPONSE_CACHE", "on").lower() not in ("off", "0", "false", "no")
+
+
+def _path(key: str) -> Path:
+    return paths.cache_dir() / "responses" / key[:2] / f"{key}.json"

@@ -1,0 +1,201 @@
+"""Many chat completions at once: in order, cached, and with every failure reported at the end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+from openai.types.chat import ChatCompletion
+from tqdm.auto import tqdm
+
+from personalab import tiers
+from personalab.endpoint import cache
+from personalab.endpoint.client import is_embedded, shared_client
+from personalab.endpoint.scripted import SCRIPTED_ID, active_script
+from personalab.endpoint.transport import EMBEDDED
+
+Conversation = Sequence[Mapping[str, str]]
+
+EMBEDDED_IN_FLIGHT = 256  # our choice: four of the worker's batches, so that it can sort by length
+
+
+class NoContentError(RuntimeError):
+    """A reply without text: filtered, failed upstream, or all of `max_tokens` spent on hidden reasoning."""
+
+
+class BatchError(RuntimeError):
+    """Some calls of a batch failed; all were finished.
+
+    Attributes:
+        results: one response per conversation, None where the call failed.
+        errors: index of each failed conversation -> its exception.
+    """
+
+    def __init__(self, results: list[str | None], errors: dict[int, Exception], api_key: str) -> None:
+        self.results, self.errors = results, dict(sorted(errors.items()))
+        first = [f"  conversation {i}: {_describe(e, api_key)}" for i, e in list(self.errors.items())[:3]]
+        summary = f"{len(errors)} of {len(results)} calls failed. The first:"
+        advice = "What succeeded is cached: run again to repeat only the failed ones."
+        super().__init__("\n".join([summary, *first, advice]))
+
+
+def _describe(error: Exception, api_key: str) -> str:
+    cause = f" ({error.__cause__})" if error.__cause__ else ""  # openai's own says just "Connection error."
+    return f"{type(error).__name__}: {error}{cause}".replace(api_key, "[API key]")[:300]  # servers may echo it
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request body as it is sent, and its key in the response cache."""
+
+    body: dict[str, Any]
+    key: str
+
+
+def generate_response(
+    messages: Conversation,
+    model: str | None = None,
+    max_tokens: int = 256,
+    temperature: float = 0.7,
+    *,
+    seed: int = tiers.GLOBAL_SEED,
+    client: openai.OpenAI | None = None,
+) -> str:
+    """One reply to one conversation. Equal arguments give an equal reply; another `seed` another sample.
+
+    Args:
+        model: default: the current tier's `response_model`.
+        client: default: `make_client()`.
+
+    Raises:
+        openai.OpenAIError: if the call fails for good, after the retries.
+        NoContentError: if the reply holds no text.
+        TypeError: if `messages` is not a list of messages with role and content.
+    """
+    client = client or shared_client()
+    (call,) = _calls(client, [messages], model, max_tokens, temperature, seed)
+    cached = _cached(call)
+    return _ask(client, call) if cached is None else cached
+
+
+def generate_responses_parallel(
+    messages_list: Iterable[Conversation],
+    model: str | None = None,
+    max_tokens: int = 256,
+    temperature: float = 0.7,
+    max_workers: int = 10,
+    *,
+    seed: int = tiers.GLOBAL_SEED,
+    progress: bool = True,
+    client: openai.OpenAI | None = None,
+) -> list[str]:
+    """One reply to each conversation, in their order. One that occurs k times gets k separate samples.
+
+    Args:
+        messages_list: conversations, each a list of messages with role and content.
+        model: default: the current tier's `response_model`.
+        max_workers: calls in flight. The embedded model batches what is in flight, so it takes all it can.
+        seed: another seed gives other samples.
+        progress: show a progress bar.
+        client: default: `make_client()`.
+
+    Raises:
+        BatchError: if any call fails for good; by then every call is finished, and what succeeded is cached.
+        TypeError: if `messages_list` is not a list of conversations.
+    """
+    if not (conversations := list(messages_list)):
+        return []
+    client = client or shared_client()
+    calls = _calls(client, conversations, model, max_tokens, temperature, seed)
+    results = [_cached(call) for call in calls]
+    missing = [i for i, result in enumerate(results) if result is None]
+    errors: dict[int, Exception] = {}
+    if is_embedded(client) and active_script() is None:
+        max_workers = EMBEDDED_IN_FLIGHT
+    if missing:
+        pool = ThreadPoolExecutor(min(max_workers, len(missing)))
+        try:
+            futures = {pool.submit(_ask, client, calls[i]): i for i in missing}
+            with tqdm(total=len(calls), initial=len(calls) - len(missing), disable=not progress) as bar:
+                for future in as_completed(futures):
+                    try:
+                        results[futures[future]] = future.result()
+                    except Exception as error:
+                        errors[futures[future]] = error
+                    bar.update()
+        except BaseException:  # an interrupt: drop what has not begun; what still arrives goes to the cache
+            pool.shutdown(wait=False, cancel_futures=True)
+            EMBEDDED.cancel_waiting()
+            raise
+        pool.shutdown()
+    if errors:
+        raise BatchError(results, errors, client.api_key)
+    return [result for result in results if result is not None]
+
+
+def _calls(
+    client: openai.OpenAI,
+    conversations: Sequence[Conversation],
+    model: str | None,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+) -> list[Call]:
+    """All requests, checked before any is paid for, with keys and seeds that repeats don't share."""
+    endpoint = {"base_url": str(client.base_url)}
+    if is_embedded(client):
+        endpoint["engine"] = cache.engine()
+    model = model or tiers.current_tier().response_model
+    settings = {"model": model, "max_tokens": max_tokens, "temperature": float(temperature)}
+    seen: Counter[str] = Counter()
+    calls = []
+    for i, messages in enumerate(conversations):
+        body = {**settings, "messages": _plain(messages, i)}
+        first = cache.request_key({**body, "seed": seed}, 0)
+        sampling = cache.sampling_seed(cache.request_key({**body, "seed": seed}, seen[first]))
+        key = cache.request_key({**endpoint, **body, "seed": seed}, seen[first])
+        seen[first] += 1
+        calls.append(Call({**body, "seed": sampling}, key))
+    return calls
+
+
+def _plain(messages: Conversation, index: int) -> list[dict[str, str]]:
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence) or not messages:
+        raise TypeError(
+            f"Conversation {index} must be a list of messages, not {str(messages)!r:.80}. For one "
+            "conversation call generate_response(messages) or generate_responses_parallel([messages])."
+        )
+    for m in messages:
+        if not isinstance(m, Mapping) or not all(isinstance(m.get(k), str) for k in ("role", "content")):
+            raise TypeError(
+                f"Conversation {index}: a message is a dict with the strings 'role' and 'content', not {str(m)!r:.80}."
+            )
+    return [{"role": m["role"], "content": m["content"]} for m in messages]
+
+
+def _cached(call: Call) -> str | None:
+    return None if active_script() else cache.load(call.key)
+
+
+def _ask(client: openai.OpenAI, call: Call) -> str:
+    """Send the request, and keep the reply the moment it arrives."""
+    response = client.chat.completions.create(**call.body)
+    content = _content(response)
+    if response.id != SCRIPTED_ID:
+        cache.store(call.key, call.body, content)
+    return content
+
+
+def _content(response: ChatCompletion) -> str:
+    """The reply's text: empty only where the model chose to say nothing (`finish_reason` "stop")."""
+    if not response.choices:  # OpenRouter reports some upstream failures this way, with status 200
+        reason = (response.model_extra or {}).get("error", "no reason given")
+        raise NoContentError(f"{response.model} sent no reply: {reason}.")
+    content, finish = response.choices[0].message.content, str(response.choices[0].finish_reason)
+    if content is None or finish in ("content_filter", "error") or (not content and finish != "stop"):
+        raise NoContentError(f"{response.model} sent no text to use (finish_reason {finish}): {content!r:.80}.")
+    return content

@@ -1,0 +1,32 @@
+"""Where things live: the repository, the user's cache, the artifacts of a tier."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def cache_dir() -> Path:
+    """Folder for weights and API replies, created on demand. `PERSONALAB_CACHE` overrides the platform's own."""
+    override = os.environ.get("PERSONALAB_CACHE")
+    folder = Path(override).expanduser() if override else _platform_cache() / "personalab"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _platform_cache() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+
+
+def artifacts_dir(tier: str) -> Path:
+    """What one section's run leaves for the next ones, one folder a tier, created on demand."""
+    folder = ROOT / "artifacts" / tier
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,110 @@
+"""Shared prefixes: what conversations begin with in common (a persona, say) runs through the model once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+MIN_PREFIX = 8  # tokens; a shorter shared prefix costs more to set up than it saves
+
+
+def groups(sequences: Sequence[list[int]]) -> Iterator[list[int]]:
+    """Indices of token sequences that share a long prefix, found as neighbours in lexicographic order."""
+    group: list[int] = []
+    longest = 0  # longest prefix two neighbours of this group share
+    for i in sorted(range(len(sequences)), key=lambda i: sequences[i]):
+        shared = common_length(sequences[group[-1]], sequences[i]) if group else 0
+        if group and shared < max(MIN_PREFIX, longest / 2):
+            yield group
+            group, longest = [], 0
+        elif group:
+            longest = max(longest, shared)
+        group.append(i)
+    if group:
+        yield group
+
+
+def common_length(a: list[int], b: list[int]) -> int:
+    """Number of leading tokens in which two sequences agree."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def shared_length(sequences: Sequence[list[int]], limit: int) -> int:
+    """Length of the prefix all sequences share: at most `limit`, less than the shortest, 0 if it does not pay."""
+    if len(sequences) == 1:
+        return 0
+    # The first and the last in lexicographic order differ earliest.
+    shared = min(common_length(min(sequences), max(sequences)), limit, min(map(len, sequences)) - 1)
+    return shared if shared >= MIN_PREFIX else 0
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of some leading tokens, one row."""
+
+    length: int
+    cache: DynamicCache | None
+
+    def for_rows(self, rows: int) -> DynamicCache | None:
+        """A cache of its own for a batch of `rows` that all begin with this prefix."""
+        cache = copy.deepcopy(self.cache)
+        if cache is not None:
+            cache.batch_repeat_interleave(rows)
+        return cache
+
+
+def run_prefix(model: PreTrainedModel, last_block: nn.Module, ids: list[int]) -> Prefix:
+    """Keys and values of `ids` in every block up to `last_block`; later blocks and the LM head don't run."""
+    if not ids:
+        return Prefix(0, None)
+    cache = DynamicCache(config=model.config.get_text_config())
+    with stop_after(last_block):
+        model(input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True)
+    return Prefix(len(ids), cache)
+
+
+def combine(prefixes: Sequence[Prefix], model: PreTrainedModel) -> DynamicCache:
+    """One cache for a batch whose row `r` begins with `prefixes[r]`; shorter ones are padded on the left."""
+    length = max(p.length for p in prefixes)
+    cache = DynamicCache(config=model.config.get_text_config())
+
+    def stack(tensors: list[Tensor]) -> Tensor:
+        """(1, heads, own length, head_dim) of each row to (rows, heads, length, head_dim)."""
+        return torch.cat([nn.functional.pad(t, (0, 0, length - t.shape[2], 0)) for t in tensors])
+
+    own = [p.cache for p in prefixes if p.cache is not None]
+    for index in range(len(own[0].layers)):
+        layers = [c.layers[index] for c in own]
+        cache.update(stack([la.keys for la in layers]), stack([la.values for la in layers]), index)
+    return cache
+
+
+class _Stop(Exception):
+    """Ends a forward pass once the last wanted block has run."""
+
+
+@contextmanager
+def stop_after(layer: nn.Module) -> Iterator[None]:
+    """Blocks after `layer` and the LM head do not run. Enter it last: hooks run in the order of registration."""
+
+    def stop(hidden: Tensor) -> None:
+        raise _Stop
+
+    with hooked(layer, stop), suppress(_Stop):
+        yield
+
+
+@contextmanager
+def hooked(layer: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[None]:
+    """Call `keep` with every output of `layer`, a tensor in transformers 5, the first of a tuple before."""
+    handle = layer.register_forward_hook(lambda _m, _a, out: keep(out[0] if isinstance(out, tuple) else out))
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,118 @@
+"""Results on record: what a run measured, with n and interval, and the README's table made from it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from personalab.paths import ROOT
+from personalab.tiers import GLOBAL_SEED, current_tier
+
+TABLE_START, TABLE_END = "<!-- results:start -->", "<!-- results:end -->"
+
+# What the README shows of a section's results: key, what it says, what the paper found.
+HEADLINES = {
+    "section_1/pc1_axis_cosine": (
+        "abs. cosine of PC1 (roles only) and the Assistant Axis (other questions)",
+        "> 0.71",
+    ),
+    "section_1/pc1_axis_p": ("permutation p of that cosine, random personas as defaults", "-"),
+    "section_1/pc1_share": ("variance of persona space along PC1", "-"),
+    "section_1/default_minus_fantastical": (
+        "lowest default minus highest fantastical role, cosine with the axis",
+        "> 0",
+    ),
+    "section_1/seconds": ("seconds for the whole section on 2 cores", "-"),
+}
+
+
+def record(
+    key: str,
+    value: float,
+    n: int | None = None,
+    ci: Sequence[float] | None = None,
+    *,
+    model: str | None = None,
+) -> None:
+    """Print a result; in the build of the solutions, also put it on record.
+
+    Args:
+        key: "section_1/name" (section 4's finetuning: "bonus/name"; the organism: "organism/name").
+        n: number of units behind the value (responses, questions, …).
+        ci: 95 % interval `(low, high)`.
+        model: id of the model measured (default: the tier's persona model).
+
+    Raises:
+        ValueError: if the value or the interval is not finite, or the key has no section.
+    """
+    section, _, name = key.partition("/")
+    if not (section and name):
+        raise ValueError(f"Key {key!r} must look like 'section_1/name'.")
+    numbers = [float(value), *map(float, ci or ())]
+    if not all(map(math.isfinite, numbers)) or (ci is not None and len(ci) != 2):
+        raise ValueError(
+            f"{key}: value {value!r} and interval {ci!r} must be finite numbers, the interval (low, high)."
+        )
+    entry = {
+        "value": numbers[0],
+        "n": None if n is None else int(n),
+        "ci": numbers[1:] or None,
+        "section": section,
+        "tier": current_tier().name,
+        "model": model or current_tier().persona_model,
+        "seed": GLOBAL_SEED,
+    }
+    print(f"{key}: {describe(entry)}")
+    if target := os.environ.get("PERSONALAB_RECORD"):
+        _merge(Path(target), {key: entry})
+
+
+def describe(entry: dict[str, Any]) -> str:
+    """`0.87 [0.80, 0.91], n = 24`, leaving out what an entry lacks."""
+    text = _number(entry["value"])
+    if entry["ci"]:
+        text += f" [{_number(entry['ci'][0])}, {_number(entry['ci'][1])}]"
+    return text + (f", n = {entry['n']}" if entry["n"] is not None else "")
+
+
+def _number(x: float) -> str:
+    return f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}"
+
+
+def _merge(path: Path, entries: dict[str, Any]) -> None:
+    merged = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}) | entries
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def results_table(results: dict[str, Any]) -> str:
+    """The README's table, in Markdown."""
+    rows = ["| result | here: value [95 % interval], n | paper |", "|---|---|---|"]
+    for key, (meaning, paper) in HEADLINES.items():
+        if key in results:
+            rows.append(f"| {meaning} (`{key}`) | {describe(results[key])} | {paper} |")
+    return "\n".join(rows)
+
+
+def update_readme(root: Path = ROOT, check: bool = False) -> bool:
+    """Put the table of `solutions/results.json` between the README's markers; returns whether it differed.
+
+    Raises:
+        ValueError: if the README has lost its markers.
+    """
+    readme, results = root / "README.md", root / "solutions" / "results.json"
+    text = readme.read_text(encoding="utf-8")
+    if TABLE_START not in text or TABLE_END not in text:
+        raise ValueError(f"{readme.name} lacks the markers {TABLE_START} and {TABLE_END} around its results table.")
+    head, rest = text.split(TABLE_START, 1)
+    tail = rest.split(TABLE_END, 1)[1]
+    table = results_table(json.loads(results.read_text(encoding="utf-8")))
+    fresh = f"{head}{TABLE_START}\n{table}\n{TABLE_END}{tail}"
+    if fresh != text and not check:
+        readme.write_text(fresh, encoding="utf-8")
+    return fresh != text
