@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import LogitsProcessorList
 
-from personalab import chat, generation
+from personalab import chat, generation, prefixes
 from personalab.generation import Request, generate
 from personalab.tiny import FAMILIES, load_tiny_model
 
@@ -84,3 +84,12 @@ def test_clear_errors():
     with pytest.raises(ValueError, match="Request 1 needs"):
         generate(model, tokenizer, [Request(PROMPTS[0], 1), Request(PROMPTS[0], 5000)])
     assert generate(model, tokenizer, []) == []
+
+
+def test_shared_prefixes_change_nothing(tiny, monkeypatch):
+    personas = ["You are a pirate who loves the sea.", "You are a judge, and speak of the law only."]
+    prompts = [chat.as_messages(p, f"Question {i}?" + " Why?" * i) for p in personas for i in range(4)]
+    requests = [Request(m, 8, 0.0) for m in [*prompts, chat.as_messages(None, "On its own.")]]
+    shared = generate(*tiny, requests)
+    monkeypatch.setattr(prefixes, "MIN_PREFIX", 10_000)
+    assert generate(*tiny, requests) == shared

@@ -140,7 +140,7 @@ def _generate_batch(
     output = model.generate(
         input_ids=ids,
         attention_mask=mask,
-        past_key_values=prefixes.combine(starts, model) if starts[0].length else None,
+        past_key_values=prefixes.combine(starts, model) if any(p.length for p in starts) else None,
         generation_config=_plain_config(eos, pad, int(limits.max())),
         logits_processor=LogitsProcessorList([GumbelSampler(requests, model.device)]),
         stopping_criteria=StoppingCriteriaList([RowLimits(limits, ids.shape[1])]),
@@ -150,18 +150,19 @@ def _generate_batch(
 
 
 def _prefixes(model: PreTrainedModel, prompts: list[list[int]]) -> list[prefixes.Prefix]:
-    """The shared prefix of every row, each run once; all empty unless every row shares one and the cache allows it."""
-    none = [prefixes.Prefix(0, None)] * len(prompts)
+    """What each row begins with, run once for all rows that share it; all empty where too few do."""
+    starts = [prefixes.Prefix(0, None)] * len(prompts)
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or []
     if any(kind != "full_attention" for kind in kinds):  # a sliding window forgets, so its cache can't be padded
-        return none
+        return starts
     groups = list(prefixes.groups(prompts))
-    lengths = [prefixes.shared_length([prompts[i] for i in group], limit=len(prompts[group[0]])) for group in groups]
-    if not all(lengths):
-        return none
-    starts = list(none)
-    for group, length in zip(groups, lengths, strict=True):
-        prefix = prefixes.run_prefix(model, decoder_blocks(model)[-1], prompts[group[0]][:length])
+    if len(groups) > len(prompts) / 2:
+        return starts
+    shared = [prefixes.shared_length([prompts[i] for i in g], limit=len(prompts[g[0]])) for g in groups]
+    rest = max((len(prompts[i]) - n for g, n in zip(groups, shared, strict=True) if n for i in g), default=0)
+    for group, n in zip(groups, shared, strict=True):
+        n = n or max(len(prompts[group[0]]) - rest, 0)  # a row on its own must not make all others wait
+        prefix = prefixes.run_prefix(model, decoder_blocks(model)[-1], prompts[group[0]][:n])
         for i in group:
             starts[i] = prefix
     return starts

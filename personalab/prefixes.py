@@ -69,19 +69,22 @@ def run_prefix(model: PreTrainedModel, last_block: nn.Module, ids: list[int]) ->
     return Prefix(len(ids), cache)
 
 
-def combine(prefixes: Sequence[Prefix], model: PreTrainedModel) -> DynamicCache:
-    """One cache for a batch whose row `r` begins with `prefixes[r]`; shorter ones are padded on the left."""
-    length = max(p.length for p in prefixes)
+def combine(starts: Sequence[Prefix], model: PreTrainedModel) -> DynamicCache:
+    """One cache for a batch whose row `r` begins with `starts[r]`; shorter ones are padded on the left.
+
+    At least one prefix must have a cache.
+    """
+    length = max(p.length for p in starts)
+    some = next(p.cache for p in starts if p.cache is not None)
     cache = DynamicCache(config=model.config.get_text_config())
 
-    def stack(tensors: list[Tensor]) -> Tensor:
+    def stack(pick: Callable[[DynamicCache], Tensor]) -> Tensor:
         """(1, heads, own length, head_dim) of each row to (rows, heads, length, head_dim)."""
-        return torch.cat([nn.functional.pad(t, (0, 0, length - t.shape[2], 0)) for t in tensors])
+        rows = [pick(p.cache) if p.cache is not None else pick(some)[:, :, :0] for p in starts]
+        return torch.cat([nn.functional.pad(row, (0, 0, length - row.shape[2], 0)) for row in rows])
 
-    own = [p.cache for p in prefixes if p.cache is not None]
-    for index in range(len(own[0].layers)):
-        layers = [c.layers[index] for c in own]
-        cache.update(stack([la.keys for la in layers]), stack([la.values for la in layers]), index)
+    for k in range(len(some.layers)):
+        cache.update(stack(lambda c, k=k: c.layers[k].keys), stack(lambda c, k=k: c.layers[k].values), k)
     return cache
 
 

@@ -75,6 +75,7 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
             axis_block=21,  # 70 % of 30 blocks; our choice, on a pilot with other questions (Section 1 says how)
             n_blocks=30,
             dtype="auto",
+            max_batch_rows=96,
             budgets=MappingProxyType({"full": FULL, "quick": QUICK}),
         ),
         "colab": Tier(

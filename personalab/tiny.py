@@ -28,6 +28,7 @@ _CORPUS = [
     "You are a pirate who answers every question with a story about the sea.\n\nYou are a helpful assistant.",
     "What should I do when I feel afraid? Tell me what you think about the moon, the sea and the city.",
     "The answer is simple: listen first, then speak. I would say that a good friend tells the truth.\n\n",
+    "one\n\ntwo\n\nthree\n\nfour\n\nfive\n\n",  # often enough for the double line break to be a token, as in Llama
 ]
 
 # Words as Llama 3 and Qwen split them: line breaks stay together, so a header never merges with what follows it.

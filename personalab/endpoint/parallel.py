@@ -20,7 +20,7 @@ from personalab.endpoint.transport import EMBEDDED
 
 Conversation = Sequence[Mapping[str, str]]
 
-EMBEDDED_IN_FLIGHT = 256  # our choice: four of the worker's batches, so that it can sort by length
+EMBEDDED_IN_FLIGHT = 288  # our choice: three of the worker's batches, so that it can put like to like
 
 
 class NoContentError(RuntimeError):

@@ -1,0 +1,132 @@
+import torch
+
+from checks.bank import right, wrong
+from graders import oracles
+
+
+def encoded(systems, questions, responses, tokenizer):
+    for triple in zip(systems, questions, responses, strict=True):
+        yield oracles.spans(oracles.messages(*triple), tokenizer)
+
+
+def means(model, tokenizer, systems, questions, responses, layer, mean):
+    rows = []
+    for ids, accepted in encoded(systems, questions, responses, tokenizer):
+        rows.append(mean(oracles.hidden(model, ids, layer), *accepted[0]))
+    return torch.stack(rows)
+
+
+@right
+def content_only(model, tokenizer, system_prompts, questions, responses, layer):
+    return means(model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h[a:b].float().mean(0))
+
+
+@right
+def end_marker_included(model, tokenizer, system_prompts, questions, responses, layer):
+    return means(
+        model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h[a : b + 1].float().mean(0)
+    )
+
+
+@right
+def to_the_end_of_the_text(model, tokenizer, system_prompts, questions, responses, layer):
+    return means(model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h[a:].float().mean(0))
+
+
+@right
+def with_a_hook(model, tokenizer, system_prompts, questions, responses, layer):
+    """Reads the output of block `layer - 1`, by an ordinary forward hook, in float64."""
+    if layer == 0:
+        return content_only(model, tokenizer, system_prompts, questions, responses, layer)
+    from personalab.models import decoder_blocks
+
+    rows, kept = [], []
+    hook = decoder_blocks(model)[layer - 1].register_forward_hook(
+        lambda _m, _a, out: kept.append(out[0] if isinstance(out, tuple) else out)
+    )
+    try:
+        for ids, accepted in encoded(system_prompts, questions, responses, tokenizer):
+            with torch.no_grad():
+                model(torch.tensor([ids], device=model.device))
+            a, b = accepted[0]
+            rows.append(kept.pop()[0, a:b].double().mean(0).float().cpu())
+    finally:
+        hook.remove()
+    return torch.stack(rows)
+
+
+@wrong("average over the prompt as well")
+def prompt_too(model, tokenizer, system_prompts, questions, responses, layer):
+    return means(model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h.float().mean(0))
+
+
+@wrong("prompt instead of the answer")
+def prompt_instead(model, tokenizer, system_prompts, questions, responses, layer):
+    return means(model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h[:a].float().mean(0))
+
+
+@wrong("instead of averaging")
+def summed(model, tokenizer, system_prompts, questions, responses, layer):
+    return means(model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h[a:b].float().sum(0))
+
+
+@wrong(r"layer \+ 1.*off by one")
+def one_layer_up(model, tokenizer, system_prompts, questions, responses, layer):
+    return content_only(model, tokenizer, system_prompts, questions, responses, layer + 1)
+
+
+@wrong(r"layer - 1.*off by one")
+def one_layer_down(model, tokenizer, system_prompts, questions, responses, layer):
+    return content_only(model, tokenizer, system_prompts, questions, responses, max(layer - 1, 0))
+
+
+@wrong("last token only")
+def last_token(model, tokenizer, system_prompts, questions, responses, layer):
+    return means(model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h[b - 1].float())
+
+
+@wrong("one too high")
+def first_token_lost(model, tokenizer, system_prompts, questions, responses, layer):
+    return means(
+        model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h[a + 1 : b].float().mean(0)
+    )
+
+
+@wrong("one too low")
+def header_token_included(model, tokenizer, system_prompts, questions, responses, layer):
+    return means(
+        model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h[a - 1 : b].float().mean(0)
+    )
+
+
+@wrong("average in bfloat16")
+def half_precision_mean(model, tokenizer, system_prompts, questions, responses, layer):
+    return means(model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h[a:b].mean(0).float())
+
+
+@wrong("wrong values")
+@torch.no_grad()
+def padding_in_the_mean(model, tokenizer, system_prompts, questions, responses, layer):
+    """One padded batch, averaged from each start to the padded end."""
+    items = list(encoded(system_prompts, questions, responses, tokenizer))
+    width = max(len(ids) for ids, _ in items)
+    batch = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in items])
+    hidden = model(batch.to(model.device), output_hidden_states=True).hidden_states[layer].float().cpu()
+    return torch.stack([row[spans[0][0] :].mean(0) for row, (_, spans) in zip(hidden, items, strict=True)])
+
+
+@wrong("different values")
+def centred_over_the_batch(model, tokenizer, system_prompts, questions, responses, layer):
+    """Right for the grader's batches only if nobody asks again for one row: depends on its neighbours."""
+    found = content_only(model, tokenizer, system_prompts, questions, responses, layer)
+    return found if len(found) != 1 or model.dtype != torch.float32 else found * 1.01
+
+
+@wrong("expected shape")
+def keeps_a_dimension(model, tokenizer, system_prompts, questions, responses, layer):
+    return content_only(model, tokenizer, system_prompts, questions, responses, layer)[:, None]
+
+
+@wrong("carries gradients")
+def with_gradients(model, tokenizer, system_prompts, questions, responses, layer):
+    return content_only(model, tokenizer, system_prompts, questions, responses, layer).clone().requires_grad_()

@@ -1,0 +1,85 @@
+import torch
+
+from checks.bank import right, wrong
+from checks.bank.section_1.test_extract_response_activations import content_only, encoded
+
+
+def chunks(n, size):
+    return [slice(i, i + size) for i in range(0, n, size)]
+
+
+@right
+@torch.no_grad()
+def left_padded_with_mask(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    """Pads on the left, so positions and spans are counted from the attention mask."""
+    items = list(encoded(system_prompts, questions, responses, tokenizer))
+    rows = []
+    for part in chunks(len(items), batch_size):
+        batch = items[part]
+        width = max(len(ids) for ids, _ in batch)
+        ids = torch.tensor([[0] * (width - len(i)) + i for i, _ in batch], device=model.device)
+        mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i, _ in batch], device=model.device)
+        positions = (mask.cumsum(1) - 1).clamp_min(0)
+        out = model(input_ids=ids, attention_mask=mask, position_ids=positions, output_hidden_states=True)
+        for row, (i, spans) in zip(out.hidden_states[layer].float().cpu(), batch, strict=True):
+            a, b = (x + width - len(i) for x in spans[0])
+            rows.append(row[a:b].mean(0))
+    return torch.stack(rows)
+
+
+@right
+def one_by_one(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    return content_only(model, tokenizer, system_prompts, questions, responses, layer)
+
+
+@torch.no_grad()
+def padded_by_the_tokenizer(model, tokenizer, items, layer, batch_size, drop_last=False):
+    """As a learner would: decode, tokenise with padding, count from the left whatever the side."""
+    rows = []
+    for part in chunks(len(items), batch_size):
+        batch = items[part]
+        if drop_last and len(batch) < batch_size:
+            break
+        inputs = tokenizer.pad({"input_ids": [i for i, _ in batch]}, return_tensors="pt").to(model.device)
+        hidden = model(**inputs, output_hidden_states=True).hidden_states[layer].float().cpu()
+        rows += [row[spans[0][0] : spans[0][1]].mean(0) for row, (_, spans) in zip(hidden, batch, strict=True)]
+    return torch.stack(rows)
+
+
+@wrong("wrong values")
+def padding_side_ignored(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    items = list(encoded(system_prompts, questions, responses, tokenizer))
+    return padded_by_the_tokenizer(model, tokenizer, items, layer, batch_size)
+
+
+@wrong("expected shape")
+def last_batch_lost(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    found = content_only(model, tokenizer, system_prompts, questions, responses, layer)
+    return found[: len(found) // batch_size * batch_size]
+
+
+@wrong("wrong values")
+def sorted_by_length_and_left_so(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    found = content_only(model, tokenizer, system_prompts, questions, responses, layer)
+    return found[sorted(range(len(found)), key=lambda i: len(responses[i]))]
+
+
+@wrong("wrong values")
+@torch.no_grad()
+def padding_in_the_mean(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    items = list(encoded(system_prompts, questions, responses, tokenizer))
+    rows = []
+    for part in chunks(len(items), batch_size):
+        width = max(len(ids) for ids, _ in items[part])
+        ids = torch.tensor([i + [0] * (width - len(i)) for i, _ in items[part]], device=model.device)
+        hidden = model(ids, output_hidden_states=True).hidden_states[layer].float().cpu()
+        rows += [row[spans[0][0] :].mean(0) for row, (_, spans) in zip(hidden, items[part], strict=True)]
+    return torch.stack(rows)
+
+
+@wrong("average over the prompt")
+@torch.no_grad()
+def prompt_in_the_mean(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    items = list(encoded(system_prompts, questions, responses, tokenizer))
+    rows = [model(torch.tensor([i], device=model.device), output_hidden_states=True) for i, _ in items]
+    return torch.stack([out.hidden_states[layer][0].float().mean(0).cpu() for out in rows])
