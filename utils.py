@@ -21,7 +21,7 @@ from personalab.endpoint import (
 from personalab.models import d_model, decoder_blocks, load_model, n_blocks, release
 from personalab.plots import plot_null, plot_persona_space, plot_similarity_line, plot_similarity_matrix
 from personalab.results import record
-from personalab.stats import bootstrap_interval, permutation_p
+from personalab.stats import bootstrap_interval, jackknife_interval, permutation_p
 from personalab.tiers import current_tier, use_tier
 from personalab.tiny import load_tiny_model
 from personalab.vectors import load_vectors, save_vectors
@@ -35,6 +35,7 @@ __all__ = [
     "decoder_blocks",
     "generate_response",
     "generate_responses_parallel",
+    "jackknife_interval",
     "judge_model",
     "load_artifact",
     "load_model",

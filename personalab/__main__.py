@@ -70,10 +70,17 @@ def notebooks(args: argparse.Namespace) -> int:
     """Regenerate exercises/ and solutions/ from instructions/, or say which files differ."""
     from personalab import notebooks as pipeline
 
-    changed = [path.relative_to(ROOT).as_posix() for path in pipeline.build(check=args.check)]
+    if args.nbgrader:
+        print(*(f"wrote {path}" for path in pipeline.build_nbgrader(args.nbgrader)), sep="\n")
+        return 0
+    try:
+        changed = [path.relative_to(ROOT).as_posix() for path in pipeline.build(check=args.check)]
+    except (ValueError, FileExistsError) as error:
+        raise SetupError(str(error)) from error
     if args.check and changed:
         print(
-            "Not what their sources give; run python3 -m personalab notebooks:",
+            "Not what their sources give (as expected of exercises you have worked on; otherwise run "
+            "python3 -m personalab notebooks):",
             *changed,
             sep="\n  ",
             file=sys.stderr,
@@ -91,15 +98,16 @@ def bench(args: argparse.Namespace) -> int:
 
 
 def clean(args: argparse.Namespace) -> int:
-    """Remove this folder's environment, runs and caches; artifacts/ only with --all, your cache never."""
+    """Remove this folder's environment, runs and caches; your artifacts/ only with --all, your cache never."""
     here = [
         "runs",
         ".pytest_cache",
         ".ruff_cache",
         ".mypy_cache",
         ".venv.lock",
-        *(["artifacts"] if args.all else []),
     ]
+    if args.all:  # what your runs left, not the committed reference
+        here += [f"artifacts/{p.name}" for p in (ROOT / "artifacts").glob("*") if p.name != "reference"]
     anywhere = ["__pycache__", ".ipynb_checkpoints"]
     doomed = [ROOT / name for name in here]
     doomed += [p for name in anywhere for p in ROOT.rglob(name) if bootstrap.VENV not in p.parents]
@@ -158,6 +166,7 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--budget", choices=("full", "quick"), help="default: PERSONALAB_BUDGET, else full")
     elif command == "notebooks":
         sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
+        sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")
     elif command == "test":
         sub.add_argument("--all", action="store_true", help="the slow tests too")
     elif command == "clean":

@@ -79,9 +79,9 @@ def resolve_dtype(tier: Tier) -> torch.dtype:
     """The tier's dtype, or `PERSONALAB_DTYPE`. `auto` is bfloat16 where this CPU is measured to gain from it."""
     name = os.environ.get("PERSONALAB_DTYPE", tier.dtype)
     if name == "auto":
-        from personalab.doctor import bf16_speedup
+        from personalab.doctor import BF16_WORTHWHILE, bf16_speedup
 
-        return torch.bfloat16 if bf16_speedup() > 1.2 else torch.float32
+        return torch.bfloat16 if bf16_speedup() > BF16_WORTHWHILE else torch.float32
     if name not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"Unknown dtype {name!r}: set PERSONALAB_DTYPE to auto, float32, bfloat16 or float16.")
     return getattr(torch, name)

@@ -5,6 +5,7 @@ Also the instructor's version for nbgrader: see `build_nbgrader`.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -139,22 +140,36 @@ def _execute_one(section: int, path: Path, budget: str, root: Path) -> int:
     if problems:
         return 1
     if budget == "full":
-        entry = {"value": seconds, "n": 1, "ci": None, "section": section, "seed": GLOBAL_SEED}
+        entry = {"value": seconds, "n": 1, "ci": None, "section": f"section_{section}", "seed": GLOBAL_SEED}
         results[f"section_{section}/seconds"] = entry | {"tier": tier.name, "model": tier.persona_model}
         merge_results(target / "results.json", results)
     if committed:
         from personalab.results import update_readme  # here, so that building notebooks does not load torch
 
         update_readme(root)
+        _save_covers(nb, target)
     return 0
 
 
+def _save_covers(nb: NotebookNode, folder: Path) -> None:
+    """Write the picture of every cell tagged `cover` to `folder/<cell id>.png`, for the README."""
+    for cell in code_cells(nb):
+        if "cover" in cell.metadata.get("tags", []):
+            pictures = [out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {})]
+            (folder / f"{cell.id}.png").write_bytes(base64.b64decode(pictures[-1]))
+
+
 def _environment(tier: Tier, budget: str, root: Path, scratch: str) -> dict[str, str]:
-    """The kernel's environment; only at `full` does it name a file in which `record` collects results."""
+    """The kernel's environment; only at `full` does it name a file in which `record` collects results.
+
+    What the embedded model says is generated afresh, so that `seconds` means something; paid answers are reused.
+    """
     env = {name: value for name, value in os.environ.items() if name != "PERSONALAB_RECORD"}
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), env.get("PYTHONPATH")]))
     record = {"PERSONALAB_RECORD": str(Path(scratch, "results.json"))} if budget == "full" else {}
-    return env | {"PERSONALAB_BUDGET": budget, "PERSONALAB_TIER": tier.name} | record
+    fresh = {"PERSONALAB_RESPONSE_CACHE": "off"} if tier.embedded and budget == "full" else {}
+    setting = {"PERSONALAB_BUDGET": budget, "PERSONALAB_TIER": tier.name, "TQDM_DISABLE": "1"}
+    return env | setting | fresh | record
 
 
 def _run_cells(nb: NotebookNode, env: dict[str, str], folder: Path, scratch: str) -> list[str]:

@@ -86,7 +86,8 @@ def plot_persona_space(
     if axis_direction is not None:
         tip = np.asarray(axis_direction, dtype=float)
         tip = tip / np.linalg.norm(tip) * np.abs(coords).max() * 0.8
-        ax.annotate("Assistant Axis", tip, (0, 0), arrowprops={"arrowstyle": "<-", "color": "black"}, fontsize=9)
+        ax.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "->", "color": "black"})
+        ax.annotate("Assistant Axis", tip / 2, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=9)
         interactive.add_annotation(
             x=tip[0], y=tip[1], ax=0, ay=0, axref="x", ayref="y", arrowhead=2, text="Assistant Axis"
         )

@@ -78,13 +78,14 @@ def combine(starts: Sequence[Prefix], model: PreTrainedModel) -> DynamicCache:
     some = next(p.cache for p in starts if p.cache is not None)
     cache = DynamicCache(config=model.config.get_text_config())
 
-    def stack(pick: Callable[[DynamicCache], Tensor]) -> Tensor:
+    def stack(block: int, what: str) -> Tensor:
         """(1, heads, own length, head_dim) of each row to (rows, heads, length, head_dim)."""
-        rows = [pick(p.cache) if p.cache is not None else pick(some)[:, :, :0] for p in starts]
+        nothing = getattr(some.layers[block], what)[:, :, :0]
+        rows = [getattr(p.cache.layers[block], what) if p.cache is not None else nothing for p in starts]
         return torch.cat([nn.functional.pad(row, (0, 0, length - row.shape[2], 0)) for row in rows])
 
-    for k in range(len(some.layers)):
-        cache.update(stack(lambda c, k=k: c.layers[k].keys), stack(lambda c, k=k: c.layers[k].values), k)
+    for block in range(len(some.layers)):
+        cache.update(stack(block, "keys"), stack(block, "values"), block)
     return cache
 
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 
 
 class Interval(NamedTuple):
-    """A bootstrap percentile interval."""
+    """Lower and upper end."""
 
     low: float
     high: float
@@ -39,6 +40,27 @@ def bootstrap_interval(
         raise ValueError("The statistic is not finite on every resample: check for empty groups.")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
+
+
+def jackknife_interval(n: int, statistic: Callable[[np.ndarray], float], *, level: float = 0.95) -> Interval:
+    """Student interval of `statistic(indices)` from leaving out one of `n` units at a time.
+
+    For statistics that noise biases (a share of variance, say): a bootstrap repeats units, which makes its resamples
+    noisier than the data, so that its interval can miss the estimate itself. Source: Efron and Tibshirani 1993, ch. 11.
+
+    Raises:
+        ValueError: if there are fewer than three units, or the statistic is not finite.
+    """
+    if n < 3:
+        raise ValueError(f"A jackknife needs at least 3 units, not {n}.")
+    everyone = np.arange(n)
+    left_out = np.array([statistic(np.delete(everyone, i)) for i in range(n)])
+    estimate = statistic(everyone)
+    if not np.isfinite([estimate, *left_out]).all():
+        raise ValueError("The statistic is not finite with every unit left out: check for empty groups.")
+    error = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
+    margin = float(scipy.stats.t.ppf((1 + level) / 2, n - 1) * error)
+    return Interval(estimate - margin, estimate + margin)
 
 
 def permutation_p(observed: float, null: np.ndarray) -> float:

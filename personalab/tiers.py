@@ -25,7 +25,7 @@ class Budget:
     n_permutations: int  # draws behind every permutation test
 
 
-FULL = Budget(n_questions=24, max_tokens=40, n_bootstrap=1000, n_permutations=5000)
+FULL = Budget(n_questions=22, max_tokens=40, n_bootstrap=1000, n_permutations=5000)
 QUICK = Budget(n_questions=6, max_tokens=24, n_bootstrap=200, n_permutations=1000)
 PAPER = Budget(n_questions=120, max_tokens=256, n_bootstrap=1000, n_permutations=5000)
 

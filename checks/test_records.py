@@ -1,0 +1,113 @@
+"""What a run leaves behind: vectors, artifacts, results, statistics."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from personalab import artifacts, results, stats, tiers, vectors
+
+META = {"model": "m", "convention": "block 3", "seed": 0}
+
+
+def test_vectors_round_trip_with_metadata(tmp_path):
+    path = vectors.save_vectors(tmp_path / "deep" / "v.safetensors", {"a": torch.arange(4.0)[::2]}, n=5, **META)
+    found, metadata = vectors.load_vectors(path)
+    assert torch.equal(found["a"], torch.tensor([0.0, 2.0]))
+    assert metadata == {k: str(v) for k, v in (META | {"n": 5}).items()}
+    assert [p.name for p in path.parent.iterdir()] == ["v.safetensors"]
+
+
+def test_vectors_nobody_could_use_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="seed"):
+        vectors.save_vectors(tmp_path / "v.safetensors", {}, model="m", convention="block")
+    with pytest.raises(ValueError, match=r"\['bad'\] hold NaN"):
+        vectors.save_vectors(tmp_path / "v.safetensors", {"bad": torch.tensor([float("nan")])}, **META)
+    (tmp_path / "v.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match="delete it"):
+        vectors.load_vectors(tmp_path / "v.safetensors")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        vectors.load_vectors(tmp_path / "none.safetensors")
+
+
+def test_your_own_artifact_comes_before_the_reference(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(artifacts, "ROOT", tmp_path)
+    monkeypatch.setattr(artifacts, "artifacts_dir", lambda tier: tmp_path / "artifacts" / tier)
+    tiers.use_tier("cpu")
+    with pytest.raises(FileNotFoundError, match=r"No section_1_x\.json"):
+        artifacts.load_artifact("section_1_x.json")
+    monkeypatch.setenv("PERSONALAB_RECORD", "anything")
+    artifacts.save_artifact("section_1_x.json", ["reference"])
+    monkeypatch.delenv("PERSONALAB_RECORD")
+    assert artifacts.load_artifact("section_1_x.json") == ["reference"]
+    artifacts.save_artifact("section_1_x.json", ["own"])
+    assert artifacts.load_artifact("section_1_x.json") == ["own"]
+    assert "committed reference" in capsys.readouterr().out
+
+
+def test_record_prints_always_and_writes_in_the_build_only(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("PERSONALAB_RECORD", raising=False)
+    tiers.use_tier("cpu")
+    results.record("section_1/x", 0.5, n=3, ci=(0.4, 0.6))
+    assert "section_1/x: 0.5 [0.4, 0.6], n = 3" in capsys.readouterr().out
+    target = tmp_path / "results.json"
+    monkeypatch.setenv("PERSONALAB_RECORD", str(target))
+    results.record("section_1/x", np.float32(0.5), n=3, ci=(0.4, 0.6))
+    results.record("section_1/y", 2)
+    entry = json.loads(target.read_text())["section_1/x"]
+    assert set(entry) == {"value", "n", "ci", "section", "tier", "model", "seed"}
+    assert set(json.loads(target.read_text())) == {"section_1/x", "section_1/y"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "ci"), [("x", 1, None), ("s/x", float("nan"), None), ("s/x", 1, (0,)), ("s/x", 1, (0, np.inf))]
+)
+def test_record_refuses_what_is_not_a_result(key, value, ci):
+    with pytest.raises(ValueError, match=key):
+        results.record(key, value, ci=ci)
+
+
+def test_the_readmes_table_follows_the_results(tmp_path):
+    (tmp_path / "solutions").mkdir()
+    entry = {"value": 0.9, "n": 7, "ci": [0.8, 0.95]}
+    (tmp_path / "solutions" / "results.json").write_text(json.dumps({"section_1/pc1_axis_cosine": entry}))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"top\n{results.TABLE_START}\nold\n{results.TABLE_END}\nbottom\n")
+    assert results.update_readme(tmp_path, check=True)
+    assert results.update_readme(tmp_path)
+    assert "0.9 [0.8, 0.95], n = 7" in readme.read_text()
+    assert readme.read_text().startswith("top\n") and readme.read_text().endswith("\nbottom\n")
+    assert not results.update_readme(tmp_path)
+    readme.write_text("no markers")
+    with pytest.raises(ValueError, match="lacks the markers"):
+        results.update_readme(tmp_path)
+
+
+def test_a_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
+    hits, rng = 0, np.random.default_rng(0)
+    for seed in range(200):
+        x = rng.normal(1.0, 1.0, 40)
+        low, high = stats.bootstrap_interval(40, lambda i, x=x: float(x[i].mean()), n_resamples=200, seed=seed)
+        hits += low < 1.0 < high
+    assert 0.88 < hits / 200 < 0.99
+    with pytest.raises(ValueError, match="at least 2"):
+        stats.bootstrap_interval(1, lambda i: 0.0)
+    with pytest.raises(ValueError, match="not finite"):
+        stats.bootstrap_interval(3, lambda i: float("nan"))
+
+
+def test_a_jackknife_interval_of_a_mean_is_students():
+    x = np.random.default_rng(0).normal(size=20)
+    low, high = stats.jackknife_interval(20, lambda i: float(x[i].mean()))
+    margin = 2.093 * x.std(ddof=1) / np.sqrt(20)  # 97.5 % quantile of Student's t with 19 degrees of freedom
+    assert np.allclose([low, high], [x.mean() - margin, x.mean() + margin], atol=1e-3)
+    with pytest.raises(ValueError, match="at least 3"):
+        stats.jackknife_interval(2, lambda i: 0.0)
+
+
+def test_permutation_p_is_never_zero_and_counts_ties():
+    assert stats.permutation_p(5.0, np.arange(4)) == 1 / 5
+    assert stats.permutation_p(3.0, np.arange(4)) == 2 / 5
