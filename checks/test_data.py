@@ -27,6 +27,7 @@ def test_our_roles_are_complete():
             and "{answer}" in roles[name].eval_prompt
         )
     assert "" in roles["default"].prompts
+    assert set(data.load_descriptions(data.ASSISTANT_AXIS / "data" / "roles" / "role_list.json")) == set(grouped)
 
 
 def test_our_questions():
@@ -40,8 +41,9 @@ def test_every_upstream_file_loads():
     files = sorted(UPSTREAM.rglob("*.json*"))
     read = len(data.load_roles(UPSTREAM)) + len(data.load_traits(UPSTREAM)) + len(data.load_transcripts(UPSTREAM))
     assert len(data.load_questions(UPSTREAM)) == 240
-    others = {"extraction_questions.jsonl", "role_list.json"}
-    assert read == len([f for f in files if f.name not in others])
+    lists = [UPSTREAM / "data" / "roles" / "role_list.json", UPSTREAM / "data" / "traits" / "trait_list.json"]
+    assert all(len(data.load_descriptions(path)) > 200 for path in lists)
+    assert read + len(lists) + 1 == len(files)
     for transcript in data.load_transcripts(UPSTREAM).values():
         assert transcript.conversation
         assert not any(

@@ -80,6 +80,13 @@ def load_role_groups(root: Path | str = ASSISTANT_AXIS) -> dict[str, list[str]]:
     return {group: _texts(names, path, group) for group, names in _read_object(path).items()}
 
 
+def load_descriptions(path: Path | str) -> dict[str, str]:
+    """`role_list.json` or `trait_list.json`: a sentence about each, by name."""
+    path = Path(path)
+    record = _read_object(path)
+    return {name: _text(record, name, path) for name in record}
+
+
 def load_trait(path: Path | str) -> Trait:
     """One trait file: `{"instruction": [{"pos", "neg"} x5], "questions": [str], "eval_prompt": str}`.
 
