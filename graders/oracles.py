@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,56 +10,54 @@ from jinja2.exceptions import TemplateError
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """A rendered conversation: its text, and the character range of the last answer."""
-
-    text: str
-    start: int
-    end: int
-
-
 def messages(system: str, question: str, response: str) -> list[dict[str, str]]:
     """One exchange; an empty system prompt is no message."""
     first = [{"role": "system", "content": system}] if system else []
     return [*first, {"role": "user", "content": question}, {"role": "assistant", "content": response}]
 
 
-def exchange(conversation: list[dict[str, str]], tokenizer: Any) -> Exchange:
-    """Render with the template, merging a system prompt it has no role for; find the answer from the end."""
+def renderings(conversation: list[dict[str, str]], tokenizer: Any) -> list[str]:
+    """Every right rendering, the one this course uses first.
+
+    A system prompt that the template has no role for is merged into the first user turn. An empty one is no message
+    here; handing it to a template that takes it is accepted too.
+    """
 
     def template(conv: list[dict[str, str]]) -> str:
         return tokenizer.apply_chat_template(conv, tokenize=False, enable_thinking=False)
 
-    conversation = [m for m in conversation if m["role"] != "system" or m["content"]]
-    try:
-        text = template(conversation)
-    except TemplateError:
-        system, user, *rest = conversation
-        text = template([{"role": "user", "content": system["content"] + "\n\n" + user["content"]}, *rest])
-    answer = conversation[-1]["content"].strip()
-    start = text.rindex(answer)
-    return Exchange(text, start, start + len(answer))
+    kept = [m for m in conversation if m["role"] != "system" or m["content"]]
+    found = []
+    for conv in [kept] if kept == conversation else [kept, conversation]:
+        try:
+            found.append(template(conv))
+        except TemplateError:
+            system, user, *rest = conv
+            found.append(template([{"role": "user", "content": system["content"] + "\n\n" + user["content"]}, *rest]))
+    return found
 
 
-def token_starts(text: str, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Ids of the text, and the character at which each token starts."""
+def answer_spans(text: str, answer: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids of a rendered conversation and every acceptable token span of its last answer.
+
+    Acceptable: the content; with the end marker; to the end of the text; each also from an empty thinking block on.
+    """
+    char = text.rindex(answer.strip())
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return encoding["input_ids"], [a for a, _ in encoding["offset_mapping"]]
-
-
-def spans(conversation: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """Ids and every acceptable token span: the content; with the end marker; to the end; from a thinking block on."""
-    item = exchange(conversation, tokenizer)
-    ids, starts = token_starts(item.text, tokenizer)
-    first = next(i for i, s in enumerate(starts) if s >= item.start)
-    last = next((i for i, s in enumerate(starts) if s >= item.end), len(ids))
+    ids, starts = encoding["input_ids"], [a for a, _ in encoding["offset_mapping"]]
+    first = next(i for i, s in enumerate(starts) if s >= char)
+    last = next((i for i, s in enumerate(starts) if s >= char + len(answer.strip())), len(ids))
     firsts = [first]
-    block = item.text.rfind("<think>", 0, item.start)
-    if block >= 0 and not item.text[block : item.start].replace("<think>", "").replace("</think>", "").strip():
+    block = text.rfind("<think>", 0, char)
+    if block >= 0 and not text[block:char].replace("<think>", "").replace("</think>", "").strip():
         firsts.append(next(i for i, s in enumerate(starts) if s >= block))
     ends = list(dict.fromkeys([last, min(last + 1, len(ids)), len(ids)]))
     return ids, [(a, b) for a in firsts for b in ends]
+
+
+def spans(conversation: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
+    """`answer_spans` of a conversation as this course renders it."""
+    return answer_spans(renderings(conversation, tokenizer)[0], conversation[-1]["content"], tokenizer)
 
 
 @torch.inference_mode()

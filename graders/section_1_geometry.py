@@ -162,9 +162,7 @@ def _check_pca(coords: Any, pca: Any, stacked: Tensor) -> None:
             f"pca_coords, component {k + 1} (its sign is free)",
             {
                 "you fitted unit vectors: fit the vectors as they are": partial(_unit_coords, stacked, k),
-                "you projected without centring": lambda k=k: [
-                    s * stacked @ torch.tensor(directions[k]) for s in (1, -1)
-                ],
+                "you projected without centring": partial(_uncentred_coords, stacked, torch.tensor(directions[k])),
             },
         )
     components = np.asarray(getattr(pca, "components_", np.empty(0)), dtype=float)
@@ -179,6 +177,10 @@ def _check_pca(coords: Any, pca: Any, stacked: Tensor) -> None:
         f"explained_variance_ratio_: expected {share.round(3)}, found {pca.explained_variance_ratio_[:2].round(3)}. "
         "Fit the PCA on all persona vectors, one row each.",
     )
+
+
+def _uncentred_coords(stacked: Tensor, direction: Tensor) -> list[Tensor]:
+    return [stacked @ direction, -stacked @ direction]
 
 
 def _unit_coords(stacked: Tensor, k: int) -> list[Tensor]:

@@ -7,6 +7,7 @@ import string
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from graders import oracles
@@ -47,14 +48,14 @@ def test_parse_score(parse_score: Callable[[str], int]) -> None:
         )
     for reply in _OUT_OF_RANGE:
         check_raises_value_error(
-            lambda reply=reply: parse_score(reply),
+            partial(parse_score, reply),
             f"parse_score({reply!r})",
             "the number is out of range; the scale is 0 to 3, and part of a longer number (or a clipped one) is not a "
             "score.",
         )
     for reply in _UNPARSABLE:
         check_raises_value_error(
-            lambda reply=reply: parse_score(reply),
+            partial(parse_score, reply),
             f"parse_score({reply!r})",
             "there is no score in it, and a silent default would enter your averages as if the judge had said it.",
         )
@@ -94,7 +95,7 @@ def test_judge_role_response(judge_role_response: Callable[..., int]) -> None:
     check(score == 3, f"The judge replied '3'; expected 3, found {score!r}.")
     for reply in ("I can't tell.", "9"):
         check_raises_value_error(
-            lambda reply=reply: judged(reply),
+            partial(judged, reply),
             f"judge_role_response with the judge replying {reply!r}",
             "a reply without a score on the scale must not become a number.",
         )
@@ -150,12 +151,8 @@ def test_generate_all_responses(generate_all_responses: Callable[..., dict[tuple
         check(
             system == personas[persona] or merged,
             f"The answer under {(persona, i)} was asked with the system prompt {system!r}, expected "
-            f"{personas[persona]!r}: was it dropped, or sent although it is empty?",
+            f"{personas[persona]!r}: was it dropped?",
         )
-    check(
-        not any(m["role"] == "system" and not m["content"] for call, _ in script.calls for m in call),
-        "An empty system prompt was sent as a system message: leave the message out.",
-    )
     check(
         script.peak_concurrency > 1,
         "The calls ran one after another (peak concurrency 1). Use one generate_responses_parallel for all.",
@@ -213,6 +210,7 @@ def test_format_messages_response_index(format_messages: Callable[..., tuple[str
 _CONVERSATIONS = [
     oracles.messages("You are a pirate.", "Where is the gold?", "Under the old oak, matey."),
     oracles.messages("", "How do tides work?", "The moon pulls on the sea.\n\nTwice a day it rises."),
+    [{"role": "system", "content": ""}, *oracles.messages("", "What do you see?", "Waves, and a sail.")],
     [
         *oracles.messages("Answer briefly.", "Who are you?", "A friend of the sea."),
         {"role": "user", "content": "And what do you want?"},
@@ -230,9 +228,10 @@ def _check_format(format_messages: Callable[..., Any], tok: Any, conversation: l
     )
     text, start = found[0], int(found[1])
     ids = tok(text, add_special_tokens=False)["input_ids"]
+    right = oracles.renderings(conversation, tok)
     if tok.bos_token_id is not None:
-        expected_ids, _ = oracles.token_starts(oracles.exchange(conversation, tok).text, tok)
-        expected_bos, found_bos = expected_ids.count(tok.bos_token_id), ids.count(tok.bos_token_id)
+        expected_bos = tok(right[0], add_special_tokens=False)["input_ids"].count(tok.bos_token_id)
+        found_bos = ids.count(tok.bos_token_id)
         check(
             found_bos <= expected_bos,
             f"{where}: full_prompt holds {found_bos} BOS tokens, expected {expected_bos} (double BOS). The template "
@@ -244,16 +243,15 @@ def _check_format(format_messages: Callable[..., Any], tok: Any, conversation: l
             f"{where}: the {message['role']} message {message['content']!r} is not in full_prompt. If the template "
             "has no system role, put the system prompt at the beginning of the first user turn.",
         )
-    expected = oracles.exchange(conversation, tok).text
     check(
-        "".join(text.split()) == "".join(expected.split()),
-        f"{where}: full_prompt is not what the template gives.\n  expected {expected!r}\n  found    {text!r}",
+        any("".join(text.split()) == "".join(r.split()) for r in right),
+        f"{where}: full_prompt is not what the template gives.\n  expected {right[0]!r}\n  found    {text!r}",
     )
     _check_start(where, tok, text, start, conversation)
 
 
 def _check_start(where: str, tok: Any, text: str, start: int, conversation: list[dict[str, str]]) -> None:
-    ids, accepted = oracles.spans(conversation, tok)
+    ids, accepted = oracles.answer_spans(text, conversation[-1]["content"], tok)
     right = sorted({a for a, _ in accepted}, reverse=True)
     if start in right:
         return
@@ -265,7 +263,7 @@ def _check_start(where: str, tok: Any, text: str, start: int, conversation: list
         likely = "one too high (off by one): the first token of the answer would be lost."
     elif off == -1:
         likely = "one too low (off by one): the last token of the assistant's header would count as answer."
-    elif len(conversation) > 3 and off < 0:
+    elif sum(m["role"] == "assistant" for m in conversation) > 1 and off < 0:
         likely = "too low: is it the first assistant turn's? Take the last one."
     else:
         likely = "too high." if off > 0 else "too low: does the header of the assistant's turn count as prompt?"

@@ -30,8 +30,10 @@ _LONG = "the sea and the city " * 60
 Examples = tuple[list[str], list[str], list[str]]
 
 
-def _examples(n: int) -> Examples:
-    return _SYSTEMS[:n], _QUESTIONS[:n], _RESPONSES[:n]
+def _examples(n: int, family: str = "") -> Examples:
+    """Exchanges of unequal length. Only where all right solutions agree (Gemma 2) is a system prompt empty."""
+    systems = _SYSTEMS if family == "gemma2" else [s or "You are a nurse." for s in _SYSTEMS]
+    return systems[:n], _QUESTIONS[:n], _RESPONSES[:n]
 
 
 @grader
@@ -43,7 +45,7 @@ def test_extract_response_activations(
         tiny, tok = load_tiny_model(family)
         for side in ("left", "right"):
             tok.padding_side = side
-            _check_values(extract_response_activations, tiny, tok, _examples(5), layer=2, what=family)
+            _check_values(extract_response_activations, tiny, tok, _examples(5, family), layer=2, what=family)
     tiny, tok = load_tiny_model("llama")
     _check_values(extract_response_activations, tiny, tok, _examples(2), layer=0, what="layer 0, the embedding")
     _check_company(extract_response_activations, tiny, tok)
@@ -71,7 +73,7 @@ def test_extract_response_activations_batched(
                 return extract_response_activations_batched(*args, **kwargs, batch_size=size)
 
             what = f"{family}, 5 examples, batch_size={batch_size}, tokenizer.padding_side={side!r}"
-            _check_values(batched, tiny, tok, _examples(5), layer=2, what=what)
+            _check_values(batched, tiny, tok, _examples(5, family), layer=2, what=what)
     _check_bfloat16(extract_response_activations_batched)
     if model is not None:
         layer = max(1, num_layers * 2 // 3)
@@ -131,16 +133,16 @@ def _check_company(function: Callable[..., Any], model: Any, tok: Any) -> None:
             alone[0],
             [together[i]],
             f"Example {i} on its own and among five others gives different values",
-            {"padding leaks into the mean, or rows change places": lambda alone=alone: alone[0]},
+            {"padding leaks into the mean, or rows change places": alone[0].clone},
         )
 
 
 def _check_bfloat16(function: Callable[..., Any]) -> None:
     model, tok = load_tiny_model("llama")
     model = model.bfloat16()
-    found = function(model, tok, [""], ["Tell me everything."], [_LONG], layer=2)
+    found = function(model, tok, ["You are a poet."], ["Tell me everything."], [_LONG], layer=2)
     found = check_tensor(found, (1, 32), "bfloat16 model: the result")
-    ids, accepted = oracles.spans(oracles.messages("", "Tell me everything.", _LONG), tok)
+    ids, accepted = oracles.spans(oracles.messages("You are a poet.", "Tell me everything.", _LONG), tok)
     states = oracles.hidden(model, ids, 2)
     check_close(
         found[0],
@@ -225,7 +227,7 @@ def _check_vectors(
             why: partial(_means_over, means, which) for why, which in subsets.items() if which and which != indices
         }
         mistakes["you average over all tokens of all answers, so long ones count more: take one mean an answer"] = (
-            lambda tokens=tokens, indices=indices: torch.cat([tokens[i] for i in indices]).mean(0)
+            partial(_token_mean, tokens, indices)
         )
         right = _means_over(means, indices)
         check_close(vector, right, f"{what}: the vector of {name!r} (mean over answers {indices})", mistakes)
@@ -248,6 +250,10 @@ def _answers(
         means.append(torch.stack([states[a:b].mean(0) for a, b in accepted]))
         tokens.append(states[slice(*accepted[0])])
     return torch.stack(means, dim=1), tokens
+
+
+def _token_mean(tokens: list[Float[Tensor, "tokens d"]], which: list[int]) -> Float[Tensor, "d"]:
+    return torch.cat([tokens[i] for i in which]).mean(0)
 
 
 def _means_over(means: Float[Tensor, "ends n d"], which: list[int]) -> list[Float[Tensor, "d"]]:

@@ -1,6 +1,5 @@
-"""The course's figures: interactive where a notebook can show it, with a static picture for everywhere else.
+"""The course's figures: a static picture, readable everywhere, and below it an interactive one where supported.
 
-One output carries both: JupyterLab, VS Code and Colab take the Plotly version, GitHub and printed pages the PNG.
 Colours are safe for colour-blind readers (Okabe and Ito's palette, the Viridis family).
 """
 
@@ -26,16 +25,15 @@ _PLOTLY_MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down"
 
 
 def show(static: Figure, interactive: go.Figure, alt: str) -> None:
-    """Display a figure once, as Plotly and as PNG, with a text for those who see neither."""
+    """Display a figure as PNG and, below it, as Plotly; `alt` describes it where neither can be seen."""
     buffer = io.BytesIO()
     static.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
     plt.close(static)
-    bundle = {
-        "application/vnd.plotly.v1+json": json.loads(interactive.to_json()),  # Plotly's own encoder knows its arrays
-        "image/png": base64.b64encode(buffer.getvalue()).decode(),
-        "text/plain": alt,
-    }
-    display(bundle, raw=True)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    plotly = json.loads(interactive.to_json())  # Plotly's own encoder knows its arrays
+    # Two outputs: of one with both, JupyterLab shows only the picture, and Colab and GitHub know no Plotly.
+    display({"image/png": picture, "text/plain": alt}, raw=True)
+    display({"application/vnd.plotly.v1+json": plotly, "text/plain": f"(Interactive where supported.) {alt}"}, raw=True)
 
 
 def plot_similarity_matrix(matrix: Float[Tensor, "p p"], names: Sequence[str], title: str) -> None:

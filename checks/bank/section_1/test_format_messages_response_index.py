@@ -40,6 +40,18 @@ def arena_style(messages, tokenizer):
 
 
 @right
+def empty_system_message_handed_to_the_template(messages, tokenizer):
+    def attempt(conversation, **kwargs):
+        try:
+            return template(conversation, tokenizer, **kwargs)
+        except TemplateError:
+            first = {"role": "user", "content": conversation[0]["content"] + "\n\n" + conversation[1]["content"]}
+            return template([first, *conversation[2:]], tokenizer, **kwargs)
+
+    return attempt(messages), count(attempt(messages[:-1], add_generation_prompt=True), tokenizer)
+
+
+@right
 def thinking_block_counts_as_answer(messages, tokenizer):
     messages = merged(messages, tokenizer)
     before = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
@@ -107,3 +119,8 @@ def without_the_answer(messages, tokenizer):
 def plain_text(messages, tokenizer):
     head = "\n".join(f"{m['role']}: {m['content']}" for m in messages[:-1]) + "\nassistant: "
     return head + messages[-1]["content"], count(head, tokenizer)
+
+
+@wrong("not what the template gives")
+def empty_system_prompt_filled_in(messages, tokenizer):
+    return correct([m | {"content": m["content"] or "You are a helpful assistant."} for m in messages], tokenizer)

@@ -52,7 +52,7 @@ def no_system_prompt(personas, questions, max_tokens=256, max_workers=10):
     return comprehension(dict.fromkeys(personas, ""), questions, max_tokens, max_workers)
 
 
-@wrong("leave the message out")
+@right
 def empty_system_message(personas, questions, max_tokens=256, max_workers=10):
     keys = [(p, i) for p in personas for i in range(len(questions))]
     messages = [
