@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from jinja2.exceptions import TemplateError
 from torch import Tensor
+
+SEPARATORS = ("\n\n", "\n", " ")  # between a system prompt and the user turn that takes it in; ours first
+
+
+class Reading(NamedTuple):
+    """A right way to read an exchange: its token ids, and every right span of its answer, the content's first."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
 
 
 def messages(system: str, question: str, response: str) -> list[dict[str, str]]:
@@ -28,13 +37,15 @@ def renderings(conversation: list[dict[str, str]], tokenizer: Any) -> list[str]:
 
     kept = [m for m in conversation if m["role"] != "system" or m["content"]]
     found = []
-    for conv in [kept] if kept == conversation else [kept, conversation]:
+    for conv in (kept, conversation):
         try:
             found.append(template(conv))
         except TemplateError:
             system, user, *rest = conv
-            found.append(template([{"role": "user", "content": system["content"] + "\n\n" + user["content"]}, *rest]))
-    return found
+            for separator in SEPARATORS:
+                merged = {"role": "user", "content": system["content"] + separator + user["content"]}
+                found.append(template([merged, *rest]))
+    return list(dict.fromkeys(found))
 
 
 def answer_spans(text: str, answer: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
@@ -55,9 +66,10 @@ def answer_spans(text: str, answer: str, tokenizer: Any) -> tuple[list[int], lis
     return ids, [(a, b) for a in firsts for b in ends]
 
 
-def spans(conversation: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
-    """`answer_spans` of a conversation as this course renders it."""
-    return answer_spans(renderings(conversation, tokenizer)[0], conversation[-1]["content"], tokenizer)
+def readings(conversation: list[dict[str, str]], tokenizer: Any) -> list[Reading]:
+    """Every right way to read a conversation, the one this course uses first."""
+    answer = conversation[-1]["content"]
+    return [Reading(*answer_spans(text, answer, tokenizer)) for text in renderings(conversation, tokenizer)]
 
 
 @torch.inference_mode()
