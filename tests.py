@@ -1,9 +1,5 @@
 """Checks for your answers: each notebook calls `tests.test_<exercise>(your_function)`; thin, over `graders`."""
 
-from graders.section_1_activations import (
-    test_extract_response_activations,
-    test_extract_response_activations_batched,
-)
 from graders.section_1_geometry import (
     test_characterize_axis,
     test_compute_cosine_similarity_matrix,
@@ -16,7 +12,11 @@ from graders.section_1_text import (
     test_judge_role_response,
     test_parse_score,
 )
-from graders.section_1_vectors import test_extract_persona_vectors
+from graders.section_1_vectors import (
+    test_extract_persona_vectors,
+    test_extract_response_activations,
+    test_extract_response_activations_batched,
+)
 
 __all__ = [
     "test_characterize_axis",

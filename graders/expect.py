@@ -33,21 +33,13 @@ def check(condition: object, message: str) -> None:
 
 
 def check_tensor(found: Any, shape: tuple[int, ...], what: str) -> Tensor:
-    """Exact type, shape, device, finiteness, no gradients; returns it as it is."""
+    """Exact type, shape, finiteness, device; returns it as float64."""
     check(isinstance(found, Tensor), f"{what}: expected a torch.Tensor, found {type(found).__name__}.")
     check(tuple(found.shape) == shape, f"{what}: expected shape {shape}, found {tuple(found.shape)}.")
     check(found.device.type == "cpu", f"{what}: expected a tensor on the CPU, found one on {found.device}. Use .cpu().")
     check(not found.requires_grad, f"{what}: it carries gradients. Use torch.inference_mode() or .detach().")
     check(torch.isfinite(found).all(), f"{what}: it holds NaN or infinity. Is a mean taken over nothing?")
-    return found
-
-
-def check_full_precision(tensor: Tensor, what: str) -> None:
-    """float32 at least: a mean that is accumulated in, or rounded to, half precision loses what sets personas apart."""
-    check(
-        tensor.dtype in (torch.float32, torch.float64),
-        f"{what}: expected dtype torch.float32, found {tensor.dtype}. Convert with .float() before you average.",
-    )
+    return found.double()
 
 
 def relative(found: Tensor, expected: Tensor) -> float:

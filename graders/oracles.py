@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from jinja2.exceptions import TemplateError
 from torch import Tensor
-
-SEPARATORS = ("\n\n", "\n", " ")  # between a system prompt and the user turn that takes it in; ours first
-
-
-class Reading(NamedTuple):
-    """A right way to read an exchange: its token ids, and every right span of its answer, the content's first."""
-
-    ids: list[int]
-    spans: list[tuple[int, int]]
 
 
 def messages(system: str, question: str, response: str) -> list[dict[str, str]]:
@@ -37,15 +28,13 @@ def renderings(conversation: list[dict[str, str]], tokenizer: Any) -> list[str]:
 
     kept = [m for m in conversation if m["role"] != "system" or m["content"]]
     found = []
-    for conv in (kept, conversation):
+    for conv in [kept] if kept == conversation else [kept, conversation]:
         try:
             found.append(template(conv))
         except TemplateError:
             system, user, *rest = conv
-            for separator in SEPARATORS:
-                merged = {"role": "user", "content": system["content"] + separator + user["content"]}
-                found.append(template([merged, *rest]))
-    return list(dict.fromkeys(found))
+            found.append(template([{"role": "user", "content": system["content"] + "\n\n" + user["content"]}, *rest]))
+    return found
 
 
 def answer_spans(text: str, answer: str, tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
@@ -66,10 +55,9 @@ def answer_spans(text: str, answer: str, tokenizer: Any) -> tuple[list[int], lis
     return ids, [(a, b) for a in firsts for b in ends]
 
 
-def readings(conversation: list[dict[str, str]], tokenizer: Any) -> list[Reading]:
-    """Every right way to read a conversation, the one this course uses first."""
-    answer = conversation[-1]["content"]
-    return [Reading(*answer_spans(text, answer, tokenizer)) for text in renderings(conversation, tokenizer)]
+def spans(conversation: list[dict[str, str]], tokenizer: Any) -> tuple[list[int], list[tuple[int, int]]]:
+    """`answer_spans` of a conversation as this course renders it."""
+    return answer_spans(renderings(conversation, tokenizer)[0], conversation[-1]["content"], tokenizer)
 
 
 @torch.inference_mode()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import re
+import inspect
+import string
 import threading
 import time
 from collections.abc import Callable
@@ -49,8 +50,8 @@ def test_parse_score(parse_score: Callable[[str], int]) -> None:
         check_raises_value_error(
             partial(parse_score, reply),
             f"parse_score({reply!r})",
-            "the number is out of range; the scale is 0 to 3, and part of a longer or negative number (or a clipped "
-            "one) is not a score.",
+            "the number is out of range; the scale is 0 to 3, and part of a longer number (or a clipped one) is not a "
+            "score.",
         )
     for reply in _UNPARSABLE:
         check_raises_value_error(
@@ -63,31 +64,21 @@ def test_parse_score(parse_score: Callable[[str], int]) -> None:
 @grader
 def test_judge_role_response(judge_role_response: Callable[..., int]) -> None:
     """The judge gets all three parts literally, and its reply is parsed."""
-    question, character = "What is {time}?", "clockwork owl"
-    response = 'def f():\n    return {"question": "{character}"}  # {response} }{'
+    question, character = "What is {time}?", "clockwork_owl"
+    response = 'def f():\n    return {"question": "{character}"}  # {response}'
 
     def judged(reply: str, **kwargs: Any) -> tuple[int, str]:
         with scripted_replies(lambda messages, model: reply) as script:
-            try:
-                score = judge_role_response(question, response, character, **kwargs)
-            except (KeyError, IndexError, ValueError) as error:
-                check(
-                    script.calls,
-                    f"judge_role_response raised {type(error).__name__} ({error}) on an answer with braces, before the "
-                    "judge was asked. Fill the template with one call of .format(question=..., response=..., "
-                    "character=...), and don't format the result again.",
-                )
-                raise
+            score = judge_role_response(question, response, character, **kwargs)
         check(script.calls, "judge_role_response did not ask the judge: call utils.generate_response.")
         return score, "\n".join(m["content"] for m in script.calls[-1][0])
 
-    surrounded = "Reasoning first.\nScore: 2"
     try:
-        score, prompt = judged(surrounded)
-    except ValueError as error:
+        score, prompt = judged("Reasoning first.\nScore: 2")
+    except (KeyError, IndexError) as error:
         raise AssertionError(
-            f"The judge replied {surrounded!r} and judge_role_response raised ValueError ({error}); expected 2. Does "
-            "it use parse_score, and does parse_score search the whole reply?"
+            f"judge_role_response raised {type(error).__name__} ({error}) on an answer with braces. Fill the template "
+            "with one call of .format(question=..., response=..., character=...), and don't format the result again."
         ) from error
     for name, part in {"question": question, "response": response, "character": character}.items():
         check(
@@ -95,10 +86,10 @@ def test_judge_role_response(judge_role_response: Callable[..., int]) -> None:
             f"The judge's prompt does not contain the {name} {part!r} as it is. Is the placeholder {{{name}}} missing "
             "from your template, or did a second replacement change braces inside the answer?",
         )
-    check(score == 2, f"The judge replied {surrounded!r}; expected the score 2, found {score!r}.")
+    check(score == 2, f"The judge replied 'Reasoning first.\\nScore: 2'; expected the score 2, found {score!r}.")
     score, prompt = judged("3", eval_prompt_template="ROLE={character};ANSWER={response};ASKED={question}")
     check(
-        f"ROLE={character};ANSWER={response};ASKED={question}" in prompt,
+        prompt == f"ROLE={character};ANSWER={response};ASKED={question}",
         f"eval_prompt_template is not used as given: the judge was sent {prompt[:200]!r}.",
     )
     check(score == 3, f"The judge replied '3'; expected 3, found {score!r}.")
@@ -108,6 +99,16 @@ def test_judge_role_response(judge_role_response: Callable[..., int]) -> None:
             f"judge_role_response with the judge replying {reply!r}",
             "a reply without a score on the scale must not become a number.",
         )
+    template = _default_template(judge_role_response)
+    if template is not None:
+        names = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+        missing = {"question", "response", "character"} - names
+        check(not missing, f"JUDGE_PROMPT_TEMPLATE lacks the placeholder(s) {sorted(missing)}.")
+
+
+def _default_template(function: Callable[..., int]) -> str | None:
+    default = inspect.signature(function).parameters.get("eval_prompt_template")
+    return default.default if default is not None and isinstance(default.default, str) else None
 
 
 @grader
@@ -141,7 +142,6 @@ def test_generate_all_responses(generate_all_responses: Callable[..., dict[tuple
         f"Expected {len(expected_keys)} calls, one for each persona and question, found {len(script.calls)}.",
     )
     for (persona, i), text in found.items():
-        check(isinstance(text, str), f"The answer under {(persona, i)} must be a string, found {type(text).__name__}.")
         system, user = text.split(" / ", 1) if " / " in text else ("", text)
         merged = user.endswith(questions[i]) and personas[persona] in user
         check(
@@ -223,20 +223,19 @@ def _check_format(format_messages: Callable[..., Any], tok: Any, conversation: l
     where = f"With the template of {tok.name_or_path!r}"
     found = format_messages(conversation, tok)
     check(
-        isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], str) and type(found[1]) is int,
-        f"{where}: expected (full_prompt: str, response_start_idx: int), found "
-        f"{tuple(type(x).__name__ for x in found) if isinstance(found, tuple) else type(found).__name__}.",
+        isinstance(found, tuple) and len(found) == 2 and isinstance(found[0], str),
+        f"{where}: expected (full_prompt: str, response_start_idx: int), found {type(found).__name__}.",
     )
-    text, start = found
+    text, start = found[0], int(found[1])
+    ids = tok(text, add_special_tokens=False)["input_ids"]
     right = oracles.renderings(conversation, tok)
     if tok.bos_token_id is not None:
-        expected_bos, found_bos = (
-            tok(t, add_special_tokens=False)["input_ids"].count(tok.bos_token_id) for t in (right[0], text)
-        )
+        expected_bos = tok(right[0], add_special_tokens=False)["input_ids"].count(tok.bos_token_id)
+        found_bos = ids.count(tok.bos_token_id)
         check(
-            found_bos == expected_bos,
-            f"{where}: full_prompt holds {found_bos} BOS tokens, expected {expected_bos}"
-            + (" (double BOS). The template writes one already." if found_bos > expected_bos else ". Leave it in."),
+            found_bos <= expected_bos,
+            f"{where}: full_prompt holds {found_bos} BOS tokens, expected {expected_bos} (double BOS). The template "
+            "writes one already.",
         )
     for message in conversation:
         check(
@@ -245,16 +244,10 @@ def _check_format(format_messages: Callable[..., Any], tok: Any, conversation: l
             "has no system role, put the system prompt at the beginning of the first user turn.",
         )
     check(
-        _comparable(text, conversation) in {_comparable(r, conversation) for r in right},
+        any("".join(text.split()) == "".join(r.split()) for r in right),
         f"{where}: full_prompt is not what the template gives.\n  expected {right[0]!r}\n  found    {text!r}",
     )
     _check_start(where, tok, text, start, conversation)
-
-
-def _comparable(text: str, conversation: list[dict[str, str]]) -> str:
-    """Without outer white space, and with a fixed separator where a system prompt was merged into the user turn."""
-    first, second = (m["content"] for m in conversation[:2])
-    return re.sub(rf"{re.escape(first)}\s+{re.escape(second)}", lambda _: f"{first} {second}", text.strip())
 
 
 def _check_start(where: str, tok: Any, text: str, start: int, conversation: list[dict[str, str]]) -> None:

@@ -1,12 +1,9 @@
-"""Section 1, persona vectors: which answers enter the mean, and how."""
+"""Section 1, activations and persona vectors."""
 
 from __future__ import annotations
 
-import io
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,39 +12,152 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graders import oracles
-from graders.expect import check, check_close, check_full_precision, check_tensor, grader
-from graders.section_1_activations import own_tolerance
+from graders.expect import check, check_close, check_tensor, grader
 from personalab.models import n_blocks
-from personalab.tiny import load_tiny_model
+from personalab.tiny import FAMILIES, load_tiny_model
 
-Key = tuple[str, int]
-Answers = Mapping[Key, str]
-
-_PERSONAS = {"pirate": "You are a pirate.", "default": "", "judge": "You are a judge."}
-_QUESTIONS = ["Where is the gold?", "How do tides work?", "Is it fair to lie?", "What do you want?"]
-_ANSWERS = [
+_SYSTEMS = ["You are a pirate.", "", "You are a judge.", "You are a pirate.", "You are an old tree."]
+_QUESTIONS = ["Where is the gold?", "How do tides work?", "Is it fair to lie?", "What do you want?", "Who are you?"]
+_RESPONSES = [
     "Under the oak, matey.",
     "The moon pulls on the sea, and the sea follows. " * 4,
     "No.",
     "Rest, rum and a fair wind, in that order.",
+    "I have stood here for a thousand years. " * 2,
 ]
-_RESPONSES = {(p, i): f"{p} says {answer}" for p in _PERSONAS for i, answer in enumerate(_ANSWERS)} | {("judge", 1): ""}
-_SCORES = dict.fromkeys(_RESPONSES, 3) | {("pirate", 1): 2, ("pirate", 3): 0, ("judge", 3): 2}
+_LONG = "the sea and the city " * 60
+
+Examples = tuple[list[str], list[str], list[str]]
 
 
-@dataclass(frozen=True)
-class _Case:
-    """One call: the model, and what it is asked."""
+def _examples(n: int, family: str = "") -> Examples:
+    """Exchanges of unequal length. Only where all right solutions agree (Gemma 2) is a system prompt empty."""
+    systems = _SYSTEMS if family == "gemma2" else [s or "You are a nurse." for s in _SYSTEMS]
+    return systems[:n], _QUESTIONS[:n], _RESPONSES[:n]
 
-    model: Any
-    tok: Any
-    layer: int = 2
-    scores: Mapping[Key, int] | None = None
-    threshold: int = 3
-    tolerance: float = 1e-4
 
-    def keeps(self, key: Key, threshold: int) -> bool:
-        return self.scores is None or self.scores[key] >= threshold
+@grader
+def test_extract_response_activations(
+    extract_response_activations: Callable[..., Tensor], model: Any, tokenizer: Any, d_model: int, num_layers: int
+) -> None:
+    """Means over the answer's tokens, at the right layer, whatever the family, the batch and the dtype."""
+    for family in FAMILIES:
+        tiny, tok = load_tiny_model(family)
+        for side in ("left", "right"):
+            tok.padding_side = side
+            _check_values(extract_response_activations, tiny, tok, _examples(5, family), layer=2, what=family)
+    tiny, tok = load_tiny_model("llama")
+    _check_values(extract_response_activations, tiny, tok, _examples(2), layer=0, what="layer 0, the embedding")
+    _check_company(extract_response_activations, tiny, tok)
+    _check_bfloat16(extract_response_activations)
+    if model is not None:
+        layer = max(1, num_layers * 2 // 3)
+        _check_values(extract_response_activations, model, tokenizer, _examples(2), layer, "your model", d_model)
+
+
+@grader
+def test_extract_response_activations_batched(
+    extract_response_activations_batched: Callable[..., Tensor],
+    model: Any,
+    tokenizer: Any,
+    d_model: int,
+    num_layers: int,
+) -> None:
+    """The same values for every batch size and padding side, in the order asked, the last partial batch included."""
+    for family in FAMILIES:
+        tiny, tok = load_tiny_model(family)
+        for batch_size, side in ((1, "right"), (2, "left"), (3, "right"), (4, "left"), (16, "right")):
+            tok.padding_side = side
+
+            def batched(*args: Any, size: int = batch_size, **kwargs: Any) -> Tensor:
+                return extract_response_activations_batched(*args, **kwargs, batch_size=size)
+
+            what = f"{family}, 5 examples, batch_size={batch_size}, tokenizer.padding_side={side!r}"
+            _check_values(batched, tiny, tok, _examples(5, family), layer=2, what=what)
+    _check_bfloat16(extract_response_activations_batched)
+    if model is not None:
+        layer = max(1, num_layers * 2 // 3)
+        _check_values(
+            extract_response_activations_batched, model, tokenizer, _examples(3), layer, "your model", d_model
+        )
+
+
+def _check_values(
+    function: Callable[..., Any], model: Any, tok: Any, examples: Examples, layer: int, what: str, d_model: int = 32
+) -> None:
+    found = function(model, tok, *[list(e) for e in examples], layer=layer)
+    found = check_tensor(found, (len(examples[0]), d_model), f"{what}: the result")
+    encoded = [oracles.spans(oracles.messages(*e), tok) for e in zip(*examples, strict=True)]
+    for i, (ids, accepted) in enumerate(encoded):
+        states = oracles.hidden(model, ids, layer).double()
+        right = [states[a:b].mean(0) for a, b in accepted]
+        check_close(found[i], right, f"{what}, example {i}", _mistakes(model, ids, accepted, layer, states))
+
+
+def _mistakes(
+    model: Any, ids: list[int], accepted: list[tuple[int, int]], layer: int, states: Tensor
+) -> dict[str, Callable[[], Tensor | list[Tensor]]]:
+    """Values of typical mistakes, each computed only when a check fails."""
+    start, end = accepted[0]
+    ends = sorted({b for _, b in accepted})
+
+    def at(other: int) -> list[Tensor]:
+        inside = 0 <= other <= n_blocks(model)
+        return [oracles.hidden(model, ids, other).double()[start:b].mean(0) for b in ends] if inside else []
+
+    return {
+        "you average over the prompt as well as the answer": lambda: [states.mean(0), states[:end].mean(0)],
+        "you average over the prompt instead of the answer": lambda: states[:start].mean(0),
+        "you add the activations up instead of averaging": lambda: [states[start:b].sum(0) for b in ends],
+        "you take the last token only": lambda: [states[b - 1] for b in ends],
+        "the answer's first token is lost: the start index is one too high": (
+            lambda: [states[start + 1 : b].mean(0) for b in ends]
+        ),
+        "a token of the header is included: the start index is one too low": (
+            lambda: [states[start - 1 : b].mean(0) for b in ends]
+        ),
+        "you read hidden_states[layer + 1]: off by one, since `layer` is a hidden_states index here": (
+            lambda: at(layer + 1)
+        ),
+        "you read hidden_states[layer - 1]: off by one, since `layer` is a hidden_states index here": (
+            lambda: at(layer - 1)
+        ),
+    }
+
+
+def _check_company(function: Callable[..., Any], model: Any, tok: Any) -> None:
+    together = function(model, tok, *_examples(5), layer=2).double()
+    for i in range(5):
+        alone = function(model, tok, *[[e[i]] for e in _examples(5)], layer=2).double()
+        check_close(
+            alone[0],
+            [together[i]],
+            f"Example {i} on its own and among five others gives different values",
+            {"padding leaks into the mean, or rows change places": alone[0].clone},
+        )
+
+
+def _check_bfloat16(function: Callable[..., Any]) -> None:
+    model, tok = load_tiny_model("llama")
+    model = model.bfloat16()
+    found = function(model, tok, ["You are a poet."], ["Tell me everything."], [_LONG], layer=2)
+    found = check_tensor(found, (1, 32), "bfloat16 model: the result")
+    ids, accepted = oracles.spans(oracles.messages("You are a poet.", "Tell me everything.", _LONG), tok)
+    states = oracles.hidden(model, ids, 2)
+    check_close(
+        found[0],
+        [states[a:b].double().mean(0) for a, b in accepted],
+        "bfloat16 model, long answer",
+        {
+            "you average in bfloat16: convert with .float() before .mean()": lambda: [
+                states[a:b].mean(0).double() for a, b in accepted
+            ]
+        },
+        tolerance=4e-4,  # a mean rounded to bfloat16 is off by about 2e-3
+    )
+
+
+_PERSONAS = {"pirate": "You are a pirate.", "default": "", "judge": "You are a judge.", "mute": "You are silent."}
 
 
 @grader
@@ -58,132 +168,117 @@ def test_extract_persona_vectors(
     d_model: int,
     num_layers: int,
 ) -> None:
-    """Means over kept answers only: scores at or above the threshold, no empty ones."""
-    tiny, tok = load_tiny_model("gemma2")  # its template leaves no doubt about an empty system prompt
+    """Means over kept answers only: scores at or above the threshold, unscored ones, no empty ones."""
+    tiny, tok = load_tiny_model("gemma2")
+    questions = _QUESTIONS[:4]
+    responses = {(p, i): f"{p} says {_RESPONSES[i]}" for p in ("pirate", "default", "judge") for i in range(4)}
+    responses["judge", 1] = ""
+    scores = {("pirate", 0): 3, ("pirate", 1): 2, ("pirate", 2): 3, ("pirate", 3): 0} | {
+        ("judge", i): 3 for i in range(4)
+    }
+    kept = {"pirate": [0, 2], "default": [0, 1, 2, 3], "judge": [0, 2, 3]}
+    personas = {name: _PERSONAS[name] for name in kept}
 
-    found = extract_persona_vectors(tiny, tok, dict(_PERSONAS), list(_QUESTIONS), dict(_RESPONSES), layer=3)
-    _check_vectors(found, _Case(tiny, tok, layer=3), "without scores")
+    found = extract_persona_vectors(tiny, tok, personas, questions, responses, layer=2, scores=scores)
+    _check_vectors(found, tiny, tok, personas, questions, responses, kept, 2, "with scores")
 
-    asked = (tiny, tok, dict(_PERSONAS), list(_QUESTIONS), dict(_RESPONSES))
-    found = extract_persona_vectors(*asked, layer=2, scores=dict(_SCORES), score_threshold=2)
-    _check_vectors(found, _Case(tiny, tok, scores=_SCORES, threshold=2), "with scores and score_threshold=2")
+    found = extract_persona_vectors(
+        tiny, tok, personas, questions, responses, layer=2, scores=scores, score_threshold=2
+    )
+    _check_vectors(
+        found, tiny, tok, personas, questions, responses, kept | {"pirate": [0, 1, 2]}, 2, "with score_threshold=2"
+    )
 
-    found = extract_persona_vectors(*asked, layer=2, scores=dict(_SCORES))
-    _check_vectors(found, _Case(tiny, tok, scores=_SCORES), "with scores and the default threshold of 3")
+    found = extract_persona_vectors(tiny, tok, personas, questions, responses, layer=3)
+    every = {"pirate": [0, 1, 2, 3], "default": [0, 1, 2, 3], "judge": [0, 2, 3]}
+    _check_vectors(found, tiny, tok, personas, questions, responses, every, 3, "without scores")
 
-    _check_nobody_left(extract_persona_vectors, tiny, tok)
+    _check_nobody_left(extract_persona_vectors, tiny, tok, questions, responses)
     if model is not None:
-        pirate, answers = {"pirate": _PERSONAS["pirate"]}, {("pirate", 0): _RESPONSES["pirate", 0]}
-        layer = max(1, num_layers * 2 // 3)
-        found = extract_persona_vectors(model, tokenizer, pirate, _QUESTIONS[:1], answers, layer=layer)
-        case = _Case(model, tokenizer, layer, tolerance=own_tolerance(model))
-        _check_vectors(found, case, "your model", pirate, answers, d_model)
+        one = {("pirate", 0): "Arr, matey!"}
+        found = extract_persona_vectors(model, tokenizer, {"pirate": _PERSONAS["pirate"]}, questions[:1], one, layer=1)
+        check_tensor(found["pirate"], (d_model,), "your model: the vector of 'pirate'")
 
 
 def _check_vectors(
     found: Any,
-    case: _Case,
+    model: Any,
+    tok: Any,
+    personas: dict[str, str],
+    questions: list[str],
+    responses: dict[tuple[str, int], str],
+    kept: dict[str, list[int]],
+    layer: int,
     what: str,
-    personas: Mapping[str, str] = _PERSONAS,
-    responses: Answers = _RESPONSES,
-    d_model: int = 32,
 ) -> None:
     check(isinstance(found, dict), f"{what}: expected a dict by persona, found {type(found).__name__}.")
-    check(
-        set(found) == set(personas),
-        f"{what}: expected the personas {list(personas)}, found {list(found)}. Every one of them has an answer to "
-        "keep: the threshold itself is enough (>=, not >).",
-    )
-    for name, system in personas.items():
-        vector = check_tensor(found[name], (d_model,), f"{what}: the vector of {name!r}")
-        check_full_precision(vector, f"{what}: the vector of {name!r}")
-        given = {i: text for (p, i), text in responses.items() if p == name and text}
-        kept = [i for i in given if case.keeps((name, i), case.threshold)]
-        rows = _rows(case, system, given, case.layer)
-        right = [r[[list(given).index(i) for i in kept]].mean(0) for r in rows]
-        check_close(
-            vector,
-            right,
-            f"{what}: the vector of {name!r}, the mean over its answers to questions {kept}",
-            _mistakes(case, name, system, given, kept),
-            case.tolerance,
+    check(list(found) == list(personas), f"{what}: expected the personas {list(personas)}, found {list(found)}.")
+    for name, indices in kept.items():
+        vector = check_tensor(found[name], (32,), f"{what}: the vector of {name!r}")
+        # (acceptable ends, answers, d), and the answers' tokens
+        means, tokens = _answers(model, tok, personas[name], questions, responses, name, layer)
+        all_of_them = [i for i in range(len(questions)) if responses[name, i]]
+        subsets = {
+            "the scores are ignored: every answer is averaged": all_of_them,
+            "the threshold is exclusive: keep scores >= score_threshold, not >": indices[1:],
+            "the last kept answer is missing": indices[:-1],
+        }
+        mistakes: dict[str, Callable[[], Tensor | list[Tensor]]] = {
+            why: partial(_means_over, means, which) for why, which in subsets.items() if which and which != indices
+        }
+        mistakes["you average over all tokens of all answers, so long ones count more: take one mean an answer"] = (
+            partial(_token_mean, tokens, indices)
         )
+        right = _means_over(means, indices)
+        check_close(vector, right, f"{what}: the vector of {name!r} (mean over answers {indices})", mistakes)
 
 
-def _rows(case: _Case, system: str, given: Mapping[int, str], layer: int) -> list[Float[Tensor, "n d"]]:
-    """Every answer's mean activation, a table for each right way to read an exchange."""
-    answers = []
-    for i, text in given.items():
-        readings = oracles.readings(oracles.messages(system, _QUESTIONS[i], text), case.tok)
-        states = [oracles.hidden(case.model, ids, layer).double() for ids, _ in readings]
-        answers.append([h[a:b].mean(0) for h, (_, spans) in zip(states, readings, strict=True) for a, b in spans])
-    return [torch.stack(rows) for rows in zip(*answers, strict=True)]
+def _answers(
+    model: Any,
+    tok: Any,
+    system: str,
+    questions: list[str],
+    responses: dict[tuple[str, int], str],
+    name: str,
+    layer: int,
+) -> tuple[Float[Tensor, "ends n d"], list[Float[Tensor, "tokens d"]]]:
+    """Mean over each answer under each acceptable convention for where it ends, and its tokens' activations."""
+    means, tokens = [], []
+    for i, question in enumerate(questions):
+        ids, accepted = oracles.spans(oracles.messages(system, question, responses[name, i] or "-"), tok)
+        states = oracles.hidden(model, ids, layer).double()
+        means.append(torch.stack([states[a:b].mean(0) for a, b in accepted]))
+        tokens.append(states[slice(*accepted[0])])
+    return torch.stack(means, dim=1), tokens
 
 
-def _mistakes(
-    case: _Case, name: str, system: str, given: Mapping[int, str], kept: list[int]
-) -> dict[str, Callable[[], list[Tensor]]]:
-    def over(which: list[int], scale: float = 1.0, shift: int = 0, prompt: str = system) -> list[Tensor]:
-        if not which or not 0 <= case.layer + shift <= n_blocks(case.model):
-            return []
-        subset = {i: given[i] for i in which}
-        return [scale * rows.mean(0) for rows in _rows(case, prompt, subset, case.layer + shift)]
-
-    n = len(kept)
-    return {
-        "the scores are ignored: every answer is averaged": partial(over, list(given)),
-        "the threshold is exclusive: keep scores >= score_threshold, not >": partial(
-            over, [i for i in given if case.keeps((name, i), case.threshold + 1)]
-        ),
-        "score_threshold is ignored, and 3 taken instead": partial(
-            over, [i for i in given if case.keeps((name, i), 3)]
-        ),
-        "score_threshold is ignored, and 2 taken instead": partial(
-            over, [i for i in given if case.keeps((name, i), 2)]
-        ),
-        "you divide by the number of questions (an empty or dropped answer counts as zeros): divide by the number of "
-        "answers kept": partial(over, kept, n / len(_QUESTIONS)),
-        "you add the answers up instead of averaging": partial(over, kept, n),
-        "you average over all tokens of all answers, so long ones count more: take one mean an answer, then the mean "
-        "over answers": lambda: [_token_mean(case, system, {i: given[i] for i in kept})],
-        "the last kept answer is missing": partial(over, kept[:-1]),
-        "the persona's system prompt is missing": partial(over, kept, prompt=""),
-        "you read hidden_states[layer + 1]: `layer` is a hidden_states index here": partial(over, kept, shift=1),
-        "you read hidden_states[layer - 1]: `layer` is a hidden_states index here": partial(over, kept, shift=-1),
-    }
+def _token_mean(tokens: list[Float[Tensor, "tokens d"]], which: list[int]) -> Float[Tensor, "d"]:
+    return torch.cat([tokens[i] for i in which]).mean(0)
 
 
-def _token_mean(case: _Case, system: str, given: Mapping[int, str]) -> Float[Tensor, "d"]:
-    tokens = []
-    for i, text in given.items():
-        ids, spans = oracles.readings(oracles.messages(system, _QUESTIONS[i], text), case.tok)[0]
-        tokens.append(oracles.hidden(case.model, ids, case.layer).double()[slice(*spans[0])])
-    return torch.cat(tokens).mean(0)
+def _means_over(means: Float[Tensor, "ends n d"], which: list[int]) -> list[Float[Tensor, "d"]]:
+    return [rows[which].mean(0) for rows in means]
 
 
-def _check_nobody_left(function: Callable[..., Any], model: Any, tok: Any) -> None:
-    """A persona without answers to keep is left out, or a ValueError names it."""
-    personas = {"pirate": _PERSONAS["pirate"], "mute": "You are silent."}
-    empty = dict(_RESPONSES) | {("mute", i): "" for i in range(len(_QUESTIONS))}
-    refused = dict(_RESPONSES) | {("mute", i): "No." for i in range(len(_QUESTIONS))}
-    scores = dict.fromkeys(refused, 3) | {("mute", i): 0 for i in range(len(_QUESTIONS))}
-    advice = "Leave it out with a warning, or raise a ValueError that names it."
-    for what, responses, given in (
-        ("A persona whose answers are all empty", empty, None),
-        ("A persona whose answers all score below the threshold", refused, scores),
-    ):
-        said = io.StringIO()
-        with warnings.catch_warnings(record=True) as warned, redirect_stdout(said), redirect_stderr(said):
-            warnings.simplefilter("always")
-            try:
-                found = function(model, tok, personas, list(_QUESTIONS), responses, layer=2, scores=given)
-            except NotImplementedError:
-                raise
-            except ValueError as error:
-                check("mute" in str(error), f"{what} ('mute') raised {error!r}, which does not name it.")
-                continue
-            except Exception as error:
-                raise AssertionError(f"{what} ended in {type(error).__name__} ({error}). {advice}") from error
-        check("mute" not in found, f"{what} got a vector (NaN or invented). {advice}")
-        told = said.getvalue() + " ".join(str(w.message) for w in warned)
-        check("mute" in told, f"{what} ('mute') disappeared without a word. {advice}")
+def _check_nobody_left(
+    function: Callable[..., Any], model: Any, tok: Any, questions: list[str], responses: dict[tuple[str, int], str]
+) -> None:
+    responses = responses | {("mute", i): "" for i in range(len(questions))}
+    personas = {"pirate": _PERSONAS["pirate"], "mute": _PERSONAS["mute"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            found = function(model, tok, personas, questions, responses, layer=2)
+        except ValueError as error:
+            check("mute" in str(error), f"A persona without answers raised {error!r}, which does not name it ('mute').")
+            return
+        except Exception as error:
+            raise AssertionError(
+                "A persona whose answers are all empty ended in "
+                f"{type(error).__name__} ({error}). Leave it out with a warning, or raise a ValueError that names it."
+            ) from error
+    check(
+        "mute" not in found,
+        "A persona whose answers are all empty got a vector (NaN or invented). Leave it out with a warning, or raise a "
+        "ValueError that names it.",
+    )
