@@ -168,13 +168,13 @@ def test_extract_persona_vectors(
     d_model: int,
     num_layers: int,
 ) -> None:
-    """Means over kept answers only: scores at or above the threshold, unscored ones, no empty ones."""
+    """Means over kept answers only: scores at or above the threshold, no empty ones (unscored ones are not graded)."""
     tiny, tok = load_tiny_model("gemma2")
     questions = _QUESTIONS[:4]
     responses = {(p, i): f"{p} says {_RESPONSES[i]}" for p in ("pirate", "default", "judge") for i in range(4)}
     responses["judge", 1] = ""
     scores = {("pirate", 0): 3, ("pirate", 1): 2, ("pirate", 2): 3, ("pirate", 3): 0} | {
-        ("judge", i): 3 for i in range(4)
+        (p, i): 3 for p in ("default", "judge") for i in range(4)
     }
     kept = {"pirate": [0, 2], "default": [0, 1, 2, 3], "judge": [0, 2, 3]}
     personas = {name: _PERSONAS[name] for name in kept}

@@ -121,7 +121,7 @@ def nan_for_nobody(model, tokenizer, personas, questions, responses, layer, scor
     return {name: found.get(name, torch.full(d, float("nan"))) for name in personas}
 
 
-@wrong("expected the personas")
+@right
 def unscored_dropped(model, tokenizer, personas, questions, responses, layer, scores=None, score_threshold=3):
     def keep(name, i, text):
         return bool(text.strip()) and (scores is None or scores.get((name, i), 0) >= score_threshold)
