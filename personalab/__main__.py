@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def setup(args: argparse.Namespace) -> int:
-    """Make the environment; fetch and convert the embedded model unless the current tier does without."""
+    """Make the environment; fetch and convert the embedded models unless the current tier does without."""
     _ensure_weights()
     print("Ready. Next: python3 -m personalab run   (or: make run)")
     return 0
@@ -48,6 +48,9 @@ def run(args: argparse.Namespace) -> int:
 
 def test(args: argparse.Namespace) -> int:
     """Lint, types, drift, then the pytest suite. All run; the exit code is the first failure's."""
+    from personalab import embedded
+
+    embedded.SENTENCE_ENCODER.ensure()  # the judge's checks read real text with it
     selection = [] if args.all else ["-m", "not slow"]
     return _run_all(
         {
@@ -90,6 +93,26 @@ def notebooks(args: argparse.Namespace) -> int:
     return 0
 
 
+def judge(args: argparse.Namespace) -> int:
+    """Score the answers in a JSON Lines file with the embedded judge."""
+    from personalab import data
+    from personalab.judging import rows, scoring
+
+    try:
+        if args.output.resolve() == args.input.resolve():
+            raise SetupError(f"--output is the same file as --input, {args.input}: name another.")
+        rubric = rows.parse_rubric(args.rubric)
+        table = data.read_jsonl(args.input)
+        for where, row in table.items():
+            rows.check_row(rubric, row, f"{args.input}, {where}")
+        scores = scoring.score_responses(rubric, list(table.values()))
+        rows.write_rows(args.output, [row | {"score": s} for row, s in zip(table.values(), scores, strict=True)])
+    except ValueError as error:
+        raise SetupError(str(error)) from error
+    print(f"{len(scores)} rows scored, {scores.count(None)} of them refusals: {args.output}")
+    return 0
+
+
 def bench(args: argparse.Namespace) -> int:
     """Run every benchmarks/bench_*.py; the first failure's exit code is returned."""
     _ensure_weights()
@@ -121,7 +144,8 @@ def _ensure_weights() -> None:
     from personalab import embedded, tiers
 
     if _setting(tiers.current_tier).embedded:
-        embedded.ensure_weights()
+        for model in embedded.MODELS:
+            model.ensure()
 
 
 def _setting(read: Callable[[], T]) -> T:
@@ -153,7 +177,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m personalab", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
-    for command in (setup, doctor, run, test, lab, notebooks, bench, clean):
+    for command in (setup, doctor, run, test, lab, notebooks, judge, bench, clean):
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(call=command, enter=bootstrap.ensure_env)
         _add_options(sub, command.__name__)
@@ -169,6 +193,10 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")
     elif command == "test":
         sub.add_argument("--all", action="store_true", help="the slow tests too")
+    elif command == "judge":
+        sub.add_argument("--rubric", required=True, help="trait:NAME, trait:ARTIFACT.json, role, delusion or coherence")
+        sub.add_argument("--input", type=Path, required=True, metavar="FILE", help="JSON Lines to score")
+        sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the same rows with a score")
     elif command == "clean":
         sub.add_argument("--all", action="store_true", help="your artifacts/ too")
     if command in ("test", "notebooks"):

@@ -119,16 +119,23 @@ def load_questions(root: Path | str = ASSISTANT_AXIS) -> list[str]:
     """
     path = Path(root) / "data" / "extraction_questions.jsonl"
     by_id: dict[int, str] = {}
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"line {number}"
-        record = _object(_parse(line, path, where), path, where)
+    for where, record in read_jsonl(path).items():
         question, key = _text(record, "question", path, where), _require(record, "id", path, where)
         if not isinstance(key, int) or key in by_id:
             raise DataError(f"{path}, {where}: field 'id' must be an integer that no other line has, not {key!r}.")
         by_id[key] = question
     return [by_id[key] for key in sorted(by_id)]
+
+
+def read_jsonl(path: Path | str) -> dict[str, dict[str, Any]]:
+    """The objects in a JSON Lines file, one a line, by where they stand ("line 3").
+
+    Raises:
+        DataError: if the file is missing, or a line is not a JSON object.
+    """
+    path = Path(path)
+    lines = {f"line {n}": line for n, line in enumerate(_read_text(path).split("\n"), start=1) if line.strip()}
+    return {where: _object(_parse(line, path, where), path, where) for where, line in lines.items()}
 
 
 def load_transcript(path: Path | str) -> Transcript:

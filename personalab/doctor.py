@@ -96,12 +96,13 @@ def package_problems(wanted: Mapping[str, str], fix: str) -> list[Problem]:
 
 
 def weights_problems() -> list[Problem]:
-    """Whether the embedded model is complete and every byte is as converted."""
-    damage = embedded.verify_weights(embedded.weights_dir())
-    if damage is None:
-        return []
-    fix = _SETUP if damage == embedded.ABSENT else f"delete {embedded.weights_dir()}, then {_SETUP}"
-    return [Problem(f"embedded model: {damage}", fix)]
+    """Whether the embedded models are complete and every byte is as converted."""
+    problems = []
+    for model in embedded.MODELS:
+        if damage := embedded.verify_weights(model.folder):
+            fix = _SETUP if damage == embedded.ABSENT else f"delete {model.folder}, then {_SETUP}"
+            problems.append(Problem(f"{model.name}: {damage}", fix))
+    return problems
 
 
 def gemm_seconds(dtype: torch.dtype, budget: float = 0.2) -> float:

@@ -46,11 +46,11 @@ def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokeni
 
 
 def _load_embedded(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from personalab.embedded import ensure_weights
+    from personalab.embedded import LANGUAGE_MODEL
 
     key = (EMBEDDED_MODEL, dtype)
     if key not in _pristine:
-        folder = ensure_weights()
+        folder = LANGUAGE_MODEL.ensure()
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
         _pristine[key] = (model.eval(), AutoTokenizer.from_pretrained(folder))
     model, tokenizer = _pristine[key]

@@ -26,6 +26,9 @@ HEADLINES = {
         "lowest default minus highest fantastical role, cosine with the axis",
         "> 0",
     ),
+    "section_1/played_share": ("share of role answers that the judge scores 3", "-"),
+    "section_1/filtered_axis_cosine": ("cosine of the axis with and without the filter by score", "-"),
+    "section_1/filtered_pc1_axis_cosine": ("abs. cosine of PC1 and the axis, answers that score 3 only", "> 0.71"),
     "section_1/seconds": ("seconds for the whole section on 2 cores", "-"),
 }
 

@@ -147,9 +147,9 @@ def _calls(
 ) -> list[Call]:
     """All requests, checked before any is paid for, with keys and seeds that repeats don't share."""
     endpoint = {"base_url": str(client.base_url)}
-    if is_embedded(client):
-        endpoint["engine"] = cache.engine()
     model = model or tiers.current_tier().response_model
+    if is_embedded(client):
+        endpoint["engine"] = cache.engine(model)
     settings = {"model": model, "max_tokens": max_tokens, "temperature": float(temperature)}
     seen: Counter[str] = Counter()
     calls = []

@@ -51,17 +51,16 @@ def _response_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return load_model("response")
 
 
-def refuse_to_judge(requests: Sequence[Request]) -> Sequence[Completion]:
-    """Holds the embedded judge's place."""
-    raise NotImplementedError(
-        "The embedded judge is not part of this version yet. Set OPENAI_BASE_URL and OPENAI_API_KEY in "
-        ".env to use another one, or script its replies with utils.scripted_replies."
-    )
+def answer_as_judge(requests: Sequence[Request]) -> Sequence[Completion]:
+    """The embedded judge's replies."""
+    from personalab.judging.backend import answer_judge_prompts
+
+    return answer_judge_prompts(requests)
 
 
 BACKENDS: dict[str, Backend] = {
     tiers.EMBEDDED_MODEL: answer_with_model,
-    tiers.EMBEDDED_JUDGE: refuse_to_judge,
+    tiers.EMBEDDED_JUDGE: answer_as_judge,
 }
 
 
@@ -170,9 +169,6 @@ class EmbeddedTransport(httpx2.BaseTransport):
                     self._answer([job])
             else:
                 jobs[0].answer.set_exception(wire.Refusal(400, str(error)))
-        except NotImplementedError as error:
-            for job in jobs:
-                job.answer.set_exception(wire.Refusal(501, str(error)))
         except BaseException as error:
             for job in jobs:
                 reason = f"Embedded model: {type(error).__name__}: {error}"

@@ -1,0 +1,246 @@
+"""Reading a judge prompt: the parts it marks, what it asks about them, and in which form it wants the answer.
+
+A part (question, answer, character, history) is recognised in any usual form:
+
+* blocks: `[QUESTION START] … [QUESTION END]`, `<response> … </response>`
+* labelled lines: `Question: …`, `**Model response:** …`, `## Answer`, `Here is the response:`
+* a character in quotes or bold: `the character is "pirate"`, `displays the role: **pirate**`
+
+What a part holds is untrusted. An answer ends at the *last* marker of its kind, and what the prompt asks for is read
+outside of the parts, so an answer that imitates markers or instructions stays an answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from personalab.judging.replies import ReplyFormat
+from personalab.judging.rubrics import TRAIT_STEMS, Rubric, known_trait
+
+PART_WORDS = {
+    "answer": "answer response reply completion output assistant a",
+    "question": "question prompt query user message q",
+    "history": "history conversation transcript dialogue dialog chat context",
+    "character": "character role persona",
+}
+_PART_OF = {word: part for part, words in PART_WORDS.items() for word in words.split()}
+_NAME = r"[A-Za-z][A-Za-z_ '’-]{0,40}"
+_OPENING = re.compile(
+    rf"\[(?P<a>{_NAME})[ _](?:START|BEGIN)\]|\[(?:START|BEGIN)(?: OF)?[ _](?P<b>{_NAME})\]|<(?P<tag>{_NAME})>", re.I
+)
+_LABEL = re.compile(
+    r"^[ \t]*(?:(?P<heading>#+)[ \t]*)?(?:[-*>][ \t]+)?(?:\*\*|__)?(?P<name>[A-Za-z][A-Za-z'’ ]{0,60}?)[ \t]*"
+    r"(?:(?:\*\*|__)?:(?:\*\*|__)?|(?(heading)$|(?:\*\*|__)$))[ \t]*",
+    re.M,
+)
+_IMPERATIVE = re.compile(r"(?:rate|score|judge|evaluate|grade|assess|decide|give|your|is|does|how|please|now)\b", re.I)
+_SCORING_LINE = re.compile(
+    r"\W*(?:(?:please|now|finally),?\s+)*(?:rate|score|rating|respond|reply|answer with|return|output|give|provide"
+    r"|write|evaluate|judge|grade|assess|decide|focus only|on a scale|use (?:the|this)|scale|rubric|criteria|your"
+    r"|instructions|is the|does the|did the|how|do(?:n.t| not)|only|\d{1,3}\s*(?:=|:|-|–|—|\(|if\b|means\b))",
+    re.I,
+)
+_SCORING_WORD = re.compile(r"\b(?:rat(?:e|ing)|scor(?:e|es|ing)|scale|grade|number|refusal|\d+)\b", re.I)
+_QUOTED = r"""(?:\*\*(?P<bold>[^*\n]+)\*\*|["“](?P<quoted>[^\n]+?)["”](?=[\s.,;:!?)]|$)|'(?P<single>[^'\n]+)')"""
+_CHARACTER = re.compile(rf"\b(?:character|role|persona|play(?:s|ing)?)\b[^\n\"“”*']{{0,40}}?{_QUOTED}", re.I)
+_PLAIN_CHARACTER = re.compile(r"\b(?:character|role|persona) of (?:an? |the )?([A-Za-z][\w' -]{1,40})", re.I)
+_TRAIT = re.compile(rf"\btraits?\b[^\n\"“”*']{{0,40}}?{_QUOTED}|\btrait: *(?P<plain>[A-Za-z_ -]+)", re.I)
+_BOLD = re.compile(r"\*\*(?P<bold>[A-Za-z][A-Za-z_ -]{2,30})\*\*")
+_HOW = re.compile(
+    r"\b(?:how|(?:degree|extent|level|amount) of|(?:answer|response|reply) (?:for|on))"
+    r"\s+[\"“'*]*(?P<word>[a-z]{4,}(?:-[a-z]+)?)",
+    re.I,
+)
+_NOT_A_TRAIT = {"much", "many", "well", "strongly", "often", "likely", "fully", "closely", "good", "clearly"}
+_NOT_A_TRAIT |= {"consistent", "which", "this", "that", "they"}
+_TURN = re.compile(
+    r"^[ \t]*[\[(<*#]*(?P<role>user|human|assistant|ai|model|bot)[\])>*]*(?:[ \t]*:|(?<=[>\])]))[ \t*]*", re.I | re.M
+)
+
+
+class JudgePromptError(ValueError):
+    """A judge prompt that marks no answer, or does not say what to score; the message says what was looked for."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a judge prompt asks: a rubric, applied to an answer, replied to in a format."""
+
+    rubric: Rubric
+    answer: str
+    question: str = ""
+    history: tuple[dict[str, str], ...] = ()
+    reply: ReplyFormat = field(default_factory=ReplyFormat)
+
+
+def read_prompt(prompt: str) -> Task:
+    """The task in a judge prompt.
+
+    Raises:
+        JudgePromptError: if no answer (or, where the rubric needs it, no question) is marked, or the prompt asks for
+            nothing that this judge can score.
+    """
+    prompt = prompt.replace("\r\n", "\n")
+    parts, instructions = _blocks(prompt)
+    if not {"question", "answer"} <= set(parts):
+        labelled, instructions = _labels(instructions)
+        parts = labelled | parts
+    if "answer" not in parts:
+        raise JudgePromptError(
+            "The judge found no answer to score. Mark it as [ANSWER START] … [ANSWER END], as <response> … </response> "
+            "or with a line that begins 'Response:' or 'Answer:'."
+        )
+    rubric = _rubric(instructions, parts)
+    history = tuple(_turns(parts.get("history", "")))
+    question = parts.get("question") or (history[-1]["content"] if history else "")
+    if not question and rubric.kind != "coherence":
+        raise JudgePromptError(
+            "The judge found the answer, but not the question it answers. Mark it as [QUESTION START] … [QUESTION END] "
+            "or <question> … </question>, or with a line that begins 'Question:'."
+        )
+    history = history or ({"role": "user", "content": question},)
+    return Task(rubric, parts["answer"], question, history, ReplyFormat.asked_for(instructions, rubric.scale))
+
+
+def _part(name: str) -> str | None:
+    """The part that a marker or label stands for: "Model's response to the question" is the answer."""
+    head = re.split(r"\b(?:to|of|for|from|by|in|about)\b", name.replace("_", " ").lower())[0]
+    words = re.findall(r"[a-z]+", re.sub(r"['’]s\b", "", head))
+    if {"and", "or"} & set(words):
+        return None
+    if len(words) > 1:
+        words = [word for word in words if word not in ("a", "q")]
+    return next((_PART_OF[word] for word in reversed(words) if word in _PART_OF), None)
+
+
+def _blocks(prompt: str) -> tuple[dict[str, str], str]:
+    """Parts between an opening and a closing marker, and the text outside of them.
+
+    A marker stands at the start (opening) or end (closing) of a line, or next to another; elsewhere it is a mention.
+    """
+    parts: dict[str, str] = {}
+    outside, at = [], 0
+    labelled_answer = next((m for part, m in _label_lines(prompt) if part == "answer"), None)
+    for match in _OPENING.finditer(prompt):
+        if labelled_answer and "answer" not in parts:
+            between = prompt[max(at, labelled_answer.end()) : match.start()]
+            if match.start() > labelled_answer.end() and between.strip():
+                break  # all that follows is the content of an answer that has a label and no markers
+        name = match["a"] or match["b"] or match["tag"]
+        part = _part(name)
+        before = prompt[: match.start()].rpartition("\n")[2].rstrip()
+        if match.start() < at or part is None or part in parts or before[-1:] not in ("", ":", ">", "]"):
+            continue
+        name = re.escape(name)
+        closing = rf"</{name}>" if match["tag"] else rf"\[{name}[ _](?:END|STOP)\]|\[END(?: OF)?[ _]{name}\]"
+        rest = prompt[match.end() :]
+        at_line_ends = list(re.finditer(rf"(?:{closing})(?=\s*(?:$|[<\[]))", rest, re.I | re.M))
+        if ends := at_line_ends or list(re.finditer(closing, rest, re.I)):
+            end = ends[-1 if part == "answer" else 0]
+            parts[part] = rest[: end.start()].strip()
+            outside.append(prompt[at : match.start()])
+            at = match.end() + end.end()
+    return parts, "\n".join([*outside, prompt[at:]])
+
+
+def _label_lines(prompt: str) -> list[tuple[str, re.Match[str]]]:
+    """Lines that look like the label of a part; those that give an order ("Rate the answer:") only if no other does."""
+    found = [(part, m) for m in _LABEL.finditer(prompt) if (part := _part(m["name"])) and len(m["name"].split()) <= 7]
+    return [(part, m) for part, m in found if not _IMPERATIVE.match(m["name"])] or found
+
+
+def _labels(prompt: str) -> tuple[dict[str, str], str]:
+    """Parts after labelled lines, each up to the next label; the last up to the closing instructions."""
+    labels: dict[str, re.Match[str]] = {}
+    for part, match in _label_lines(prompt):
+        if part not in labels and "answer" not in labels:  # what follows the answer's label is the answer
+            labels[part] = match
+    parts, outside, at = {}, [], 0
+    starts = [*(m.start() for m in labels.values()), len(prompt)]
+    rubric_before = bool(_SCORING_WORD.search(prompt[: starts[0]]))
+    for (part, match), limit in zip(labels.items(), starts[1:], strict=True):
+        end = limit if part != "answer" else _closing_instructions(prompt, match.end(), rubric_before)
+        parts[part] = prompt[match.end() : end].strip()
+        outside.append(prompt[at : match.start()])
+        at = end
+    # The template's own last words come first, before any that the end of an answer may imitate.
+    closing = reversed(re.split(r"\n\s*\n", prompt[at:]))
+    return parts, "\n".join([*outside, *closing])
+
+
+def _closing_instructions(prompt: str, start: int, rubric_before: bool) -> int:
+    """Where the instructions that close the prompt begin: at its end if there are none."""
+    end = len(prompt)
+    paragraphs = [(m.start() + start, m[0]) for m in re.finditer(r"(?:^.*\S.*(?:\n|\Z))+", prompt[start:], re.M)]
+    for begin, paragraph in reversed(paragraphs):
+        lines = paragraph.rstrip("\n").split("\n")
+        if _SCORING_LINE.match(lines[0]) and _SCORING_WORD.search(paragraph):
+            blank = prompt[start:begin]
+            if not blank.strip() and (rubric_before or blank.count("\n") < 2):
+                break  # an answer may look like an instruction; after an empty line there is none
+            end = begin
+        else:
+            last = lines[-1]
+            if end == len(prompt) and len(lines) > 1 and _SCORING_LINE.match(last) and re.search(r":$|\d", last):
+                end = begin + len("\n".join(lines[:-1]))  # "Score:" right below the answer
+            break
+    return end
+
+
+def _rubric(instructions: str, parts: dict[str, str]) -> Rubric:
+    if re.search(r"delusion", instructions, re.I):
+        return Rubric("delusion")
+    if explicit := _TRAIT.search(instructions):
+        return _trait(_named(explicit), instructions)
+    if quoted := _CHARACTER.search(instructions):
+        parts = {"character": _named(quoted)} | parts
+    if character := parts.get("character"):
+        return Rubric("role", character)
+    mentions = [
+        (trait, re.findall(rf"\b(?:un)?(?:{stems})", instructions, re.I)) for trait, stems in TRAIT_STEMS.items()
+    ]
+    mentioned = max(mentions, key=lambda pair: len(pair[1]))
+    if mentioned[1]:
+        return Rubric("trait", mentioned[0])
+    if match := _PLAIN_CHARACTER.search(instructions):
+        return Rubric("role", match[1].strip())
+    if re.search(r"\bcoheren|\bincoheren|\bfluen", instructions, re.I):
+        return Rubric("coherence")
+    for pattern in (_BOLD, _HOW):
+        for match in pattern.finditer(instructions):
+            if _named(match).lower() not in _NOT_A_TRAIT and not _part(_named(match)):
+                return _trait(_named(match), instructions)
+    raise JudgePromptError(
+        "The judge found the answer, but not what to score. Name a trait (how sycophantic …), put a character in "
+        'quotes (the character "pirate"), or ask for coherence or for the two delusion scales.'
+    )
+
+
+def _trait(name: str, instructions: str) -> Rubric:
+    if trait := known_trait(name):
+        return Rubric("trait", trait)
+    name = name.strip().lower()
+    return Rubric("trait", name, positive=(f"{name}. {_description(instructions, name)}",))
+
+
+def _named(match: re.Match[str]) -> str:
+    return next(value for value in match.groupdict().values() if value)
+
+
+def _description(instructions: str, name: str) -> str:
+    """What the rest of the paragraph says after the name: upstream's rubrics explain the trait there."""
+    start = instructions.lower().find(name) + len(name)
+    return instructions[start:].partition("\n\n")[0].lstrip('*"”. ').strip()
+
+
+def _turns(history: str) -> Iterator[dict[str, str]]:
+    """`User: …` and `Assistant: …` turns; text without such labels is one message of the user."""
+    labels = list(_TURN.finditer(history))
+    ends = [m.start() for m in labels[1:]] + [len(history)]
+    for match, end in zip(labels, ends, strict=False):  # no labels: no turns
+        role = "user" if match["role"].lower() in ("user", "human") else "assistant"
+        yield {"role": role, "content": history[match.end() : end].strip()}
+    if not labels and history.strip():
+        yield {"role": "user", "content": history.strip()}
