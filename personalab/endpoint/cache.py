@@ -28,7 +28,8 @@ def sampling_seed(key: str) -> int:
 
 def engine(model: str) -> str:
     """Changes with the code and the dtype that turn requests into text, so that no stale answer is served."""
-    return f"{_source_hash(model == tiers.EMBEDDED_JUDGE)}-{os.environ.get('PERSONALAB_DTYPE', tiers.current_tier().dtype)}"
+    dtype = os.environ.get("PERSONALAB_DTYPE", tiers.current_tier().dtype)
+    return f"{_source_hash(model == tiers.EMBEDDED_JUDGE)}-{dtype}"
 
 
 @functools.cache
@@ -36,7 +37,8 @@ def _source_hash(judge: bool) -> str:
     package = Path(__file__).parent.parent
     sources = [package / name for name in ("chat.py", "generation.py", "models.py")]
     if judge:
-        sources = [*sorted((package / "judging").glob("*.py")), package / "judging" / "data" / "heads.safetensors"]
+        folder = package / "judging"
+        sources = [*sorted(folder.glob("*.py")), folder / "data" / "heads.safetensors"]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 

@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Float
 
 FUNCTION_WORDS = (
-    "the a an and or but if because as of to in on at by for with from into about over after before than then that this"
-    " these those there here it its he him his she her they them their we us our you your i me my who what which when"
-    " where why how is are was were be been being am do does did have has had will would can could should may might must"
-    " not no so very too just only even also more most much many some any all every each other one two up out down off"
-    " like while through between against without until though yet still never always again it's don't i'm"
-    " you're that's can't i've isn't won't didn't doesn't let make get go take"
+    "the a an and or but if because as of to in on at by for with from into about over after before than then that "
+    "this these those there here it its he him his she her they them their we us our you your i me my who what "
+    "which when where why how is are was were be been being am do does did have has had will would can could should "
+    "may might must not no so very too just only even also more most much many some any all every each other one "
+    "two up out down off like while through between against without until though yet still never always again it's "
+    "don't i'm you're that's can't i've isn't won't didn't doesn't let make get go take"
 ).split()
 SUFFIXES = ("ing", "ed", "ly", "s", "er", "tion", "al")
 MARKS = (".", ",", "?", "!", ":", ";", "-", "(", ")", '"', "\n")
