@@ -161,7 +161,8 @@ def _labels(prompt: str) -> tuple[dict[str, str], str]:
     starts = [*(m.start() for m in labels.values()), len(prompt)]
     rubric_before = bool(_SCORING_WORD.search(prompt[: starts[0]]))
     for (part, match), limit in zip(labels.items(), starts[1:], strict=True):
-        end = limit if part != "answer" else _closing_instructions(prompt, match.end(), rubric_before)
+        last = limit == len(prompt)
+        end = _closing_instructions(prompt, match.end(), rubric_before) if last else limit
         parts[part] = prompt[match.end() : end].strip()
         outside.append(prompt[at : match.start()])
         at = end
