@@ -26,6 +26,7 @@ from transformers import (
 )
 
 from personalab import chat, prefixes, tiers
+from personalab.interventions import Intervention, applied, per_row
 from personalab.models import decoder_blocks
 
 
@@ -60,6 +61,7 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[Request],
     *,
+    interventions: Sequence[Intervention] = (),
     max_batch_tokens: int | None = None,
     max_batch_rows: int | None = None,
     progress: bool = False,
@@ -67,6 +69,7 @@ def generate(
     """Continue every conversation; the completions come in the order of `requests`.
 
     Args:
+        interventions: in force throughout; what differs between rows (coefficients) goes by the order of `requests`.
         max_batch_tokens: padded prompt and answer tokens of one batch (default: the tier's).
         max_batch_rows: conversations in one batch (default: the tier's).
 
@@ -81,7 +84,11 @@ def generate(
     for rows in _batches(
         prompts, requests, max_batch_tokens or tier.max_batch_tokens, max_batch_rows or tier.max_batch_rows
     ):
-        batch = _generate_batch(model, tokenizer, [prompts[i] for i in rows], [requests[i] for i in rows])
+        here = [intervention.for_rows(rows) for intervention in interventions]
+        with applied(model, here):
+            # A prefix is run as one row, which can't stand for rows that are treated differently.
+            share = not any(map(per_row, here))
+            batch = _generate_batch(model, tokenizer, [prompts[i] for i in rows], [requests[i] for i in rows], share)
         for i, completion in zip(rows, batch, strict=True):
             results[i] = completion
         bar.update(len(rows))
@@ -131,10 +138,11 @@ def _generate_batch(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     requests: list[Request],
+    share_prefixes: bool,
 ) -> list[Completion]:
     eos = stop_ids(model, tokenizer)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
-    starts = _prefixes(model, prompts)
+    starts = _prefixes(model, prompts) if share_prefixes else [prefixes.Prefix(0, None)] * len(prompts)
     ids, mask = _pad(prompts, [p.length for p in starts], pad, model.device)
     limits = torch.tensor([r.max_tokens for r in requests], device=model.device)
     output = model.generate(

@@ -1,0 +1,127 @@
+"""What an intervention costs: multiple-choice accuracy and perplexity, with and without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from personalab import chat, prefixes
+from personalab.data import ASSISTANT_AXIS, DataError, read_jsonl
+from personalab.interventions import Intervention, applied
+from personalab.models import decoder_blocks
+
+INSTRUCTION = "Complete the sentence."
+WINDOW = 256  # tokens of prose read at once; our choice: long enough for context, short enough for a laptop
+_BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sentence to complete, with the right ending among several."""
+
+    kind: str
+    stem: str
+    options: tuple[str, ...]
+    answer: int
+
+
+def load_items(root: Path | str = ASSISTANT_AXIS) -> list[Item]:
+    """The multiple-choice items in `capability/items.jsonl`.
+
+    Raises:
+        DataError: if an item's answer is not the index of one of its options.
+    """
+    path = Path(root) / "capability" / "items.jsonl"
+    items = []
+    for where, row in read_jsonl(path).items():
+        item = Item(row["kind"], row["stem"], tuple(row["options"]), row["answer"])
+        if not 0 <= item.answer < len(item.options):
+            raise DataError(f"{path}, {where}: field 'answer' must index one of the {len(item.options)} options.")
+        items.append(item)
+    return items
+
+
+@torch.inference_mode()
+def multiple_choice(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    interventions: Sequence[Intervention] = (),
+) -> Bool[np.ndarray, "n"]:
+    """Whether the model gives each item's right ending the highest probability per token, in its chat template."""
+    head = chat.render([{"role": "user", "content": INSTRUCTION}], tokenizer, add_generation_prompt=True)
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(head + text, add_special_tokens=False)["input_ids"]
+
+    rows, starts = [], []
+    for item in items:
+        stem = ids(item.stem)
+        for option in item.options:
+            rows.append(ids(f"{item.stem} {option}."))
+            starts.append(prefixes.common_length(stem, rows[-1]))
+    with applied(model, interventions):
+        scores = iter(_mean_log_probabilities(model, rows, starts))
+    return np.array([np.argmax([next(scores) for _ in item.options]) == item.answer for item in items])
+
+
+def _mean_log_probabilities(model: PreTrainedModel, rows: list[list[int]], starts: list[int]) -> list[float]:
+    """Of each row's tokens from its start on. What all rows begin with runs once."""
+    shared = prefixes.shared_length(rows, limit=min(starts) - 1)
+    prefix = prefixes.run_prefix(model, decoder_blocks(model)[-1], rows[0][:shared])
+    means = [0.0] * len(rows)
+    for batch in _batches([len(row) - shared for row in rows]):
+        width = max(len(rows[i]) for i in batch) - shared
+        ids = torch.tensor([rows[i][shared:] + [0] * (width + shared - len(rows[i])) for i in batch])
+        ids = ids.to(model.device)  # padding on the right: no real token sees it
+        logits = model(input_ids=ids, past_key_values=prefix.for_rows(len(batch)), use_cache=shared > 0).logits
+        log_p = _next_log_p(logits, ids)  # (rows, width - 1)
+        for i, row in zip(batch, log_p, strict=True):
+            means[i] = row[starts[i] - shared - 1 : len(rows[i]) - shared - 1].mean().item()
+    return means
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    while order:
+        size = max(1, _BATCH_TOKENS // lengths[order[-1]])
+        yield order[-size:]
+        del order[-size:]
+
+
+def _next_log_p(logits: Float[Tensor, "rows width v"], ids: Tensor) -> Float[Tensor, "rows width_1"]:
+    """Log-probability of each token given those before it, float32 on the CPU."""
+    log_p = logits[:, :-1].float().log_softmax(dim=-1)
+    return log_p.gather(2, ids[:, 1:, None])[..., 0].cpu()
+
+
+@torch.inference_mode()
+def prose_nll(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    interventions: Sequence[Intervention] = (),
+    n_tokens: int = 20_480,
+) -> Float[np.ndarray, "windows"]:
+    """Mean negative log-likelihood in nats a token of plain prose, window by window; perplexity is exp of its mean.
+
+    Args:
+        texts: joined by blank lines and cut into windows of `WINDOW` tokens.
+
+    Raises:
+        ValueError: if the texts have fewer than `n_tokens` tokens.
+    """
+    ids = tokenizer("\n\n".join(texts), add_special_tokens=False)["input_ids"][: n_tokens // WINDOW * WINDOW]
+    if len(ids) < n_tokens // WINDOW * WINDOW:
+        raise ValueError(f"The texts hold {len(ids)} tokens, {n_tokens} are needed.")
+    windows = torch.tensor(ids, device=model.device).reshape(-1, WINDOW)
+    with applied(model, interventions):
+        batches = [-_next_log_p(model(input_ids=w).logits, w).mean(dim=1) for w in windows.split(4)]
+    return torch.cat(batches).numpy()
