@@ -37,7 +37,9 @@ class TestEveryFamily:
         model = model.to(dtype)
         v = direction()
         before, after = output_of(model, []), output_of(model, [Steer(BLOCK, v, 2.0)])
-        torch.testing.assert_close(after.float(), before.float() + 2 * v, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0.01)
+        torch.testing.assert_close(
+            after.float(), before.float() + 2 * v, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0.01
+        )
         assert after.dtype == dtype
         assert torch.equal(output_of(model, [], block=0), output_of(model, [Steer(BLOCK, v, 2.0)], block=0))
 
@@ -60,7 +62,9 @@ class TestEveryFamily:
         below = before.float() @ v <= threshold
         assert below.any() and not below.all()
         assert torch.equal(after[below], before[below])
-        torch.testing.assert_close((after.float() @ v)[~below], torch.full(((~below).sum(),), threshold), atol=tolerance, rtol=0)
+        torch.testing.assert_close(
+            (after.float() @ v)[~below], torch.full(((~below).sum(),), threshold), atol=tolerance, rtol=0
+        )
         other = after.float() - (after.float() @ v)[..., None] * v
         torch.testing.assert_close(other, before.float() - (before.float() @ v)[..., None] * v, atol=tolerance, rtol=0)
 
@@ -137,7 +141,10 @@ def test_tuples_of_older_transformers_keep_their_tail():
 def test_hooks_are_removed_also_after_an_error():
     model, _ = load_tiny_model("llama")
     before = [dict(layer._forward_hooks) for layer in decoder_blocks(model)]
-    with pytest.raises(RuntimeError, match="stop"), applied(model, [Steer(BLOCK, direction()), Cap(0, direction(), 0.0)]):
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        applied(model, [Steer(BLOCK, direction()), Cap(0, direction(), 0.0)]),
+    ):
         raise RuntimeError("stop")
     assert [dict(layer._forward_hooks) for layer in decoder_blocks(model)] == before
 

@@ -25,5 +25,18 @@ def test_section_1_shows_the_assistant_axis():
     assert value["default_minus_fantastical"] > 0
 
 
+def test_section_2_shows_what_capping_buys_and_costs():
+    value = {key.removeprefix("section_2/"): entry["value"] for key, entry in RESULTS.items() if "section_2" in key}
+    ci = {key.removeprefix("section_2/"): entry["ci"] for key, entry in RESULTS.items() if "section_2" in key}
+    assert value["harm_cut"] >= 0.5
+    assert value["harm_rate_random_cap"] > 2 * value["harm_rate_capped"]  # not just any direction
+    assert -0.05 < ci["capability_difference"][0] and ci["capability_difference"][1] < 0.05
+    assert value["capability_default"] > 0.5  # chance is 0.25
+    assert value["perplexity_ratio"] < 1.05
+    assert value["coherence_difference"] > -5
+    assert ci["drift_effect_size"][0] > 0
+    assert ci["steering_spearman"][1] < 0
+
+
 def test_the_readme_shows_what_is_on_record():
     assert not update_readme(check=True), "run `make run`, or put the table of solutions/results.json into the README"

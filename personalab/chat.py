@@ -73,6 +73,16 @@ def encode(
     return Encoded(encoding["input_ids"], spans)
 
 
+def turn_spans(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Encoded:
+    """Token ids of a whole conversation, and the `(start, end)` content span of every assistant turn, in order."""
+    return encode(messages, tokenizer, [i for i, m in enumerate(messages) if m["role"] == "assistant"])
+
+
+def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The conversation as one string that ends where the model's answer begins."""
+    return render(messages, tokenizer, add_generation_prompt=True)
+
+
 def _content_chars(
     messages: Sequence[Message], turn: int, text: str, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 import torch
@@ -15,10 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from personalab import chat, prefixes
 from personalab.data import ASSISTANT_AXIS, DataError, read_jsonl
 from personalab.interventions import Intervention, applied
+from personalab.judging.examples import trait_rows
 from personalab.models import decoder_blocks
 
 INSTRUCTION = "Complete the sentence."
 WINDOW = 256  # tokens of prose read at once; our choice: long enough for context, short enough for a laptop
+MIN_WORDS = 25  # of a paragraph; our choice
+NEUTRAL = 15  # points of 100 on every trait; our choice
 _BATCH_TOKENS = 2048
 
 
@@ -46,6 +51,25 @@ def load_items(root: Path | str = ASSISTANT_AXIS) -> list[Item]:
             raise DataError(f"{path}, {where}: field 'answer' must index one of the {len(item.options)} options.")
         items.append(item)
     return items
+
+
+def load_prose() -> list[str]:
+    """Paragraphs of Python's own documentation, which every Python carries: prose in which nobody plays anybody."""
+    paragraphs = [p for _, text in sorted(topics.items()) for p in re.split(r"\n\s*\n", text)]
+    return [
+        " ".join(p.split())
+        for p in paragraphs
+        if p[:1].isupper() and len(p.split()) >= MIN_WORDS and "::=" not in p  # no headings, code or grammar
+    ]
+
+
+def load_voices() -> list[str]:
+    """Prose in many human voices: written answers from the judge's fitting data that show no trait."""
+    return [
+        row.answer
+        for row in trait_rows("fit")
+        if row.source == "written" and not row.refusal and max(row.scores.values()) <= NEUTRAL
+    ]
 
 
 @torch.inference_mode()
@@ -98,8 +122,8 @@ def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 def _next_log_p(logits: Float[Tensor, "rows width v"], ids: Tensor) -> Float[Tensor, "rows width_1"]:
     """Log-probability of each token given those before it, float32 on the CPU."""
-    log_p = logits[:, :-1].float().log_softmax(dim=-1)
-    return log_p.gather(2, ids[:, 1:, None])[..., 0].cpu()
+    logits = logits[:, :-1].float()
+    return (logits.gather(2, ids[:, 1:, None])[..., 0] - logits.logsumexp(dim=-1)).cpu()  # no copy of all of them
 
 
 @torch.inference_mode()
@@ -109,18 +133,21 @@ def prose_nll(
     texts: Sequence[str],
     interventions: Sequence[Intervention] = (),
     n_tokens: int = 20_480,
+    skip: int = 0,
 ) -> Float[np.ndarray, "windows"]:
     """Mean negative log-likelihood in nats a token of plain prose, window by window; perplexity is exp of its mean.
 
     Args:
         texts: joined by blank lines and cut into windows of `WINDOW` tokens.
+        n_tokens, skip: how many tokens to read, after how many that are left alone (for calibration, say).
 
     Raises:
-        ValueError: if the texts have fewer than `n_tokens` tokens.
+        ValueError: if the texts have fewer than `skip + n_tokens` tokens.
     """
-    ids = tokenizer("\n\n".join(texts), add_special_tokens=False)["input_ids"][: n_tokens // WINDOW * WINDOW]
-    if len(ids) < n_tokens // WINDOW * WINDOW:
-        raise ValueError(f"The texts hold {len(ids)} tokens, {n_tokens} are needed.")
+    ids = tokenizer("\n\n".join(texts), add_special_tokens=False)["input_ids"]
+    if len(ids) < skip + n_tokens:
+        raise ValueError(f"The texts hold {len(ids)} tokens, {skip + n_tokens} are needed.")
+    ids = ids[skip : skip + n_tokens // WINDOW * WINDOW]
     windows = torch.tensor(ids, device=model.device).reshape(-1, WINDOW)
     with applied(model, interventions):
         batches = [-_next_log_p(model(input_ids=w).logits, w).mean(dim=1) for w in windows.split(4)]

@@ -109,7 +109,9 @@ def per_row(intervention: Intervention) -> bool:
 
 def _like(vector: Float[Tensor, "d"], hidden: Hidden) -> Float[Tensor, "d"]:
     if vector.ndim != 1 or len(vector) != hidden.shape[-1]:
-        raise ValueError(f"A vector of shape {tuple(vector.shape)} does not fit a residual stream of {hidden.shape[-1]}.")
+        raise ValueError(
+            f"A vector of shape {tuple(vector.shape)} does not fit a residual stream of {hidden.shape[-1]}."
+        )
     return vector.to(hidden.device)
 
 

@@ -30,6 +30,21 @@ HEADLINES = {
     "section_1/filtered_axis_cosine": ("cosine of the axis with and without the filter by score", "-"),
     "section_1/filtered_pc1_axis_cosine": ("abs. cosine of PC1 and the axis, answers that score 3 only", "> 0.71"),
     "section_1/seconds": ("seconds for the whole section on 2 cores", "-"),
+    "section_2/drift_effect_size": (
+        "Cohen's d: projections of coding against therapy-like and philosophical talks",
+        "> 0",
+    ),
+    "section_2/steering_spearman": ("rank correlation of steering towards the Assistant with role adherence", "< 0"),
+    "section_2/harm_rate_default": ("share of answers out of persona on held-out prompts, plain", "-"),
+    "section_2/harm_rate_capped": ("the same, capped", "-"),
+    "section_2/harm_cut": ("relative cut by capping", "about 60 %"),
+    "section_2/harm_rate_random_cap": ("control: capped along random directions", "-"),
+    "section_2/capability_default": ("multiple-choice items right, plain", "-"),
+    "section_2/capability_capped": ("the same, capped", "no loss"),
+    "section_2/perplexity_ratio": ("perplexity of prose, capped over plain", "-"),
+    "section_2/coherence_default": ("coherence of those answers (0-100), plain", "-"),
+    "section_2/coherence_capped": ("the same, capped", "-"),
+    "section_2/seconds": ("seconds for the whole section on 2 cores", "-"),
 }
 
 

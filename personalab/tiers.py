@@ -43,6 +43,10 @@ class Tier:
     judge_model: str  # behind the chat endpoint
     axis_block: int  # block whose output is read in section 1
     n_blocks: int  # depth of persona_model, which load_model checks
+    capping_upstream: str = (
+        ""  # folder of the paper's vectors on the hub; "": `python -m personalab.capping` makes them
+    )
+    capping_experiment: str = ""  # id of the experiment to use there
     dtype: str = "bfloat16"  # "auto": bfloat16 where the CPU is measured to be faster with it, else float32
     attention: str = "sdpa"
     max_batch_tokens: int = 16_384  # padded prompt + answer tokens of one generation batch
@@ -100,6 +104,8 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
             judge_model="openai/gpt-4.1-mini",
             axis_block=22,  # the paper's configuration for Gemma 2 27B
             n_blocks=46,
+            capping_upstream="qwen-3-32b",
+            capping_experiment="layers_46:54-p0.25",  # the paper's
             attention="eager",
         ),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from personalab.judging.fluency import Fluency
 from personalab.judging.rubrics import Rubric
 
 Pair = tuple[str, str]  # question, answer
+REMEMBERED = 4096  # texts, 11 kB each; our choice
 CHARACTERS = 6000  # our choice: of a longer text the judge reads the beginning and the end
 
 
@@ -24,10 +26,21 @@ def clip(text: str) -> str:
     return text if len(text) <= CHARACTERS else f"{text[: CHARACTERS // 2]} {text[-CHARACTERS // 2 :]}"
 
 
+_recent: OrderedDict[str, Float[Tensor, "layers d"]] = OrderedDict()
+
+
 def encode_unique(texts: Sequence[str]) -> Float[Tensor, "n layers d"]:
-    """Unit-norm hidden states of every layer; a text that occurs many times (a question) is read once."""
-    unique = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    return F.normalize(encoder.encode(list(unique)), dim=2)[[unique[text] for text in texts]]
+    """Unit-norm hidden states of every layer.
+
+    A text that occurs many times (a question), or in a later call (an answer scored on another rubric), is read once.
+    """
+    if new := [text for text in dict.fromkeys(texts) if text not in _recent]:
+        states = F.normalize(encoder.encode(new), dim=2)
+        _recent.update((text, state.clone()) for text, state in zip(new, states, strict=True))
+    states = torch.stack([_recent[text] for text in texts])
+    while len(_recent) > REMEMBERED:
+        _recent.popitem(last=False)
+    return states
 
 
 def pair_features(pairs: Sequence[Pair], fluency: Fluency) -> Float[np.ndarray, "n f"]:

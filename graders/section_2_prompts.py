@@ -1,0 +1,44 @@
+"""Section 2, shared: whether a model got the prompt it should have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+Messages = list[dict[str, str]]
+
+
+def prompts(conversation: Messages, tok: Any, generation: bool = True) -> list[list[int]]:
+    """Token ids of every right rendering of a conversation that the model is to continue."""
+    no_system = [m for m in conversation if m["role"] != "system"]
+    empty = [] if no_system != conversation else [[{"role": "system", "content": ""}, *conversation]]
+    texts = []
+    for conv in [conversation, *empty]:
+        for thinking in ({"enable_thinking": False}, {}):
+            try:
+                texts.append(
+                    tok.apply_chat_template(conv, tokenize=False, add_generation_prompt=generation, **thinking)
+                )
+            except TemplateError:
+                continue
+    return [tok(t, add_special_tokens=False)["input_ids"] for t in dict.fromkeys(texts)]
+
+
+def check_prompt(found: list[int], right: Messages, tok: Any, what: str, wrong: dict[str, Messages]) -> None:
+    """The model read the conversation in its chat template, ready to answer; else say what is missing."""
+    accepted = prompts(right, tok)
+    if found in accepted:
+        return
+    guess = "Use apply_chat_template(..., add_generation_prompt=True), and tokenise with add_special_tokens=False."
+    if tok.bos_token_id is not None and found[1:] in accepted:
+        guess = "The BOS token is there twice: the template writes one, so tokenise with add_special_tokens=False."
+    elif found in prompts(right, tok, generation=False):
+        guess = "The header of the assistant's turn is missing: use add_generation_prompt=True."
+    for explanation, conversation in wrong.items():
+        if found in prompts(conversation, tok):
+            guess = f"It looks as if {explanation}."
+    raise AssertionError(
+        f"{what}: the model got the wrong prompt.\n  expected: {tok.decode(accepted[0])!r}\n"
+        f"  found:    {tok.decode(found)!r}\n  {guess}"
+    )
