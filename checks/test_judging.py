@@ -190,7 +190,7 @@ def test_a_trait_from_its_artifact(tmp_path: Path) -> None:
     pairs = [{"pos": f"Talk like a grumpy person {i}.", "neg": f"Be cheerful {i}."} for i in range(5)]
     artifact = tmp_path / "grumpy.json"
     artifact.write_text(json.dumps({"instruction": pairs, "questions": ["q"], "eval_prompt": "e"}), encoding="utf-8")
-    row = {"question": QUESTION, "answer": "Leave me alone, I am a grumpy old person."}
+    row = {"question": QUESTION, "answer": "Bah. Everything was better once, and the tea is cold again."}
     assert 0 <= score_responses(f"trait:{artifact}", [row])[0] <= 100
 
 
