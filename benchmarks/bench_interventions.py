@@ -18,7 +18,7 @@ from personalab.generation import Request, generate
 from personalab.interventions import Cap, Intervention, Steer
 from personalab.models import d_model
 
-REPEATS = 7
+REPEATS = 5
 N_PROMPTS, MAX_TOKENS = 32, 32
 
 
