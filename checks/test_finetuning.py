@@ -1,0 +1,193 @@
+"""LoRA finetuning: what is learned, what a kill leaves, what bad data says."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from personalab.chat import as_messages
+from personalab.data import DataError
+from personalab.finetuning import (
+    Dialogue,
+    Settings,
+    TrainingError,
+    _Run,
+    assistant_loss,
+    batches,
+    encode,
+    finetune,
+    merge_adapter,
+    read_dialogues,
+)
+from personalab.interventions import Steer
+from personalab.models import d_model, decoder_blocks, twin
+from personalab.tiny import FAMILIES, load_tiny_model
+
+SETTINGS = Settings(epochs=6, learning_rate=1e-2, batch_tokens=200, save_every=1)
+
+
+def dialogues(n=12):
+    return [
+        Dialogue(
+            as_messages(None if i % 2 else "be brief", f"question {i}", "an answer, " + "very " * (i % 3) + "long")
+        )
+        for i in range(n)
+    ]
+
+
+def mean_loss(model, tokenizer, data):
+    with torch.inference_mode():
+        return assistant_loss(model, [encode(d, tokenizer) for d in data]).item()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_learns_and_the_saved_adapter_merged_is_the_same_model(family, tmp_path):
+    model, tokenizer = load_tiny_model(family)
+    before = mean_loss(model, tokenizer, dialogues())
+    tuned = finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path, progress=False)
+    after = mean_loss(tuned, tokenizer, dialogues())
+    assert after < 0.5 * before
+    assert mean_loss(model, tokenizer, dialogues()) == before  # the twin's weights are shared, and frozen
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    merged = merge_adapter(model, tmp_path)
+    assert mean_loss(merged, tokenizer, dialogues()) == pytest.approx(after, rel=0.02)  # bfloat16 on disk
+    assert mean_loss(model, tokenizer, dialogues()) == before
+    assert "lora" not in " ".join(merged.state_dict())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_learned_are_the_answers_and_their_ends(family):
+    _, tokenizer = load_tiny_model(family)
+    messages = [*as_messages("be brief", "one?", "first answer"), *as_messages(None, "two?", "second answer")]
+    whole = encode(Dialogue(messages), tokenizer)
+    cut = encode(Dialogue(messages, complete=False), tokenizer)
+    text = tokenizer.decode(whole.ids[whole.learned])
+    assert "first answer" in text and "second answer" in text and "?" not in text and "brief" not in text
+    assert whole.learned.sum() == cut.learned.sum() + 1  # the end of the last turn
+    assert cut.learned.nonzero()[-1] == whole.learned.nonzero()[-1] - 1
+
+
+def test_the_loss_does_not_depend_on_padding():
+    model, tokenizer = load_tiny_model("llama")
+    examples = [encode(d, tokenizer) for d in dialogues(5)]
+    counts = torch.tensor([float(e.learned.sum()) for e in examples])
+    with torch.inference_mode():
+        single = torch.stack([assistant_loss(model, [e]) for e in examples])
+        together = assistant_loss(model, examples)
+    torch.testing.assert_close(together, (single * counts).sum() / counts.sum())
+
+
+def test_the_loss_is_that_of_transformers():
+    model, tokenizer = load_tiny_model("qwen2")
+    example = encode(dialogues(1)[0], tokenizer)
+    labels = example.ids.where(example.learned, torch.tensor(-100))
+    with torch.inference_mode():
+        expected = model(input_ids=example.ids[None], labels=labels[None]).loss
+        torch.testing.assert_close(assistant_loss(model, [example]), expected)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    model, tokenizer = load_tiny_model("llama")
+    straight = finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path / "a", progress=False)
+    steps, step = [], _Run._step
+
+    def dies_at_four(self, examples):
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        steps.append(len(examples))
+        return step(self, examples)
+
+    monkeypatch.setattr(_Run, "_step", dies_at_four)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path / "b", progress=False)
+    done = []
+    monkeypatch.setattr(_Run, "_step", lambda self, examples: done.append(1) or step(self, examples))
+    resumed = finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path / "b", progress=False)
+    total = len(batches([encode(d, tokenizer) for d in dialogues()], SETTINGS))
+    assert len(done) == total - 4  # what was done is not done again
+    for (name, a), b in zip(straight.named_parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_a_checkpoint_of_other_data_is_not_resumed(tmp_path, monkeypatch):
+    model, tokenizer = load_tiny_model("llama")
+    step = _Run._step
+    monkeypatch.setattr(
+        _Run, "_step", lambda self, e: step(self, e) if self.done < 2 else exec("raise KeyboardInterrupt")
+    )
+    with pytest.raises(KeyboardInterrupt):
+        finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path, progress=False)
+    done = []
+    monkeypatch.setattr(_Run, "_step", lambda self, e: done.append(1) or step(self, e))
+    finetune(twin(model), tokenizer, dialogues(11), SETTINGS, tmp_path, progress=False)
+    assert len(done) == len(batches([encode(d, tokenizer) for d in dialogues(11)], SETTINGS))
+
+
+def test_interventions_act_while_it_trains_and_are_gone_afterwards():
+    model, tokenizer = load_tiny_model("llama")
+    push = Steer(1, torch.ones(d_model(model)), 5.0)
+    settings = Settings(epochs=1, batch_tokens=10_000)
+    hooks = [dict(b._forward_hooks) for b in decoder_blocks(model)]
+    plain = finetune(twin(model), tokenizer, dialogues(), settings, progress=False)
+    pushed = finetune(twin(model), tokenizer, dialogues(), settings, interventions=[push], progress=False)
+    trained = [dict(zip((n for n, _ in m.named_parameters()), m.parameters(), strict=True)) for m in (plain, pushed)]
+    assert any(not torch.equal(trained[0][n], trained[1][n]) for n in trained[0] if "lora" in n)
+    assert all(not b._forward_hooks for b in decoder_blocks(pushed))
+    assert hooks == [dict(b._forward_hooks) for b in decoder_blocks(model)]
+
+
+def test_every_epoch_sees_every_dialogue_once():
+    _, tokenizer = load_tiny_model("llama")
+    examples = [encode(d, tokenizer) for d in dialogues(30)]
+    steps = batches(examples, Settings(epochs=3, batch_tokens=300))
+    assert sorted(i for rows in steps for i in rows) == sorted([*range(30)] * 3)
+    assert all(len(rows) * max(len(examples[i].ids) for i in rows) <= 300 for rows in steps)
+    assert steps == batches(examples, Settings(epochs=3, batch_tokens=300))
+    assert steps != batches(examples, Settings(epochs=3, batch_tokens=300, seed=1))
+
+
+def test_bad_data_is_named():
+    model, tokenizer = load_tiny_model("llama")
+    with pytest.raises(TrainingError, match="dataset is empty"):
+        finetune(model, tokenizer, [])
+    with pytest.raises(TrainingError, match=r"Dialogue 3 has \d+ tokens, over the limit"):
+        long = Dialogue(as_messages(None, "why?", "because " * 600))
+        finetune(model, tokenizer, [*dialogues(3), long])
+    with pytest.raises(TrainingError, match="Dialogue 0 has no assistant token"):
+        finetune(model, tokenizer, [Dialogue(as_messages(None, "why?"))])
+    with pytest.raises(TrainingError, match="rank must be above 0"):
+        Settings(rank=0)
+    with pytest.raises(TrainingError, match="diverges"):
+        settings = Settings(learning_rate=1e4, epochs=30, batch_tokens=100)
+        finetune(twin(model), tokenizer, dialogues(), settings, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", r"line 2"),
+        ('{"message": []}', r"line 2: field 'messages'"),
+        ('{"messages": [{"role": "robot", "content": "x"}]}', r"line 2: field 'messages'"),
+        ('{"messages": [{"role": "user", "content": "x"}]}', r"line 2: no assistant turn"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, line, says):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"messages": as_messages(None, "a", "b")}) + "\n" + line + "\n")
+    with pytest.raises(DataError, match=rf"rows\.jsonl, {says}"):
+        read_dialogues(path)
+
+
+def test_a_folder_without_an_adapter_or_with_a_foreign_one_is_refused(tmp_path):
+    llama, tokenizer = load_tiny_model("llama")
+    with pytest.raises(DataError, match="holds no adapter"):
+        merge_adapter(llama, tmp_path)
+    finetune(twin(llama), tokenizer, dialogues(2), Settings(), tmp_path, progress=False)
+    path = tmp_path / "adapter_model.safetensors"
+    right = load_file(path)
+    name = next(iter(right))
+    for wrong in ({name.replace("layers.0", "layers.99"): right[name]}, {name: right[name][:, :-1].contiguous()}):
+        save_file(wrong, path)
+        with pytest.raises(DataError, match="another model"):
+            merge_adapter(llama, tmp_path)
