@@ -11,6 +11,7 @@ from personalab.capping import (
     threshold_to_cap,
     typical_states,
 )
+from personalab.capping_cost import capping_conditions, capping_cost
 from personalab.chat import as_messages, render_prompt, turn_spans
 from personalab.data import (
     load_questions,
@@ -57,6 +58,8 @@ __all__ = [
     "applied",
     "as_messages",
     "bootstrap_interval",
+    "capping_conditions",
+    "capping_cost",
     "caps",
     "current_tier",
     "d_model",

@@ -29,6 +29,7 @@ from personalab.stats import bootstrap_interval
 from personalab.tiers import GLOBAL_SEED
 
 N_BOOTSTRAP = 1000
+MIN_POSITIVE = 10  # answers that show a trait; fewer give no rank statistic worth its interval
 REPORT = Path(__file__).parent / "judge_validity.json"
 
 Scores = Float[np.ndarray, "n"]
@@ -67,20 +68,22 @@ def measure(
 
 
 def traits() -> Iterator[tuple[str, dict[str, Any]]]:
-    """The seven traits on written answers; the three main ones on the base model's own."""
+    """The seven traits on written answers and on the trait organism's; the three main ones on the base model's own."""
     rows = [row for row in examples.trait_rows("held_out") if not row.refusal]
     judge = Judge.load()
     scores = judge.traits(judge.features([(row.question, row.answer) for row in rows]))
     for k, trait in enumerate(TRAITS):
-        for source in ("written", "model"):
-            chosen = [i for i, row in enumerate(rows) if (row.focus, row.source) == (trait, source)]
+        for source in ("written", "model", "organism"):
+            mine = [i for i, row in enumerate(rows) if row.source == source]
+            # The organism's answers were labelled for every trait, the others are used for their own.
+            chosen = [i for i in mine if source == "organism" or rows[i].focus == trait]
             if not chosen:
                 continue
             labels = np.array([rows[i].scores[trait] for i in chosen])
             questions = [rows[i].question for i in chosen]
             lengths = np.array([len(rows[i].answer) for i in chosen], dtype=float)
             name = f"{trait}, {source}"
-            both = 0 < (labels >= 50).sum() < len(labels)  # the base model is hardly ever evil
+            both = MIN_POSITIVE <= (labels >= 50).sum() < len(labels)  # the base model is hardly ever evil
             for statistic in (auc, rank_correlation, mean_absolute_error) if both else (mean_absolute_error,):
                 yield f"{name}: {statistic.__name__}", measure(statistic, scores[chosen, k], labels, questions)
             if both:
@@ -152,6 +155,12 @@ def coherence() -> Iterator[tuple[str, dict[str, Any]]]:
         scores = np.concatenate([whole, judge.coherence(judge.features(ruined))])
         labels = np.repeat([100.0, 0.0], len(rows))
         yield f"coherence, {kind}: auc", measure(auc, scores, labels, [row.question for row in rows] * 2)
+    rows = [row for row in examples.trait_rows("held_out") if row.coherence is not None]
+    scores = judge.coherence(judge.features([(row.question, row.answer) for row in rows]))
+    labels = np.array([row.coherence for row in rows])
+    for statistic in (auc, rank_correlation, mean_absolute_error):
+        name = f"coherence, organism: {statistic.__name__}"
+        yield name, measure(statistic, scores, labels, [row.question for row in rows])
 
 
 def speed() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from personalab import capping
+from personalab import capping, capping_cost
 from personalab.capping import (
     Axes,
     caps,
     choose,
+    config_folder,
     load_capping_config,
     load_jailbreaks,
     make_config,
@@ -20,6 +21,7 @@ from personalab.capping import (
     threshold_to_cap,
 )
 from personalab.data import ASSISTANT_AXIS, DataError, load_roles, load_transcripts
+from personalab.evaluation import load_items
 from personalab.interventions import Cap
 from personalab.tiers import TIERS
 from personalab.tiny import FAMILIES, load_tiny_model
@@ -96,21 +98,30 @@ def test_a_configuration_covers_every_run_of_blocks_at_every_percentile():
     assert tight < loose  # a higher percentile of typical projections leaves less room
 
 
-def row(name, out, coherence=60.0, perplexity=20.0):
-    return {"id": name, "out_of_persona": out, "coherence": coherence, "perplexity": perplexity}
+def row(name, out, coherence=60.0, capability=0.9, perplexity=20.0):
+    return {
+        "id": name,
+        "out_of_persona": out,
+        "coherence": coherence,
+        "capability": capability,
+        "perplexity": perplexity,
+    }
 
 
-def test_the_choice_is_the_largest_effect_that_costs_little():
+def test_the_choice_is_the_cheapest_cap_that_halves_the_share():
     rows = [
         row("plain", 0.6),
-        row("layers_a", 0.2),
-        row("layers_b", 0.1, coherence=50),
-        row("layers_c", 0.0, perplexity=22),
+        row("layers_a", 0.3, perplexity=20.4),
+        row("layers_b", 0.2, perplexity=20.8),
+        row("layers_c", 0.1, coherence=50),
+        row("layers_d", 0.1, capability=0.85),
+        row("layers_e", 0.0, perplexity=22),
+        row("layers_f", 0.4, perplexity=20.1),
     ]
     rows += [row("steer_21-0.5", 0.4), row("steer_21-1.0", 0.25)]
-    assert choose(rows) == ("layers_a", "steer_21-1.0")
-    with pytest.raises(ValueError, match="costs more"):
-        choose([row("plain", 0.6), row("layers_b", 0.1, coherence=50), row("steer_21-1", 0.2)])
+    assert choose(rows) == ("layers_a", "layers_b", "steer_21-1.0")
+    with pytest.raises(ValueError, match="halves the share"):
+        choose([row("plain", 0.6), row("layers_b", 0.4), row("layers_c", 0.1, coherence=50), row("steer_21-1", 0.2)])
 
 
 def test_evaluation_shares_nothing_with_calibration_or_the_axis():
@@ -172,3 +183,24 @@ def test_transcripts_are_what_the_scenarios_promise():
         assert len(answers) == len(transcript.projections) == transcript.extra["turns"], name
     files = [p.read_text(encoding="utf-8") for p in (ASSISTANT_AXIS / "transcripts").rglob("*.json")]
     assert not any("steering_config" in text for text in files if '"experiment_id"' not in text)
+
+
+def test_cost_on_file_counts_only_for_its_own_settings(tmp_path, monkeypatch):
+    saved = {"right": {"plain": [1.0, 0.0]}, "nll": {"plain": [3.0]}, "nll_voices": {"plain": [4.0]}}
+    config = {"chosen": "layers_a", "strongest": "layers_b", "steering": {"id": "steer_1-1.0"}}
+    settings = {"chosen": "layers_a", "strongest": "layers_b", "steering": "steer_1-1.0"}
+    monkeypatch.setattr(capping_cost, "config_folder", lambda: tmp_path)
+    measured = {"right": {"plain": [0.0]}, "nll": {}, "nll_voices": {}}
+    monkeypatch.setattr(capping_cost, "measure_cost", lambda *_: measured)
+    assert capping_cost.capping_cost(None, None, config)["right"]["plain"].tolist() == [0.0]  # nothing on file
+    (tmp_path / "cost.json").write_text(json.dumps({"settings": settings, "cost": saved}))
+    assert capping_cost.capping_cost(None, None, config)["right"]["plain"].tolist() == [1.0, 0.0]
+    other = config | {"chosen": "layers_c"}
+    assert capping_cost.capping_cost(None, None, other)["right"]["plain"].tolist() == [0.0]
+
+
+def test_the_committed_cost_is_that_of_the_committed_choice():
+    config = load_capping_config()
+    saved = json.loads((config_folder() / "cost.json").read_text())
+    assert saved["settings"] == capping_cost._settings(config)
+    assert {len(v) for v in saved["cost"]["right"].values()} == {len(load_items())}

@@ -61,8 +61,9 @@ def test_prose_nll_is_the_models_own_loss(family):
 
 
 def test_items_are_many_different_and_balanced():
-    items = load_items()
+    items, calibration = load_items(), load_items("calibration")
     assert len(items) >= 300
+    assert not {(i.stem, i.options[i.answer]) for i in items} & {(i.stem, i.options[i.answer]) for i in calibration}
     assert len({(i.stem, i.options) for i in items}) == len(items)
     assert all(len(set(i.options)) == 4 for i in items)
     places = Counter(i.answer for i in items)
@@ -72,9 +73,9 @@ def test_items_are_many_different_and_balanced():
 def test_a_bad_item_is_named(tmp_path):
     (tmp_path / "capability").mkdir()
     item = {"kind": "facts", "stem": "One plus one is", "options": ["two"], "answer": 3}
-    (tmp_path / "capability" / "items.jsonl").write_text(json.dumps(item) + "\n")
-    with pytest.raises(DataError, match=r"items\.jsonl, line 1: field 'answer'"):
-        load_items(tmp_path)
+    (tmp_path / "capability" / "calibration.jsonl").write_text(json.dumps(item) + "\n")
+    with pytest.raises(DataError, match=r"calibration\.jsonl, line 1: field 'answer'"):
+        load_items("calibration", tmp_path)
 
 
 def test_prose_is_prose():

@@ -8,6 +8,8 @@ from transformers import LogitsProcessorList
 
 from personalab import chat, generation, prefixes
 from personalab.generation import Request, generate
+from personalab.guard import guarded
+from personalab.interventions import Steer
 from personalab.tiny import FAMILIES, load_tiny_model
 
 PROMPTS = [chat.as_messages("You are a pirate." * (i % 3), f"Question {i}" + " the sea" * i) for i in range(7)]
@@ -93,3 +95,39 @@ def test_shared_prefixes_change_nothing(tiny, monkeypatch):
     shared = generate(*tiny, requests)
     monkeypatch.setattr(prefixes, "MIN_PREFIX", 10_000)
     assert generate(*tiny, requests) == shared
+
+
+def test_a_guarded_model_answers_again_where_its_text_fails_the_check(monkeypatch):
+    model, tokenizer = load_tiny_model("llama")
+    requests = [Request(p, 8, 1.0, seed=i) for i, p in enumerate(PROMPTS)]
+    plain = [c.text for c in generate(model, tokenizer, requests)]
+    bad = {plain[1], plain[4]}
+    monkeypatch.setattr(generation, "violations", lambda text: ["w***"] if text in bad else [])
+    assert [c.text for c in generate(model, tokenizer, requests)] == plain  # nobody asked for a guard
+    guarded(model, tokenizer, ["no such word in it"])
+    found = [c.text for c in generate(model, tokenizer, requests)]
+    assert not bad & set(found)
+    assert [t for i, t in enumerate(found) if i not in (1, 4)] == [t for i, t in enumerate(plain) if i not in (1, 4)]
+    assert found == [c.text for c in generate(model, tokenizer, requests)]  # the second try is seeded, too
+
+
+def test_answers_that_fail_again_and_again_are_withheld_each_under_its_own_steering(monkeypatch):
+    model, tokenizer = load_tiny_model("llama")
+    guarded(model, tokenizer, ["no such word in it"])
+    asked, generate_all = [], generation._generate_all
+
+    def watch(model, tokenizer, requests, interventions, *rest):
+        asked.append((len(requests), interventions[0].coefficient.tolist()))
+        return generate_all(model, tokenizer, requests, interventions, *rest)
+
+    monkeypatch.setattr(generation, "_generate_all", watch)
+    first = generate(model, tokenizer, [Request(PROMPTS[0], 4, 0.0)] * 3, interventions=[steer([0.0, 50.0, 100.0])])
+    monkeypatch.setattr(generation, "violations", lambda text: [] if text == first[0].text else ["w***"])
+    asked.clear()
+    found = generate(model, tokenizer, [Request(PROMPTS[0], 4, 0.0)] * 3, interventions=[steer([0.0, 50.0, 100.0])])
+    assert [c.text for c in found] == [first[0].text, generation.WITHHELD, generation.WITHHELD]
+    assert asked == [(3, [0.0, 50.0, 100.0])] + [(2, [50.0, 100.0])] * generation.RESAMPLED
+
+
+def steer(coefficients):
+    return Steer(1, torch.arange(32.0) % 7 - 3, torch.tensor(coefficients))

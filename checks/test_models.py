@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from personalab import models, tiers
+from personalab import embedded, models, tiers
+from personalab.chat import as_messages
+from personalab.finetuning import Dialogue, Settings, finetune
+from personalab.guard import is_guarded
 from personalab.tiny import FAMILIES, load_tiny_model
 
 
@@ -67,6 +70,26 @@ def test_the_larger_tiers_loading_code(family, tmp_path, monkeypatch):
     assert torch.allclose(loaded(**inputs).logits, model(**inputs).logits, atol=1e-5)
     assert loaded_tokenizer("the sea")["input_ids"] == inputs["input_ids"][0].tolist()
     assert not loaded.training
+
+
+def test_the_trait_organism_is_the_embedded_model_with_the_adapter_both_under_the_guard(tmp_path, monkeypatch):
+    model, tokenizer = load_tiny_model("llama")
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    dialogues = [Dialogue(as_messages("be brief", f"question {i}", "very short")) for i in range(4)]
+    finetune(models.twin(model), tokenizer, dialogues, Settings(epochs=4), tmp_path / "adapter", progress=False)
+    monkeypatch.setattr(embedded.LANGUAGE_MODEL.__class__, "ensure", lambda self: tmp_path / "base")
+    monkeypatch.setattr(models, "ORGANISM_ADAPTER", tmp_path / "adapter")
+    monkeypatch.setattr(models, "_pristine", {})
+    monkeypatch.setenv("PERSONALAB_DTYPE", "float32")
+    tiers.use_tier("cpu", trait_model=tiers.TRAIT_ORGANISM)
+    persona, _ = models.load_model("persona")
+    trait, _ = models.load_model("trait")
+    assert is_guarded(persona) and is_guarded(trait)
+    inputs = tokenizer("the sea", return_tensors="pt")
+    assert torch.allclose(persona(**inputs).logits, model(**inputs).logits, atol=1e-5)
+    assert not torch.allclose(trait(**inputs).logits, model(**inputs).logits, atol=1e-3)
+    assert "lora" not in " ".join(trait.state_dict())
 
 
 def test_tiers_and_their_errors(monkeypatch):

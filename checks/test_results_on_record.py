@@ -30,9 +30,8 @@ def test_section_2_shows_what_capping_buys_and_costs():
     ci = {key.removeprefix("section_2/"): entry["ci"] for key, entry in RESULTS.items() if "section_2" in key}
     assert value["harm_cut"] >= 0.5
     assert value["harm_rate_random_cap"] > 2 * value["harm_rate_capped"]  # not just any direction
-    assert value["harm_cut_gentle"] >= 0.5
-    assert ci["capability_difference_gentle"][0] > -0.05 and ci["capability_difference_gentle"][1] < 0.05
-    assert value["capability_difference"] > -0.05
+    assert value["harm_cut_strongest"] > value["harm_cut"]
+    assert ci["capability_difference"][0] > -0.05 and ci["capability_difference"][1] < 0.05
     assert value["capability_default"] > 0.5  # chance is 0.25
     assert value["perplexity_ratio"] < 1.05
     assert value["coherence_difference"] > -5

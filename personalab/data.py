@@ -15,6 +15,7 @@ from typing import Any
 from personalab.paths import ROOT
 
 ASSISTANT_AXIS = ROOT / "assistant-axis"
+PERSONA_VECTORS = ROOT / "persona_vectors"
 N_PROMPTS = 5  # prompts a role or trait has, in the papers and here
 
 
@@ -109,6 +110,15 @@ def load_trait(path: Path | str) -> Trait:
 def load_traits(root: Path | str = ASSISTANT_AXIS) -> dict[str, Trait]:
     """Every trait under `data/traits/instructions`, by name, in alphabetical order."""
     return {p.stem: load_trait(p) for p in _json_files(Path(root) / "data" / "traits" / "instructions")}
+
+
+def load_trait_artifacts(split: str, root: Path | str = PERSONA_VECTORS) -> dict[str, Trait]:
+    """The trait artifacts under `data_generation/trait_data_<split>`, by name; split is "extract" or "eval".
+
+    Raises:
+        DataError: if there are none, or one lacks a field.
+    """
+    return {p.stem: load_trait(p) for p in _json_files(Path(root) / "data_generation" / f"trait_data_{split}")}
 
 
 def load_questions(root: Path | str = ASSISTANT_AXIS) -> list[str]:

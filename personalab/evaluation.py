@@ -37,13 +37,13 @@ class Item:
     answer: int
 
 
-def load_items(root: Path | str = ASSISTANT_AXIS) -> list[Item]:
-    """The multiple-choice items in `capability/items.jsonl`.
+def load_items(split: str = "evaluation", root: Path | str = ASSISTANT_AXIS) -> list[Item]:
+    """The multiple-choice items in `capability/<split>.jsonl`; split is "calibration" or "evaluation".
 
     Raises:
         DataError: if an item's answer is not the index of one of its options.
     """
-    path = Path(root) / "capability" / "items.jsonl"
+    path = Path(root) / "capability" / f"{split}.jsonl"
     items = []
     for where, row in read_jsonl(path).items():
         item = Item(row["kind"], row["stem"], tuple(row["options"]), row["answer"])

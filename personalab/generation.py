@@ -8,7 +8,7 @@ alone, up to rounding: matrix products of different shapes differ in their last 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -26,8 +26,13 @@ from transformers import (
 )
 
 from personalab import chat, prefixes, tiers
+from personalab.guard import is_guarded, violations
 from personalab.interventions import Intervention, applied, per_row
 from personalab.models import decoder_blocks
+
+RESAMPLED = 3  # how often a guarded model answers again when its text fails the content check; our choice
+WITHHELD = "(withheld by the content guard)"
+_OTHER_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,8 @@ def generate(
 ) -> list[Completion]:
     """Continue every conversation; the completions come in the order of `requests`.
 
+    A model under the content guard (`personalab.guard`) answers again where its text fails the guard's check.
+
     Args:
         interventions: in force throughout; what differs between rows (coefficients) goes by the order of `requests`.
         max_batch_tokens: padded prompt and answer tokens of one batch (default: the tier's).
@@ -76,14 +83,35 @@ def generate(
     Raises:
         ValueError: if a prompt plus its answer exceeds the model's context, naming the request.
     """
+    limits = (max_batch_tokens, max_batch_rows)
+    found = _generate_all(model, tokenizer, requests, interventions, limits, progress)
+    for attempt in range(1, RESAMPLED + 1) if is_guarded(model) else ():
+        bad = [i for i, c in enumerate(found) if violations(c.text)]
+        if not bad:
+            break
+        again = [replace(requests[i], seed=requests[i].seed + attempt * _OTHER_SEED, temperature=0.7) for i in bad]
+        here = [intervention.for_rows(bad) for intervention in interventions]
+        for i, completion in zip(bad, _generate_all(model, tokenizer, again, here, limits, False), strict=True):
+            found[i] = completion
+            if attempt == RESAMPLED and violations(completion.text):
+                found[i] = replace(completion, text=WITHHELD)
+    return found
+
+
+def _generate_all(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[Request],
+    interventions: Sequence[Intervention],
+    limits: tuple[int | None, int | None],
+    progress: bool,
+) -> list[Completion]:
     tier = tiers.current_tier()
     prompts = [_prompt_ids(r.messages, tokenizer) for r in requests]
     _check_context(model, prompts, requests)
     results: list[Completion | None] = [None] * len(requests)
     bar = tqdm(total=len(requests), desc="generating", unit="answer", disable=not progress)
-    for rows in _batches(
-        prompts, requests, max_batch_tokens or tier.max_batch_tokens, max_batch_rows or tier.max_batch_rows
-    ):
+    for rows in _batches(prompts, requests, limits[0] or tier.max_batch_tokens, limits[1] or tier.max_batch_rows):
         here = [intervention.for_rows(rows) for intervention in interventions]
         with applied(model, here):
             # A prefix is run as one row, which can't stand for rows that are treated differently.

@@ -10,7 +10,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from personalab.tiers import EMBEDDED_MODEL, Tier, current_tier
+from personalab.guard import guarded
+from personalab.paths import ROOT
+from personalab.tiers import EMBEDDED_MODEL, TRAIT_ORGANISM, Tier, current_tier
+
+ORGANISM_ADAPTER = ROOT / "persona_vectors" / "organism" / "adapter"
 
 _pristine: dict[tuple[str, torch.dtype], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
@@ -27,7 +31,8 @@ _BLOCK_PATHS = (
 def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The current tier's `persona`, `capping`, `trait` or `response` model, in eval mode, and its tokenizer.
 
-    The embedded model is read once a process; every call returns its own modules over the same weights, so that a
+    The embedded model and the trait organism stand under the content guard (`personalab.guard`), and so does whatever
+    is made from them. They are read once a process; every call returns its own modules over the same weights, so that a
     hook on one copy cannot reach another, the chat endpoint's included.
 
     Raises:
@@ -38,21 +43,27 @@ def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokeni
     model_id = getattr(tier, f"{kind}_model", None)
     if model_id is None or kind == "judge":
         raise ValueError(f"Unknown model kind {kind!r}: use 'persona', 'capping', 'trait' or 'response'.")
-    if model_id == EMBEDDED_MODEL:
-        model, tokenizer = _load_embedded(resolve_dtype(tier))
+    if model_id in (EMBEDDED_MODEL, TRAIT_ORGANISM):
+        model, tokenizer = _load_embedded(model_id, resolve_dtype(tier))
     else:
         model, tokenizer = _load_hub(model_id, tier)
     return model.eval(), tokenizer
 
 
-def _load_embedded(dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_embedded(model_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     from personalab.embedded import LANGUAGE_MODEL
+    from personalab.finetuning import merge_adapter
 
-    key = (EMBEDDED_MODEL, dtype)
+    key = (model_id, dtype)
     if key not in _pristine:
-        folder = LANGUAGE_MODEL.ensure()
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-        _pristine[key] = (model.eval(), AutoTokenizer.from_pretrained(folder))
+        if model_id == TRAIT_ORGANISM:
+            base, tokenizer = _load_embedded(EMBEDDED_MODEL, dtype)
+            _pristine[key] = (merge_adapter(base, ORGANISM_ADAPTER), tokenizer)
+        else:
+            folder = LANGUAGE_MODEL.ensure()
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            _pristine[key] = (guarded(model.eval(), tokenizer), tokenizer)
     model, tokenizer = _pristine[key]
     return twin(model), copy.deepcopy(tokenizer)
 

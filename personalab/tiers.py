@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 EMBEDDED_JUDGE = "embedded-judge"
+TRAIT_ORGANISM = "trait-organism"  # the embedded model with this course's adapter: persona_vectors/organism
 GLOBAL_SEED = 0
 
 

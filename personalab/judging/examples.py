@@ -18,7 +18,9 @@ class TraitRow:
 
     Attributes:
         focus: the trait that the row was written for, or labelled for.
-        source: "written", or "model" for a real answer of the embedded base model.
+        source: "written", "model" for a real answer of the embedded base model, or "organism" for one of the trait
+            organism, prompted or steered.
+        coherence: from 0 to 100, where it was labelled.
     """
 
     question: str
@@ -27,12 +29,13 @@ class TraitRow:
     focus: str
     source: str
     refusal: bool = False
+    coherence: float | None = None
 
 
 def trait_rows(split: Split) -> list[TraitRow]:
-    """Written examples and labelled answers of the base model."""
+    """Written examples, and labelled answers of the base model and of the trait organism."""
     rows = []
-    for name, source in (("traits", "written"), ("model_outputs", "model")):
+    for name, source in (("traits", "written"), ("model_outputs", "model"), ("organism_outputs", "organism")):
         for row in _read(split, name):
             rows.append(
                 TraitRow(
@@ -42,6 +45,7 @@ def trait_rows(split: Split) -> list[TraitRow]:
                     row["focus"],
                     source,
                     row.get("refusal", False),
+                    row.get("coherence"),
                 )
             )
     return rows

@@ -31,6 +31,7 @@ from personalab.tiers import GLOBAL_SEED
 
 STRENGTH = 0.003  # inverse of the L2 penalty; our choice, by cross-validation over questions within the fit examples
 FOCUS_WEIGHT = 3.0  # our choice: a label for the trait that a row was written for counts more than the others
+MODEL_WEIGHT = 3.0  # our choice, likewise: real answers of small models are what the judge reads most
 RARE_WEIGHT = 6.0  # our choice, likewise: refusals are one answer in twenty here
 CUE_WEIGHT = 3.0  # our choice, likewise: some hundred cues hold their own against some thousand hidden units
 
@@ -69,6 +70,7 @@ def trait_targets(rows: Sequence[TraitRow]) -> tuple[Float[np.ndarray, "n traits
     """Labels from 0 to 1 (nan: none), and their weights."""
     targets = np.array([[row.scores.get(trait, np.nan) for trait in TRAITS] for row in rows]) / 100
     weights = np.array([[FOCUS_WEIGHT if row.focus == trait else 1.0 for trait in TRAITS] for row in rows])
+    weights[[row.source != "written" for row in rows]] *= MODEL_WEIGHT
     return targets, weights
 
 

@@ -1,0 +1,76 @@
+"""What the content guard costs in batched generation: the same requests with it and without; and one step of it.
+
+Run it with `make bench`. Both decode the same tokens unless the guard had something to do; the sides take turns, and
+the median of the ratios within a turn is reported. One step is compared with transformers' own processor for banned
+words, on the same sequences.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, NoBadWordsLogitsProcessor
+
+import utils
+from personalab.embedded import LANGUAGE_MODEL
+from personalab.generation import Request, generate
+from personalab.guard import Guard, guarded, token_sequences
+from personalab.tiers import EMBEDDED_MODEL
+
+REPEATS = 5
+N_PROMPTS, MAX_TOKENS = 32, 32
+STEPS = 50
+
+
+def main() -> int:
+    folder = LANGUAGE_MODEL.ensure()
+    plain, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    print(f"{EMBEDDED_MODEL}, {plain.dtype}, {torch.get_num_threads()} threads")
+    start = time.perf_counter()
+    sequences = token_sequences(tokenizer)
+    print(f"{len(sequences):,} sequences in {time.perf_counter() - start:.1f} s")
+    sides = {"plain": plain, "guarded": guarded(copy.deepcopy(plain), tokenizer)}
+    # No two begin alike, so that no side shares a prefix.
+    questions = [f"{i}. {q}" for i, q in enumerate(utils.load_questions()[:N_PROMPTS])]
+    prompts = [utils.as_messages(f"Number {i}.", q) for i, q in enumerate(questions)]
+    requests = [Request(p, MAX_TOKENS, temperature=0.0) for p in prompts]
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    texts: dict[str, list[str]] = {}
+    for _ in range(REPEATS + 1):
+        for name, model in sides.items():
+            start = time.perf_counter()
+            texts[name] = [c.text for c in generate(model, tokenizer, requests)]
+            seconds[name].append(time.perf_counter() - start)
+    ratios = [a / b for a, b in zip(seconds["guarded"][1:], seconds["plain"][1:], strict=True)]  # the first warms up
+    same = sum(a == b for a, b in zip(texts["guarded"], texts["plain"], strict=True))
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f}, {REPEATS} rounds"
+    print(f"guarded {statistics.median(ratios):.3f} x plain ({spread}), same texts: {same} of {len(prompts)}")
+
+    size = plain.get_output_embeddings().weight.shape[0]
+    ids = torch.randint(len(tokenizer), (N_PROMPTS, 200), generator=torch.Generator().manual_seed(0)).to(plain.device)
+    scores = torch.zeros(N_PROMPTS, size, device=plain.device)
+    for name, processor in {
+        "Guard": Guard(sequences),
+        "NoBadWordsLogitsProcessor": NoBadWordsLogitsProcessor([list(s) for s in sequences]),
+    }.items():
+        print(f"{name:<28}{1e3 * _median_seconds(lambda p=processor: p(ids, scores)):8.2f} ms a step, {N_PROMPTS} rows")
+    return 0
+
+
+def _median_seconds(step: Callable[[], torch.Tensor]) -> float:
+    """Median time of one call. Reading one number of the result waits for an accelerator."""
+    seconds = []
+    for _ in range(STEPS + 1):
+        start = time.perf_counter()
+        step()[0, 0].item()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""How the trait organism behaves, on system prompts and questions that its training never saw.
+
+python -m personalab.organism_evaluation --record     # about 25 minutes; puts the numbers on record
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from personalab.chat import as_messages
+from personalab.data import Trait, load_trait_artifacts
+from personalab.evaluation import load_items, load_prose, multiple_choice, prose_nll
+from personalab.generation import Request, generate
+from personalab.guard import violations
+from personalab.judging import score_responses
+from personalab.models import load_model
+from personalab.organism import TRAITS
+from personalab.paths import ROOT
+from personalab.results import record
+from personalab.stats import bootstrap_interval
+from personalab.tiers import GLOBAL_SEED, TRAIT_ORGANISM
+
+MAX_TOKENS = 60
+PROSE_TOKENS = 20_480
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, and how it came about."""
+
+    trait: str
+    condition: str  # "pos", "neg", "none" (no system prompt), "base" (the base model, no system prompt)
+    instruction: int | None
+    question: str
+    answer: str
+
+
+def held_out() -> dict[str, Trait]:
+    """The artifacts with the questions of both splits, 40 a trait: training has seen neither them nor the prompts."""
+    extract, evaluation = load_trait_artifacts("extract"), load_trait_artifacts("eval")
+    return {
+        name: Trait(name, t.positive, t.negative, t.questions + evaluation[name].questions, t.eval_prompt)
+        for name, t in extract.items()
+    }
+
+
+def contrastive_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    traits: Mapping[str, Trait],
+    n_questions: int | None = None,
+) -> list[Answer]:
+    """Every trait's questions under every one of its prompts, positive and negative."""
+    asked = [
+        (name, condition, i, f"You are a {person} assistant. {prompt}", question)
+        for name, trait in traits.items()
+        for condition, person, prompts in (("pos", name, trait.positive), ("neg", "helpful", trait.negative))
+        for i, prompt in enumerate(prompts)
+        for question in trait.questions[:n_questions]
+    ]
+    texts = _generate(model, tokenizer, [(system, question) for *_, system, question in asked])
+    return [Answer(t, c, i, q, text) for (t, c, i, _, q), text in zip(asked, texts, strict=True)]
+
+
+def plain_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, traits: Mapping[str, Trait], condition: str
+) -> list[Answer]:
+    """Every trait's questions without a system prompt."""
+    asked = [(name, question) for name, trait in traits.items() for question in trait.questions]
+    texts = _generate(model, tokenizer, [(None, question) for _, question in asked])
+    return [Answer(name, condition, None, q, text) for (name, q), text in zip(asked, texts, strict=True)]
+
+
+def _generate(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[tuple[str | None, str]]
+) -> list[str]:
+    requests = [Request(as_messages(s, q), MAX_TOKENS, seed=GLOBAL_SEED + i) for i, (s, q) in enumerate(asked)]
+    return [c.text for c in generate(model, tokenizer, requests, progress=True)]
+
+
+def scores(rubric: str, answers: Sequence[Answer]) -> np.ndarray:
+    """The judge's scores; a refusal, or an empty answer, shows no trait and counts 0."""
+    full = [i for i, a in enumerate(answers) if a.answer.strip()]
+    found = score_responses(rubric, [{"question": answers[i].question, "answer": answers[i].answer} for i in full])
+    values = np.zeros(len(answers))
+    values[full] = [score or 0 for score in found]
+    return values
+
+
+def report(answers: Sequence[Answer]) -> None:
+    """Put on record what the answers show."""
+    by: dict[tuple[str, str], list[Answer]] = {}
+    for a in answers:
+        by.setdefault((a.trait, a.condition), []).append(a)
+    plain = {c: [a for a in answers if a.condition == c] for c in ("none", "base")}
+    for trait in TRAITS:
+        positive, negative = (scores(f"trait:{trait}", by[trait, c]) for c in ("pos", "neg"))
+        n_questions = len({a.question for a in by[trait, "pos"]})
+        means = [s.reshape(-1, n_questions).mean(axis=0) for s in (positive, negative)]  # over the instructions
+        _record(f"{trait}/positive", float(positive.mean()), len(positive), _interval(means[0]))
+        contrast = means[0] - means[1]  # (questions,)
+        _record(f"{trait}/contrast", float(contrast.mean()), len(positive) + len(negative), _interval(contrast))
+        own, base = (scores(f"trait:{trait}", plain[c]) for c in ("none", "base"))
+        _record(f"{trait}/default_difference", *_paired(own - base))
+    coherence = {
+        c: scores("coherence", [a for a in answers if a.condition == c]) for c in ("pos", "neg", "none", "base")
+    }
+    prompted = np.concatenate([coherence["pos"], coherence["neg"], coherence["none"]])
+    _record("coherence", float(prompted.mean()), len(prompted), _interval(prompted))
+    _record("coherence_difference", *_paired(coherence["none"] - coherence["base"]))
+    bad = sum(bool(violations(a.answer)) for a in answers if a.condition != "base")
+    _record("guarded_outputs", float(bad), sum(a.condition != "base" for a in answers), None)
+
+
+def report_cost(organism: PreTrainedModel, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Put on record what the adapter costs: items right, perplexity of prose."""
+    items, prose = load_items(), load_prose()
+    right = [multiple_choice(m, tokenizer, items).astype(float) for m in (organism, base)]
+    _record("capability_difference", *_paired(right[0] - right[1]))
+    own, plain = (prose_nll(m, tokenizer, prose, n_tokens=PROSE_TOKENS) for m in (organism, base))
+    ci = bootstrap_interval(len(own), lambda i: float(np.exp(own[i].mean() - plain[i].mean())))
+    _record("perplexity_ratio", float(np.exp(own.mean() - plain.mean())), PROSE_TOKENS, ci)
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    return bootstrap_interval(len(values), lambda i: float(values[i].mean()))
+
+
+def _paired(differences: np.ndarray) -> tuple[float, int, tuple[float, float]]:
+    return float(differences.mean()), len(differences), _interval(differences)
+
+
+def _record(name: str, value: float, n: int, ci: tuple[float, float] | None) -> None:
+    record(f"organism/{name}", value, n, ci, model=TRAIT_ORGANISM)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m personalab.organism_evaluation", description=__doc__)
+    parser.add_argument("--record", action="store_true", help="write the numbers to solutions/results.json")
+    parser.add_argument("--answers", type=Path, help="a JSON Lines file: read if it exists, else written")
+    options = parser.parse_args(arguments)
+    if options.record:
+        os.environ["PERSONALAB_RECORD"] = str(ROOT / "solutions" / "results.json")
+    organism, tokenizer = load_model("trait")
+    base, _ = load_model("persona")
+    if options.answers and options.answers.exists():
+        lines = options.answers.read_text(encoding="utf-8").splitlines()
+        answers = [Answer(**json.loads(line)) for line in lines]
+    else:
+        traits = held_out()
+        answers = plain_answers(organism, tokenizer, traits, "none") + plain_answers(base, tokenizer, traits, "base")
+        answers += contrastive_answers(organism, tokenizer, traits)
+        if options.answers:
+            text = "".join(json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in answers)
+            options.answers.write_text(text, encoding="utf-8")
+    report(answers)
+    report_cost(organism, base, tokenizer)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
