@@ -1,8 +1,7 @@
 """What the content guard costs in batched generation: the same requests with it and without; and one step of it.
 
-Run it with `make bench`. Both decode the same tokens unless the guard had something to do; the sides take turns, and
-the median of the ratios within a turn is reported. One step is compared with transformers' own processor for banned
-words, on the same sequences.
+Run it with `make bench`. Both decode the same tokens unless the guard had something to do. One step is compared with
+transformers' own processor for banned words, on the same sequences.
 """
 
 from __future__ import annotations
@@ -12,18 +11,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, NoBadWordsLogitsProcessor
 
-import utils
+from benchmarks.turns import N_PROMPTS, compare, requests
 from personalab.embedded import LANGUAGE_MODEL
-from personalab.generation import Request, generate
+from personalab.generation import generate
 from personalab.guard import Guard, guarded, token_sequences
 from personalab.tiers import EMBEDDED_MODEL
 
-REPEATS = 5
-N_PROMPTS, MAX_TOKENS = 32, 32
 STEPS = 50
 
 
@@ -35,21 +33,8 @@ def main() -> int:
     sequences = token_sequences(tokenizer)
     print(f"{len(sequences):,} sequences in {time.perf_counter() - start:.1f} s")
     sides = {"plain": plain, "guarded": guarded(copy.deepcopy(plain), tokenizer)}
-    # No two begin alike, so that no side shares a prefix.
-    questions = [f"{i}. {q}" for i, q in enumerate(utils.load_questions()[:N_PROMPTS])]
-    prompts = [utils.as_messages(f"Number {i}.", q) for i, q in enumerate(questions)]
-    requests = [Request(p, MAX_TOKENS, temperature=0.0) for p in prompts]
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    texts: dict[str, list[str]] = {}
-    for _ in range(REPEATS + 1):
-        for name, model in sides.items():
-            start = time.perf_counter()
-            texts[name] = [c.text for c in generate(model, tokenizer, requests)]
-            seconds[name].append(time.perf_counter() - start)
-    ratios = [a / b for a, b in zip(seconds["guarded"][1:], seconds["plain"][1:], strict=True)]  # the first warms up
-    same = sum(a == b for a, b in zip(texts["guarded"], texts["plain"], strict=True))
-    spread = f"{min(ratios):.3f} to {max(ratios):.3f}, {REPEATS} rounds"
-    print(f"guarded {statistics.median(ratios):.3f} x plain ({spread}), same texts: {same} of {len(prompts)}")
+    asked = requests()
+    compare({name: partial(generate, model, tokenizer, asked) for name, model in sides.items()})
 
     size = plain.get_output_embeddings().weight.shape[0]
     ids = torch.randint(len(tokenizer), (N_PROMPTS, 200), generator=torch.Generator().manual_seed(0)).to(plain.device)

@@ -1,6 +1,8 @@
-"""Lets the checks import `personalab`, `utils` and `tests` from the repository's root."""
+"""Lets the checks import `personalab`, `utils` and `tests` from the repository's root, and shares fixtures."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from endpoint_server import own_settings, server  # noqa: F401

@@ -7,7 +7,6 @@ import pytest
 
 from personalab.data import ROOT, DataError
 from personalab.organism import (
-    FOLDER,
     SETTINGS,
     TRAITS,
     load_contrasts,
@@ -109,4 +108,3 @@ def test_a_missing_field_is_named(tmp_path):
     (tmp_path / "dialogues" / "evil.jsonl").write_text('{"question": "a", "positive": "b"}\n')
     with pytest.raises(DataError, match=r"evil\.jsonl, line 1: field 'negative' must be text"):
         load_contrasts("evil", tmp_path)
-    assert FOLDER.exists()

@@ -54,10 +54,7 @@ def held_out() -> dict[str, Trait]:
 
 
 def contrastive_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    traits: Mapping[str, Trait],
-    n_questions: int | None = None,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, traits: Mapping[str, Trait]
 ) -> list[Answer]:
     """Every trait's questions under every one of its prompts, positive and negative."""
     asked = [
@@ -65,7 +62,7 @@ def contrastive_answers(
         for name, trait in traits.items()
         for condition, person, prompts in (("pos", name, trait.positive), ("neg", "helpful", trait.negative))
         for i, prompt in enumerate(prompts)
-        for question in trait.questions[:n_questions]
+        for question in trait.questions
     ]
     texts = _generate(model, tokenizer, [(system, question) for *_, system, question in asked])
     return [Answer(t, c, i, q, text) for (t, c, i, _, q), text in zip(asked, texts, strict=True)]
