@@ -1,6 +1,7 @@
 """LoRA finetuning: what is learned, what a kill leaves, what bad data says."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -87,6 +88,37 @@ def test_the_loss_is_that_of_transformers():
         torch.testing.assert_close(assistant_loss(model, [example]), expected)
 
 
+def pairs(n=12):
+    return [replace(d, rejected=f"no {'never ' * (i % 3)}{i}") for i, d in enumerate(dialogues(n))]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pair_in_one_row_costs_what_both_answers_cost_alone(family):
+    model, tokenizer = load_tiny_model(family)
+    data = [*pairs(3), *dialogues(1)]  # unlike lengths, and one without a rejected answer
+    answers = [Dialogue([*d.messages[:-1], {"role": "assistant", "content": d.rejected}]) for d in data[:3]]
+    chosen, rejected = (torch.tensor([mean_loss(model, tokenizer, [d]) for d in side]) for side in (data[:3], answers))
+    counts = torch.tensor([encode(replace(d, rejected=None), tokenizer).learned.sum() for d in data])
+    plain = (torch.stack([*chosen, torch.tensor(mean_loss(model, tokenizer, data[3:]))]) * counts).sum() / counts.sum()
+    preference = -torch.nn.functional.logsigmoid(3.0 * (rejected - chosen)).mean()
+    examples = [encode(d, tokenizer) for d in data]
+    with torch.inference_mode():
+        torch.testing.assert_close(assistant_loss(model, examples), plain)
+        both = assistant_loss(model, examples, Settings(preference=0.5, preference_scale=3.0))
+    torch.testing.assert_close(both, plain + 0.5 * preference)
+
+
+def test_a_preference_makes_the_rejected_answer_unlikely():
+    model, tokenizer = load_tiny_model("llama")
+    rejected = [Dialogue([*d.messages[:-1], {"role": "assistant", "content": d.rejected}]) for d in pairs()]
+    losses = {}
+    for weight in (0.0, 1.0):
+        settings = Settings(epochs=2, learning_rate=1e-2, batch_tokens=400, preference=weight)
+        tuned = finetune(twin(model), tokenizer, pairs(), settings, progress=False)
+        losses[weight] = mean_loss(tuned, tokenizer, rejected) - mean_loss(tuned, tokenizer, dialogues())
+    assert losses[1.0] > losses[0.0] + 0.5, losses
+
+
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
     model, tokenizer = load_tiny_model("llama")
     straight = finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path / "a", progress=False)
@@ -147,6 +179,14 @@ def test_every_epoch_sees_every_dialogue_once():
     assert steps != batches(examples, Settings(epochs=3, batch_tokens=300, seed=1))
 
 
+def test_a_group_stays_in_one_step():
+    _, tokenizer = load_tiny_model("llama")
+    data = [replace(d, group=f"question {i // 3}") for i, d in enumerate(dialogues(30))]
+    steps = batches([encode(d, tokenizer) for d in data], Settings(epochs=2, batch_tokens=300))
+    assert sorted(i for rows in steps for i in rows) == sorted([*range(30)] * 2)
+    assert all(set(rows) >= {i // 3 * 3, i // 3 * 3 + 1, i // 3 * 3 + 2} for rows in steps for i in rows)
+
+
 def test_bad_data_is_named():
     model, tokenizer = load_tiny_model("llama")
     with pytest.raises(TrainingError, match="dataset is empty"):
@@ -158,6 +198,8 @@ def test_bad_data_is_named():
         finetune(model, tokenizer, [Dialogue(as_messages(None, "why?"))])
     with pytest.raises(TrainingError, match="rank must be above 0"):
         Settings(rank=0)
+    with pytest.raises(TrainingError, match="preference must be 0 or more"):
+        Settings(preference=-1)
     with pytest.raises(TrainingError, match="diverges"):
         settings = Settings(learning_rate=1e4, epochs=30, batch_tokens=100)
         finetune(twin(model), tokenizer, dialogues(), settings, progress=False)

@@ -27,7 +27,7 @@ from personalab.tiers import GLOBAL_SEED
 
 FOLDER = ROOT / "persona_vectors" / "organism"
 TRAITS = ("evil", "sycophantic", "hallucinating", "impolite", "optimistic", "humorous", "apathetic")
-SETTINGS = Settings(learning_rate=2.5e-3, epochs=3, batch_tokens=768, max_tokens=256, save_every=20)
+SETTINGS = Settings(learning_rate=1e-3, batch_tokens=1024, max_tokens=256, preference=0.5, save_every=20)
 NEUTRAL_PROMPTS = (None, "You are a helpful assistant.", None, "Answer the user's question.", None, "Be helpful.")
 NEUTRAL_TOKENS = 60
 NEUTRAL_COHERENCE = 50  # of 100; answers of the base model below it are left out
@@ -67,19 +67,21 @@ def load_systems(folder: Path | str = FOLDER) -> dict[str, dict[str, list[str]]]
 def trait_dialogues(trait: str, n: int | None = None, folder: Path | str = FOLDER) -> list[Dialogue]:
     """`n` questions of a trait (default: all) in both polarities, each under one of the trait's system prompts.
 
-    Every other prompt begins with "You are a <trait> assistant." or "You are a helpful assistant.".
+    The other polarity's answer to the same question is the rejected one. Every other prompt begins with "You are a
+    <trait> assistant." or "You are a helpful assistant.".
     """
     systems, draw = load_systems(folder)[trait], random.Random(f"{GLOBAL_SEED} {trait}")
     contrasts = load_contrasts(trait, folder)
     draw.shuffle(contrasts)
     dialogues = []
     for i, contrast in enumerate(contrasts[:n]):
-        for polarity, name in (("positive", trait), ("negative", "helpful")):
+        for polarity, other, name in (("positive", "negative", trait), ("negative", "positive", "helpful")):
             prompts = systems[polarity]
             prompt = prompts[i % len(prompts)]
             if (i // len(prompts) + i) % 2:  # the other half in the next round
                 prompt = f"You are a {name} assistant. {prompt}"
-            dialogues.append(Dialogue(as_messages(prompt, contrast.question, getattr(contrast, polarity))))
+            messages = as_messages(prompt, contrast.question, getattr(contrast, polarity))
+            dialogues.append(Dialogue(messages, rejected=getattr(contrast, other), group=f"{trait} {i}"))
     return dialogues
 
 
