@@ -25,28 +25,62 @@ from graders.section_2_replay import test_run_capping_experiment
 from graders.section_2_steering import test_generate_with_steering_basic
 from graders.section_2_thresholds import test_compute_capping_thresholds
 from graders.section_2_transcripts import test_rate_delusion_risk, test_visualize_transcript_drift
+from graders.section_3_activations import test_extract_all_layer_activations
+from graders.section_3_artifacts import test_generate_trait_artifacts
+from graders.section_3_layers import test_select_layer
+from graders.section_3_leakage import test_prompt_leakage
+from graders.section_3_pairs import test_filter_effective_pairs
+from graders.section_3_prompts import test_construct_system_prompt
+from graders.section_3_responses import test_generate_contrastive_responses
+from graders.section_3_sae import test_top_sae_features
+from graders.section_3_scores import test_score_coherence, test_score_trait_response
+from graders.section_3_vectors import test_extract_contrastive_vectors
+from graders.section_4_experiment import test_run_steering_experiment
+from graders.section_4_generation import test_generate_with_steerer
+from graders.section_4_geometry import test_trait_similarity_matrix
+from graders.section_4_pipeline import test_run_trait_pipeline
+from graders.section_4_projections import test_compute_trait_projections, test_last_prompt_projections
+from graders.section_4_steerer import test_activation_steerer
 
 __all__ = [
     "test_activation_capper",
+    "test_activation_steerer",
     "test_characterize_axis",
     "test_compute_capping_thresholds",
     "test_compute_cosine_similarity_matrix",
     "test_compute_cosine_similarity_matrix_centered",
+    "test_compute_trait_projections",
     "test_compute_turn_projections",
+    "test_construct_system_prompt",
     "test_conversation_analyzer_project",
+    "test_extract_all_layer_activations",
+    "test_extract_contrastive_vectors",
     "test_extract_interventions",
     "test_extract_persona_vectors",
     "test_extract_response_activations",
     "test_extract_response_activations_batched",
+    "test_filter_effective_pairs",
     "test_format_messages_response_index",
     "test_generate_all_responses",
+    "test_generate_contrastive_responses",
+    "test_generate_trait_artifacts",
+    "test_generate_with_steerer",
     "test_generate_with_steering_basic",
     "test_judge_role_response",
+    "test_last_prompt_projections",
     "test_parse_score",
     "test_pca_decompose_persona_vectors",
+    "test_prompt_leakage",
     "test_rate_delusion_risk",
     "test_record_hidden_shapes",
     "test_return_layers",
     "test_run_capping_experiment",
+    "test_run_steering_experiment",
+    "test_run_trait_pipeline",
+    "test_score_coherence",
+    "test_score_trait_response",
+    "test_select_layer",
+    "test_top_sae_features",
+    "test_trait_similarity_matrix",
     "test_visualize_transcript_drift",
 ]

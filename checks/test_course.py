@@ -14,7 +14,7 @@ import pytest
 
 from personalab import notebooks
 from personalab.paths import ROOT
-from personalab.sources import code_cells, read_source, sections
+from personalab.sources import UNKNOWN, code_cells, read_source, sections
 
 SOURCES = [pytest.param(path, id=path.stem) for path in sections(ROOT / "instructions", ".md").values()]
 
@@ -29,6 +29,13 @@ def test_committed_solutions_are_executed(source: Path) -> None:
     missing = [cell.id for cell in code_cells(nb) if cell.execution_count is None]
     assert not missing, f"Run `python -m personalab run`: cells without a run are {missing}"
     assert not [o for cell in code_cells(nb) for o in cell.outputs if o.output_type == "error"]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_number_in_the_text_is_on_record(source: Path) -> None:
+    assert not [
+        cell.id for cell in read_source(source).cells if cell.cell_type == "markdown" and UNKNOWN in cell.source
+    ]
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -17,7 +17,7 @@ from nbgrader.nbgraderformat import MetadataValidator
 from nbgrader.preprocessors import ClearSolutions
 
 from personalab import notebooks
-from personalab.sources import code_cells, derive, read_source, stub, without_markers
+from personalab.sources import UNKNOWN, code_cells, derive, read_source, stub, with_numbers, without_markers
 
 TOY = '''\
 # Toys
@@ -150,6 +150,17 @@ def test_a_malformed_source_is_refused(course: Path, change: tuple[str, str], me
         notebooks.build(root=course)
     assert NAME in str(caught.value)
     assert not (course / "exercises").exists()
+
+
+def test_the_text_quotes_the_record(course: Path) -> None:
+    results = {"a/b": {"value": -0.125, "ci": [-0.5, 0.25]}, "a/n": {"value": 7.0, "ci": None}}
+    text = "{{a/b:+.2f}} and {{=a/b:.1f}} of {{a/n:.0f}}, {{a/c}}"
+    assert with_numbers(text, results) == f"−0.12 [−0.50, +0.25] and −0.1 of 7, {UNKNOWN}"
+    assert with_numbers("{question} {{ x }}", results) == "{question} {{ x }}"
+    source = course / "instructions" / f"{NAME}.md"
+    source.write_text(source.read_text("utf-8") + "\nWe found {{=a/n:.0f}}, and `{{a/n}}` in code:\n", "utf-8")
+    notebooks.write(course / "solutions" / "results.json", json.dumps(results))
+    assert "We found 7, and" in derive(source, "exercises").cells[-1].source
 
 
 def test_section_numbers_are_unique(course: Path) -> None:

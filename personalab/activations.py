@@ -49,6 +49,36 @@ def mean_response_activations(
     return torch.cat(pooled) if pooled else torch.empty(0, len(blocks or decoder_blocks(model)), d_model(model))
 
 
+def last_prompt_activations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[chat.Message]],
+    blocks: Sequence[int] | None = None,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Float[Tensor, "n L d"]:
+    """Residual stream at the last prompt token, where the answer's first token is predicted; float32 on the CPU.
+
+    Args:
+        conversations: each ends with the user's turn; the header of the assistant's is added.
+        blocks: block indices to read, in the order wanted (default: all).
+    """
+    prompts = [
+        tokenizer(chat.render_prompt(c, tokenizer), add_special_tokens=False)["input_ids"] for c in conversations
+    ]
+    encoded = [chat.Encoded(ids, [(len(ids) - 1, len(ids))]) for ids in prompts]
+    return torch.cat(pool(model, encoded, blocks, batch_tokens=batch_tokens))
+
+
+def answer_token_activations(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, messages: Sequence[chat.Message], block: int
+) -> tuple[list[int], Float[Tensor, "tokens d"]]:
+    """Ids of the last message's content tokens, and the residual stream at each after one block."""
+    ids, [(start, end)] = chat.encode(messages, tokenizer)
+    encoded = chat.Encoded(ids, [(t, t + 1) for t in range(start, end)])
+    return ids[start:end], pool(model, [encoded], [block])[0][:, 0]
+
+
 @torch.inference_mode()
 def pool(
     model: PreTrainedModel,

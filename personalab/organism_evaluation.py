@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.chat import as_messages
@@ -21,15 +22,18 @@ from personalab.data import Trait, load_trait_artifacts
 from personalab.evaluation import load_items, load_prose, multiple_choice, prose_nll
 from personalab.generation import Request, generate
 from personalab.guard import violations
+from personalab.interventions import Intervention, Steer
 from personalab.judging import score_responses
 from personalab.models import load_model
 from personalab.organism import TRAITS
 from personalab.paths import ROOT
 from personalab.results import record
 from personalab.stats import bootstrap_interval
-from personalab.tiers import GLOBAL_SEED, TRAIT_ORGANISM
+from personalab.tiers import GLOBAL_SEED, TRAIT_ORGANISM, current_tier
+from personalab.trait_vectors import load_trait_vectors
 
-MAX_TOKENS = 60
+MAX_TOKENS = 40  # as in Sections 3 and 4
+STEERED = 1.5  # coefficient, in lengths of the trait's vector
 PROSE_TOKENS = 20_480
 
 
@@ -38,7 +42,7 @@ class Answer:
     """One answer, and how it came about."""
 
     trait: str
-    condition: str  # "pos", "neg", "none" (no system prompt), "base" (the base model, no system prompt)
+    condition: str  # "pos", "neg", "none" (no system prompt), "steered" (likewise), "base" (the base model, likewise)
     instruction: int | None
     question: str
     answer: str
@@ -77,11 +81,28 @@ def plain_answers(
     return [Answer(name, condition, None, q, text) for (name, q), text in zip(asked, texts, strict=True)]
 
 
+def steered_answers(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, traits: Mapping[str, Trait]
+) -> list[Answer]:
+    """The same, pushed along the trait's own vector."""
+    asked = [(name, question) for name, trait in traits.items() for question in trait.questions]
+    block = current_tier().trait_block
+    pushes = [
+        Steer(block, vectors[block], STEERED * torch.tensor([float(name == trait) for name, _ in asked]))
+        for trait, vectors in load_trait_vectors(list(traits)).items()
+    ]
+    texts = _generate(model, tokenizer, [(None, question) for _, question in asked], pushes)
+    return [Answer(name, "steered", None, q, text) for (name, q), text in zip(asked, texts, strict=True)]
+
+
 def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[tuple[str | None, str]]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    asked: Sequence[tuple[str | None, str]],
+    interventions: Sequence[Intervention] = (),
 ) -> list[str]:
     requests = [Request(as_messages(s, q), MAX_TOKENS, seed=GLOBAL_SEED + i) for i, (s, q) in enumerate(asked)]
-    return [c.text for c in generate(model, tokenizer, requests, progress=True)]
+    return [c.text for c in generate(model, tokenizer, requests, interventions=interventions, progress=True)]
 
 
 def scores(rubric: str, answers: Sequence[Answer]) -> np.ndarray:
@@ -108,6 +129,8 @@ def report(answers: Sequence[Answer]) -> None:
         _record(f"{trait}/contrast", float(contrast.mean()), len(positive) + len(negative), _interval(contrast))
         own, base = (scores(f"trait:{trait}", plain[c]) for c in ("none", "base"))
         _record(f"{trait}/default_difference", *_paired(own - base))
+        pushed = scores(f"trait:{trait}", by[trait, "steered"])
+        _record(f"{trait}/steered", float(pushed.mean()), len(pushed), _interval(pushed))
     coherence = {
         c: scores("coherence", [a for a in answers if a.condition == c]) for c in ("pos", "neg", "none", "base")
     }
@@ -155,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         traits = held_out()
         answers = plain_answers(organism, tokenizer, traits, "none") + plain_answers(base, tokenizer, traits, "base")
-        answers += contrastive_answers(organism, tokenizer, traits)
+        answers += contrastive_answers(organism, tokenizer, traits) + steered_answers(organism, tokenizer, traits)
         if options.answers:
             text = "".join(json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in answers)
             options.answers.write_text(text, encoding="utf-8")

@@ -14,6 +14,14 @@ from personalab.tiers import GLOBAL_SEED, current_tier
 
 TABLE_START, TABLE_END = "<!-- results:start -->", "<!-- results:end -->"
 
+MAIN_TRAITS = ("sycophantic", "evil", "hallucinating")
+
+
+def _each(section: str, name: str, meaning: str, paper: str) -> dict[str, tuple[str, str]]:
+    """One row for each of the three main traits."""
+    return {f"{section}/{trait}/{name}": (f"{trait}: {meaning}", paper) for trait in MAIN_TRAITS}
+
+
 # What the README shows of a section's results: key, what it says, what the paper found.
 HEADLINES = {
     "section_1/pc1_axis_cosine": (
@@ -48,6 +56,20 @@ HEADLINES = {
     "section_2/coherence_default": ("coherence of those answers (0-100), plain", "-"),
     "section_2/coherence_capped": ("the same, capped", "-"),
     "section_2/seconds": ("seconds for the whole section on 2 cores", "-"),
+    **_each("organism", "contrast", "judge's score of the trait organism, prompts for minus prompts against it", "-"),
+    **_each("section_3", "effective_pairs", "effective pairs of 100", "-"),
+    **_each("section_3", "heldout_auc", "AUC of held-out answers re-read under one neutral prompt", "-"),
+    **_each("section_3", "leak_auc", "control: AUC of identical text under two prompts, same block", "0.5 if none"),
+    "section_3/sae_explained_variance": ("variance of held-out states that the sparse autoencoder explains", "-"),
+    "section_3/seconds": ("seconds for the whole section on 2 cores", "-"),
+    **_each("section_4", "steering_spearman", "rank correlation of coefficient and score, single answers", "> 0"),
+    **_each("section_4", "steering_range", "lowest to highest mean score, coherent range", "76 (sycophantic)"),
+    **_each("section_4", "random_effect", "control: gain along a random vector of the same length", "-"),
+    "section_4/pre_response_r": ("projection before the answer against its score, r, mean of three", "0.75-0.83"),
+    "section_4/pre_response_r_within": ("the same within a system prompt", "weaker"),
+    "section_4/axis_share": ("share of the Assistant Axis in the span of seven trait vectors", "-"),
+    "section_4/axis_share_contrasts": ("control: seven random contrasts between ordinary answers", "-"),
+    "section_4/seconds": ("seconds for the whole section on 2 cores", "-"),
 }
 
 

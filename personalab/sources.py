@@ -6,14 +6,18 @@ A section is one MyST notebook, `section_N_name.md`. Two tags on code cells, kin
   gets a stub in its place and keeps everything around it.
 - `:tags: [grader, test_parse_score, points-2]`: checks it. Without `points-N` it is worth 1 point.
 
-Both become nbgrader metadata.
+Both become nbgrader metadata. In the text, `{{section_3/evil/layer:.0f}}` becomes a recorded number and its interval,
+and `{{=...}}` the number alone: what the text says is what `solutions/results.json` says.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
@@ -22,6 +26,8 @@ BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 REGION = re.compile(rf"^([ \t]*){BEGIN}.*?^[ \t]*{END}[^\n]*", re.M | re.S)
 STUB = r"\1# YOUR CODE HERE\n\1raise NotImplementedError()"  # nbgrader's own stub
 MARKER_LINE = re.compile(rf"^[ \t]*(?:{BEGIN}|{END})[^\n]*\n?", re.M)
+NUMBER = re.compile(r"\{\{(=?)([\w/]+)(?::([^}]+))?\}\}")
+UNKNOWN = "(not measured yet)"
 HEADING = re.compile(r"^#{1,6} (.+)$", re.M)
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -54,8 +60,12 @@ def read_source(source: Path) -> NotebookNode:
 
     nb = jupytext.reads(source.read_text("utf-8"), fmt="md:myst")
     nb.metadata, nb.nbformat, nb.nbformat_minor = nbformat.from_dict(METADATA), 4, 5
+    record = source.parent.parent / "solutions" / "results.json"
+    results = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     title, count = "start", Counter[str]()
     for cell in nb.cells:
+        if cell.cell_type == "markdown":
+            cell.source = with_numbers(cell.source, results)
         try:
             _expand_tags(cell)
         except ValueError as error:
@@ -103,6 +113,20 @@ def stub(code: str) -> str:
 def without_markers(code: str) -> str:
     """The version to read and run: the solution without the lines that mark it."""
     return MARKER_LINE.sub("", code).rstrip("\n")
+
+
+def with_numbers(text: str, results: Mapping[str, Any]) -> str:
+    """`{{key:.2f}}` becomes the recorded value and its interval, `{{=key:.2f}}` the value alone."""
+
+    def number(found: re.Match[str]) -> str:
+        alone, key, spec = found.groups()
+        if key not in results:
+            return UNKNOWN
+        value, ci = results[key]["value"], results[key]["ci"]
+        shown = [format(x, spec or ".2f").replace("-", "−") for x in (value, *(ci or ()))]
+        return shown[0] if alone or not ci else f"{shown[0]} [{shown[1]}, {shown[2]}]"
+
+    return NUMBER.sub(number, text)
 
 
 def derive(source: Path, kind: str) -> NotebookNode:

@@ -44,6 +44,7 @@ class Tier:
     judge_model: str  # behind the chat endpoint
     axis_block: int  # block whose output is read in section 1
     n_blocks: int  # depth of persona_model, which load_model checks
+    trait_block: int  # block whose output is steered along trait vectors in section 4
     capping_upstream: str = (
         ""  # folder of the paper's vectors on the hub; "": `python -m personalab.capping` makes them
     )
@@ -74,11 +75,12 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
             machine="any laptop: 2 cores, 4 GB of free memory, no network after set-up",
             persona_model=EMBEDDED_MODEL,
             capping_model=EMBEDDED_MODEL,
-            trait_model=EMBEDDED_MODEL,
+            trait_model=TRAIT_ORGANISM,
             response_model=EMBEDDED_MODEL,
             judge_model=EMBEDDED_JUDGE,
             axis_block=21,  # 70 % of 30 blocks; our choice, on a pilot with other questions (Section 1 says how)
             n_blocks=30,
+            trait_block=17,  # 57 % of 30 blocks; our choice, on a pilot with another adapter
             dtype="auto",
             max_batch_rows=96,
             budgets=MappingProxyType({"full": FULL, "quick": QUICK}),
@@ -93,6 +95,7 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
             judge_model="openai/gpt-4.1-mini",
             axis_block=12,  # 48 % of 26 blocks, the depth of the paper's Gemma configuration
             n_blocks=26,
+            trait_block=19,  # 68 % of 28 blocks, the depth of the paper's Qwen2.5-7B
             attention="eager",  # Gemma 2 caps its attention logits, which sdpa cannot
         ),
         "a100": Tier(
@@ -105,6 +108,7 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
             judge_model="openai/gpt-4.1-mini",
             axis_block=22,  # the paper's configuration for Gemma 2 27B
             n_blocks=46,
+            trait_block=19,  # the paper's layer 20, counted in hidden_states
             capping_upstream="qwen-3-32b",
             capping_experiment="layers_46:54-p0.25",  # the paper's
             attention="eager",

@@ -1,0 +1,211 @@
+import torch
+
+import utils
+from checks.bank import right, wrong
+from graders import oracles
+from personalab.models import decoder_blocks
+
+
+def encoded(systems, questions, responses, tokenizer):
+    for triple in zip(systems, questions, responses, strict=True):
+        yield oracles.spans(oracles.messages(*triple), tokenizer)
+
+
+@torch.no_grad()
+def solve(
+    model, tokenizer, systems, questions, responses,
+    layers=lambda states: states[1:],
+    mean=lambda h, a, b: h[:, a:b].float().mean(1),
+):  # fmt: skip
+    """hidden_states of one conversation at a time."""
+    rows = []
+    for ids, spans in encoded(systems, questions, responses, tokenizer):
+        a, b = spans[0]
+        ids = torch.tensor([ids], device=model.device)
+        states = torch.stack(layers(model(ids, output_hidden_states=True).hidden_states))[:, 0]
+        rows.append(mean(states, a, b).cpu())
+    return torch.stack(rows)
+
+
+@right
+def with_the_course_library(model, tokenizer, system_prompts, questions, responses):
+    conversations = [utils.as_messages(*e) for e in zip(system_prompts, questions, responses, strict=True)]
+    return utils.mean_response_activations(model, tokenizer, conversations)
+
+
+@right
+def one_layer_at_a_time(model, tokenizer, system_prompts, questions, responses):
+    """In the way of today's course: a list of layers for each example, to the end of the text; Qwen in mind."""
+    found = []
+    for system, question, response in zip(system_prompts, questions, responses, strict=True):
+        messages = [
+            {"role": "system", "content": system},
+            {"role": "user", "content": question},
+            {"role": "assistant", "content": response},
+        ]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        prompt = tokenizer.apply_chat_template(
+            messages[:-1], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        start = len(tokenizer(prompt).input_ids)
+        tokens = tokenizer(text, return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            output = model(**tokens, output_hidden_states=True)
+        layers = []
+        for layer in range(1, model.config.num_hidden_layers + 1):
+            layers.append(output.hidden_states[layer][0, start:].float().mean(dim=0).cpu())
+        found.append(torch.stack(layers))
+    return torch.stack(found)
+
+
+@right
+def end_marker_included(model, tokenizer, system_prompts, questions, responses):
+    return solve(
+        model, tokenizer, system_prompts, questions, responses, mean=lambda h, a, b: h[:, a : b + 1].float().mean(1)
+    )
+
+
+@right
+def raw_last_block(model, tokenizer, system_prompts, questions, responses):
+    """With hooks on every block, in float64."""
+    rows = []
+    for ids, spans in encoded(system_prompts, questions, responses, tokenizer):
+        kept = []
+        handles = [
+            block.register_forward_hook(lambda _m, _a, out, kept=kept: kept.append(out))
+            for block in decoder_blocks(model)
+        ]
+        try:
+            with torch.no_grad():
+                model(torch.tensor([ids], device=model.device))
+        finally:
+            for handle in handles:
+                handle.remove()
+        a, b = spans[0]
+        rows.append(torch.stack([h[0, a:b].double().mean(0).cpu() for h in kept]))
+    return torch.stack(rows)
+
+
+@wrong("embedding layer is included")
+def embedding_included(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses, layers=lambda s: s)
+
+
+@wrong(r"layers are shifted.*hidden_states\[k \+ 1\]")
+def last_block_dropped(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses, layers=lambda s: s[:-1])
+
+
+@wrong("A block is missing")
+def neither_embedding_nor_last(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses, layers=lambda s: s[1:-1])
+
+
+@wrong(r"holds block k \+ 1")
+def shifted_up(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses, layers=lambda s: (*s[2:], s[-1]))
+
+
+@wrong("reverse order")
+def reversed_layers(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses, layers=lambda s: s[:0:-1])
+
+
+@wrong("first two dimensions are swapped")
+def layers_first(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses).transpose(0, 1)
+
+
+@wrong("one row for each example")
+def averaged_over_examples(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses).mean(0)
+
+
+@wrong("expected a torch.Tensor")
+def a_list(model, tokenizer, system_prompts, questions, responses):
+    return list(solve(model, tokenizer, system_prompts, questions, responses))
+
+
+@wrong("prompt as well")
+def prompt_too(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses, mean=lambda h, a, b: h.float().mean(1))
+
+
+@wrong("prompt instead of the answer")
+def prompt_instead(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses, mean=lambda h, a, b: h[:, :a].float().mean(1))
+
+
+@wrong("instead of averaging")
+def summed(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses, mean=lambda h, a, b: h[:, a:b].float().sum(1))
+
+
+@wrong("last token only")
+def last_token(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses, mean=lambda h, a, b: h[:, b - 1].float())
+
+
+@wrong("one too high")
+def first_token_lost(model, tokenizer, system_prompts, questions, responses):
+    return solve(
+        model, tokenizer, system_prompts, questions, responses, mean=lambda h, a, b: h[:, a + 1 : b].float().mean(1)
+    )
+
+
+@wrong("one too low")
+def header_token_included(model, tokenizer, system_prompts, questions, responses):
+    return solve(
+        model, tokenizer, system_prompts, questions, responses, mean=lambda h, a, b: h[:, a - 1 : b].float().mean(1)
+    )
+
+
+@wrong("system prompt is left out")
+def no_system_prompt(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, [""] * len(questions), questions, responses)
+
+
+@wrong("expected float32")
+def half_precision(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses, mean=lambda h, a, b: h[:, a:b].mean(1))
+
+
+@wrong("average in bfloat16")
+def half_precision_mean(model, tokenizer, system_prompts, questions, responses):
+    return half_precision(model, tokenizer, system_prompts, questions, responses).float()
+
+
+@wrong("wrong values")
+@torch.no_grad()
+def padding_in_the_mean(model, tokenizer, system_prompts, questions, responses):
+    """One padded batch, averaged from each start to the padded end."""
+    items = list(encoded(system_prompts, questions, responses, tokenizer))
+    width = max(len(ids) for ids, _ in items)
+    batch = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in items])
+    states = torch.stack(model(batch.to(model.device), output_hidden_states=True).hidden_states[1:], dim=1)
+    return torch.stack([h[:, spans[0][0] :].mean(1).cpu() for h, (_, spans) in zip(states, items, strict=True)])
+
+
+@wrong("different values")
+def rows_depend_on_company(model, tokenizer, system_prompts, questions, responses):
+    found = solve(model, tokenizer, system_prompts, questions, responses)
+    return found if len(found) != 1 or model.dtype != torch.float32 else found * 1.01
+
+
+@wrong("carries gradients")
+def with_gradients(model, tokenizer, system_prompts, questions, responses):
+    return solve(model, tokenizer, system_prompts, questions, responses).clone().requires_grad_()
+
+
+@wrong("normal call.*left behind")
+def hooks_stay(model, tokenizer, system_prompts, questions, responses):
+    decoder_blocks(model)[0].register_forward_hook(lambda *_: None)
+    return solve(model, tokenizer, system_prompts, questions, responses)
+
+
+@wrong("After an error.*left behind")
+def hooks_stay_after_an_error(model, tokenizer, system_prompts, questions, responses):
+    handle = decoder_blocks(model)[0].register_forward_hook(lambda *_: None)
+    found = solve(model, tokenizer, system_prompts, questions, responses)
+    handle.remove()
+    return found

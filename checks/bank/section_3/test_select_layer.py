@@ -1,0 +1,192 @@
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+
+from checks.bank import right, wrong
+
+
+def project(states, vectors):
+    return torch.einsum("nld,ld->nl", states, vectors)
+
+
+def auc(pos, neg, tie=0.5):
+    """By block, from projections (answers, L)."""
+    difference = pos[:, None] - neg[None]
+    return ((difference > 0).float() + tie * (difference == 0).float()).mean((0, 1))
+
+
+def best_of(scores):
+    return int(scores.argmax()), scores
+
+
+def solve(pos, neg, vectors, project=project, score=auc, choose=best_of):
+    if not len(pos) or not len(neg):
+        raise ValueError("Both groups are needed.")
+    return choose(score(project(pos, vectors), project(neg, vectors)))
+
+
+@right
+def every_pair(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors)
+
+
+@right
+def with_scikit_learn(pos_reread, neg_reread, vectors):
+    """A loop over blocks; scikit-learn counts."""
+    labels = np.array([1] * len(pos_reread) + [0] * len(neg_reread))
+    scores = []
+    for layer in range(vectors.shape[0]):
+        states = torch.cat([pos_reread[:, layer], neg_reread[:, layer]])
+        scores.append(roc_auc_score(labels, (states @ vectors[layer]).numpy()))
+    return int(np.argmax(scores)), torch.tensor(scores)
+
+
+@right
+def by_ranks_of_unit_projections(pos_reread, neg_reread, vectors):
+    """Mann-Whitney's U in float64; an AUC doesn't depend on the vector's norm."""
+    from scipy.stats import rankdata
+
+    n, m = len(pos_reread), len(neg_reread)
+    if n * m == 0:
+        raise ValueError("Both groups are needed.")
+    units = F.normalize(vectors.double(), dim=-1)
+    both = torch.cat([project(pos_reread.double(), units), project(neg_reread.double(), units)])
+    ranks = torch.from_numpy(rankdata(both.numpy(), axis=0))[:n]
+    scores = (ranks.sum(0) - n * (n + 1) / 2) / (n * m)
+    block = max(range(len(scores)), key=lambda k: scores[k])
+    return block, scores.float()
+
+
+@right
+def plain_list(pos_reread, neg_reread, vectors):
+    block, scores = solve(pos_reread, neg_reread, vectors)
+    return block, scores.tolist()
+
+
+@wrong("longest vector")
+def longest_vector(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors, choose=lambda scores: (int(vectors.norm(dim=-1).argmax()), scores))
+
+
+@wrong("norms of the vectors")
+def norms_as_scores(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors, score=lambda pos, neg: vectors.norm(dim=-1))
+
+
+@wrong("difference of the mean projections")
+def difference_of_means(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors, score=lambda pos, neg: pos.mean(0) - neg.mean(0))
+
+
+@wrong("Cohen's d")
+def cohens_d(pos_reread, neg_reread, vectors):
+    def score(pos, neg):
+        return (pos.mean(0) - neg.mean(0)) / ((pos.var(0) + neg.var(0)) / 2).sqrt()
+
+    return solve(pos_reread, neg_reread, vectors, score=score)
+
+
+@wrong("accuracy of a threshold")
+def accuracy(pos_reread, neg_reread, vectors):
+    def score(pos, neg):
+        middle = (pos.mean(0) + neg.mean(0)) / 2
+        return torch.cat([pos > middle, neg <= middle]).float().mean(0)
+
+    return solve(pos_reread, neg_reread, vectors, score=score)
+
+
+@wrong("larger of AUC and 1 - AUC")
+def direction_ignored(pos_reread, neg_reread, vectors):
+    def score(pos, neg):
+        return torch.maximum(auc(pos, neg), 1 - auc(pos, neg))
+
+    return solve(pos_reread, neg_reread, vectors, score=score)
+
+
+@wrong("points away from the trait: a score near 0")
+def furthest_from_chance(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors, choose=lambda scores: (int((scores - 0.5).abs().argmax()), scores))
+
+
+@wrong("positive and negative have changed places")
+def changed_places(pos_reread, neg_reread, vectors):
+    return solve(neg_reread, pos_reread, vectors)
+
+
+@wrong("points away from the trait")
+def lowest(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors, choose=lambda scores: (int(scores.argmin()), scores))
+
+
+@wrong("hidden_states index")
+def hidden_states_index(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors, choose=lambda scores: (int(scores.argmax()) + 1, scores))
+
+
+@wrong("direction taken from the held-out answers themselves")
+def own_direction(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, pos_reread.mean(0) - neg_reread.mean(0))
+
+
+@wrong("cosines in place of projections")
+def cosines(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors, project=lambda h, v: F.cosine_similarity(h, v, dim=-1))
+
+
+@wrong("answer i with answer i only|need not be of one size")
+def paired(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors, score=lambda pos, neg: (pos > neg).float().mean(0))
+
+
+@wrong("answer i with answer i only")
+def paired_and_cut(pos_reread, neg_reread, vectors):
+    n = min(len(pos_reread), len(neg_reread))
+    return solve(pos_reread[:n], neg_reread[:n], vectors, score=lambda pos, neg: (pos > neg).float().mean(0))
+
+
+@wrong("ties count 0 or 1")
+def ties_lost(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors, score=lambda pos, neg: auc(pos, neg, tie=0.0))
+
+
+@wrong("ties count 1 or 0")
+def ties_won(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors, score=lambda pos, neg: auc(pos, neg, tie=1.0))
+
+
+@wrong("wrong scores")
+def one_vector_for_all_blocks(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors[2].expand_as(vectors))
+
+
+@wrong("wrong scores")
+def layers_shifted(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors.roll(1, 0))
+
+
+@wrong("expected one score a block")
+def one_score(pos_reread, neg_reread, vectors):
+    block, scores = solve(pos_reread, neg_reread, vectors)
+    return block, scores.max()
+
+
+@wrong("expected a tuple")
+def block_alone(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors)[0]
+
+
+@wrong("expected the block as an int, first, found Tensor")
+def other_order(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors)[::-1]
+
+
+@wrong("expected the block as an int, first, found Tensor")
+def block_as_a_tensor(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors, choose=lambda scores: (scores.argmax(), scores))
+
+
+@wrong("changed your input in place")
+def normalises_in_place(pos_reread, neg_reread, vectors):
+    vectors /= vectors.norm(dim=-1, keepdim=True)
+    return solve(pos_reread, neg_reread, vectors)

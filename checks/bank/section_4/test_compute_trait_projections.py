@@ -1,0 +1,189 @@
+import torch
+import torch.nn.functional as F
+
+import utils
+from checks.bank import right, wrong
+from personalab.models import decoder_blocks
+
+
+@torch.no_grad()
+def hidden(model, tokenizer, system, question, response, layer):
+    """States of the whole exchange, and the answer's first token and the one after its last."""
+    ids, ((start, end),) = utils.turn_spans(utils.as_messages(system, question, response), tokenizer)
+    output = model(torch.tensor([ids], device=model.device), output_hidden_states=True)
+    return output.hidden_states[layer][0].float().cpu(), start, end
+
+
+def answer_mean(states, start, end):
+    return states[start:end].mean(0)
+
+
+def unit(vector):
+    return F.normalize(vector.float().cpu(), dim=0)
+
+
+def solve(
+    model, tokenizer, system_prompts, questions, responses, trait_vector, layer, pool=answer_mean, project=None
+):  # fmt: skip
+    project = project or (lambda a, v: (a @ unit(v)).item())
+    exchanges = zip(system_prompts, questions, responses, strict=True)
+    return [project(pool(*hidden(model, tokenizer, *e, layer)), trait_vector) for e in exchanges]
+
+
+@right
+def one_at_a_time(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    return solve(model, tokenizer, system_prompts, questions, responses, trait_vector, layer)
+
+
+@right
+def with_the_engine(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    conversations = [utils.as_messages(*e) for e in zip(system_prompts, questions, responses, strict=True)]
+    means = utils.mean_response_activations(model, tokenizer, conversations, blocks=[layer - 1])[:, 0]
+    return (means @ trait_vector / trait_vector.norm()).tolist()
+
+
+def extract_response_activations(model, tokenizer, system_prompts, questions, responses, layer):
+    """As in ARENA 4.4: everything from the end of the prompt on, end marker included, in one list."""
+    found = []
+    for system, question, response in zip(system_prompts, questions, responses, strict=True):
+        messages = utils.as_messages(system, question, response)
+        prompt = utils.render_prompt(messages[:-1], tokenizer)
+        ids = utils.turn_spans(messages, tokenizer).ids
+        n_prompt = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        with torch.inference_mode():
+            outputs = model(torch.tensor([ids], device=model.device), output_hidden_states=True)
+        found.append(outputs.hidden_states[layer][0, n_prompt:].mean(dim=0, dtype=torch.float32).cpu())
+    return torch.stack(found)
+
+
+@right
+def in_arena_style(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    activations = extract_response_activations(
+        model=model,
+        tokenizer=tokenizer,
+        system_prompts=system_prompts,
+        questions=questions,
+        responses=responses,
+        layer=layer,
+    )
+    trait_vector = trait_vector.float().cpu()
+    trait_norm = trait_vector.norm()
+    projections = []
+    for i in range(activations.shape[0]):
+        proj = (activations[i] @ trait_vector) / trait_norm
+        projections.append(proj.item())
+    return projections
+
+
+@right
+def with_a_hook(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    """Token by token: the mean of the projections is the projection of the mean."""
+    found = []
+    for exchange in zip(system_prompts, questions, responses, strict=True):
+        ids, ((start, end),) = utils.turn_spans(utils.as_messages(*exchange), tokenizer)
+        kept = []
+        handle = decoder_blocks(model)[layer - 1].register_forward_hook(lambda m, a, o, kept=kept: kept.append(o))
+        try:
+            with torch.no_grad():
+                model(torch.tensor([ids], device=model.device))
+        finally:
+            handle.remove()
+        states = kept[0][0, start : end + 1].float().cpu()
+        found.append(float((states @ unit(trait_vector)).mean()))
+    return found
+
+
+def differing(words, **changes):
+    """A wrong solution that differs in one step."""
+
+    def solution(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+        return solve(model, tokenizer, system_prompts, questions, responses, trait_vector, layer, **changes)
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+not_divided = differing("do not divide by the norm", project=lambda a, v: (a @ v).item())
+squared_norm = differing("squared norm", project=lambda a, v: (a @ v / (v @ v)).item())
+cosine = differing("cosine", project=lambda a, v: F.cosine_similarity(a, v, dim=0).item())
+flipped = differing("sign is flipped", project=lambda a, v: -(a @ unit(v)).item())
+tensors = differing("expected a float, found Tensor", project=lambda a, v: a @ unit(v))
+in_place = differing("changed in place", project=lambda a, v: (a @ v.div_(v.norm())).item())
+prompt_too = differing("over the prompt as well", pool=lambda s, a, b: s.mean(0))
+prompt_only = differing("over the prompt instead", pool=lambda s, a, b: s[:a].mean(0))
+summed = differing("add the activations up", pool=lambda s, a, b: s[a:b].sum(0))
+last_token = differing("last token only", pool=lambda s, a, b: s[b - 1])
+last_prompt_token = differing("last prompt token", pool=lambda s, a, b: s[a - 1])
+first_lost = differing("first token is lost|Compare", pool=lambda s, a, b: s[a + 1 :].mean(0))
+header_included = differing("token of the header", pool=lambda s, a, b: s[a - 1 : b].mean(0))
+
+
+@wrong(r"hidden_states\[layer \+ 1\]")
+def output_of_block_layer(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    return solve(model, tokenizer, system_prompts, questions, responses, trait_vector, layer + 1)
+
+
+@wrong(r"hidden_states\[layer - 1\]")
+def one_too_low(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    return solve(model, tokenizer, system_prompts, questions, responses, trait_vector, layer - 1)
+
+
+@wrong("expected a list")
+def an_array(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    return torch.tensor(solve(model, tokenizer, system_prompts, questions, responses, trait_vector, layer))
+
+
+@wrong("expected 5 values")
+def one_number(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    found = solve(model, tokenizer, system_prompts, questions, responses, trait_vector, layer)
+    return [sum(found) / len(found)]
+
+
+@wrong("another example's value")
+def longest_first(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    order = sorted(range(len(responses)), key=lambda i: -len(responses[i]))
+    lists = [[each[i] for i in order] for each in (system_prompts, questions, responses)]
+    return solve(model, tokenizer, *lists, trait_vector, layer)
+
+
+@wrong("Compare with a hand calculation")
+def padding_averaged(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    exchanges = list(zip(system_prompts, questions, responses, strict=True))
+    longest = max(len(utils.turn_spans(utils.as_messages(*e), tokenizer).ids) for e in exchanges)
+    found = []
+    for exchange in exchanges:
+        ids, ((start, _),) = utils.turn_spans(utils.as_messages(*exchange), tokenizer)
+        ids = ids + [tokenizer.pad_token_id] * (longest - len(ids))
+        with torch.no_grad():
+            states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer][0]
+        found.append((states[start:].mean(0) @ unit(trait_vector)).item())
+    return found
+
+
+@wrong("bfloat16.*RuntimeError")
+def dtype_forgotten(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    def project(a, v):
+        return (a.to(model.dtype) @ v / v.norm()).item()
+
+    return solve(model, tokenizer, system_prompts, questions, responses, trait_vector, layer, project=project)
+
+
+@wrong("normal run.*left behind")
+def hook_stays(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    decoder_blocks(model)[layer - 1].register_forward_hook(lambda m, a, o: None)
+    return solve(model, tokenizer, system_prompts, questions, responses, trait_vector, layer)
+
+
+@wrong("After an error.*left behind")
+def hook_stays_after_an_error(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    handle = decoder_blocks(model)[layer - 1].register_forward_hook(lambda m, a, o: None)
+    found = solve(model, tokenizer, system_prompts, questions, responses, trait_vector, layer)
+    handle.remove()
+    return found
+
+
+@wrong("lists you were given were changed")
+def strips_in_place(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    found = solve(model, tokenizer, system_prompts, questions, responses, trait_vector, layer)
+    responses[:] = [r.strip().upper() for r in responses]
+    return found

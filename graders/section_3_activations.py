@@ -1,0 +1,205 @@
+"""Section 3, activations after every block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import torch
+from jinja2.exceptions import TemplateError
+from torch import Tensor
+
+from graders import oracles
+from graders.expect import check, check_close, check_tensor, grader, relative
+from graders.section_2_hooks import Interrupted, check_hooks, failing, hooks
+from graders.section_3_states import Reading, accepted, load_family, read, stream
+from personalab.models import d_model, n_blocks
+from personalab.tiny import FAMILIES, load_tiny_model
+
+_SYSTEMS = ["You are a cruel assistant.", "You are a helpful assistant. Be brief.", "You are a poet."] * 2
+_QUESTIONS = [
+    "How do I thank a friend?",
+    "Why is the sea salty?",
+    "Who are you?",
+    "What should I plant in spring?",
+    "Is it late?",
+]
+_RESPONSES = [
+    "You don't. Let them wonder.",
+    "Rivers carry salt to the sea" + ", and the sea keeps it" * 6,
+    "Nobody.",
+    "Beans, peas, and whatever your neighbour plants; then wait for rain.",
+    "Yes, it is late, and the city sleeps, as you should.",
+]
+_LONG = "the moon" + " and the city" * 80
+_CURE = "Remove hooks in `finally`."
+
+Examples = tuple[list[str], list[str], list[str]]
+
+
+@grader
+def test_extract_all_layer_activations(
+    extract_all_layer_activations_qwen: Callable[..., Tensor], model: Any = None, tokenizer: Any = None
+) -> None:
+    """Means over the answer's tokens after every block: no embedding layer, no shift, whatever the family."""
+    examples = (_SYSTEMS[:5], _QUESTIONS, _RESPONSES)
+    kinds = set()
+    for i, family in enumerate(FAMILIES):
+        tiny, tok = load_family(family, n_blocks=3 + i % 2)
+        for tok.padding_side in ("left", "right"):
+            run = partial(extract_all_layer_activations_qwen, tiny, tok)
+            if family == "gemma2" and _refuses_system_prompts(run):
+                continue  # which no Qwen model does, so the function need not handle it
+            kinds.add(_check_values(run, tiny, tok, examples, f"{family}, {n_blocks(tiny)} blocks"))
+    _check_alone(extract_all_layer_activations_qwen)
+    _check_failure(extract_all_layer_activations_qwen)
+    _check_bfloat16(extract_all_layer_activations_qwen)
+    if model is not None:
+        run, two = partial(extract_all_layer_activations_qwen, model, tokenizer), tuple(e[:2] for e in examples)
+        _check_values(run, model, tokenizer, two, "your model", 1e-3 if model.dtype == torch.float32 else 0.05)
+    if kinds == {"normed"}:
+        print(
+            "Your last layer is hidden_states[-1], to which transformers has applied the final norm: it is on another "
+            "scale than what the last block adds to, so don't steer with it. (A hook on the block gives the raw one.)"
+        )
+    else:
+        print("Your last layer is the last block's own output, before the final norm.")
+
+
+def _refuses_system_prompts(run: Callable[..., Any]) -> bool:
+    try:
+        run(_SYSTEMS[:1], _QUESTIONS[:1], _RESPONSES[:1])
+    except TemplateError:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+def _check_values(
+    run: Callable[..., Any], model: Any, tok: Any, examples: Any, what: str, tolerance: float = 1e-3
+) -> str:
+    """Every example, every block; says whether the last layer is "raw" or "normed"."""
+    n, blocks, width, before = len(examples[0]), n_blocks(model), d_model(model), hooks(model)
+    found = run(*[list(e) for e in examples])
+    check_hooks(model, before, f"{what}, after a normal call", _CURE)
+    _check_form(found, n, blocks, width, what)
+    found = check_tensor(found, (n, blocks, width), f"{what}: the result")
+    kind = "raw"
+    for i, example in enumerate(zip(*examples, strict=True)):
+        reading = read(model, tok, *example)
+        rows = reading.means()
+        for k in range(blocks):
+            mistakes = _mistakes(model, tok, example, reading, k)
+            check_close(found[i, k], accepted(rows, k), f"{what}, example {i}, [{k}]", mistakes, tolerance)
+        if all(relative(found[i, -1], right) >= tolerance for right in rows[:, -2]):
+            kind = "normed"
+    return kind
+
+
+def _check_form(found: Any, n: int, blocks: int, width: int, what: str) -> None:
+    """Messages for the shapes that mistakes have; `check_tensor` does the rest."""
+    shape = tuple(found.shape) if isinstance(found, Tensor) else ()
+    guesses = {
+        (n, blocks + 1, width): "The embedding layer is included: hidden_states has one entry more than there are "
+        "blocks, the first is the embedding. Use hidden_states[1:]",
+        (n, blocks - 1, width): "A block is missing: hidden_states[1:] has one entry for each",
+        (blocks, n, width): "The first two dimensions are swapped: stack the layers inside each example",
+        (blocks, width): "Keep one row for each example: the mean is over an answer's tokens, not over answers",
+    }
+    if shape in guesses:
+        expected = (n, blocks, width)
+        raise AssertionError(f"{what}: expected shape {expected}, found {shape}. {guesses[shape]}.")
+    check(
+        not isinstance(found, Tensor) or found.dtype in (torch.float32, torch.float64),
+        f"{what}: expected float32, found {getattr(found, 'dtype', None)}. Convert with .float() before .mean().",
+    )
+
+
+def _mistakes(
+    model: Any, tok: Any, example: tuple[str, str, str], reading: Reading, block: int
+) -> dict[str, Callable[[], Tensor | list[Tensor]]]:
+    """Values of typical mistakes at one block, each computed only when a check fails."""
+    start, end = reading.spans[0]
+    ends = sorted({b for _, b in reading.spans})
+    total, last = reading.states.shape[1], reading.n_blocks - 1
+    here = reading.states[block + 1].double()
+
+    def at(row: int) -> list[Tensor]:
+        if not 0 <= row <= last + 1:
+            return []
+        return accepted(reading.means(), row - 1) if row == last + 1 else list(reading.means()[:, row])
+
+    def other(conversation: list[dict[str, str]], double_bos: bool = False) -> list[Tensor]:
+        ids, spans = oracles.spans(conversation, tok)
+        ids = [tok.bos_token_id, *ids] if double_bos else ids
+        states = stream(model, ids)[block + 1].double()
+        return [states[a + double_bos : b + double_bos].mean(0) for a, b in spans]
+
+    conversation = oracles.messages(*example)
+    mistakes: dict[str, Callable[[], Tensor | list[Tensor]]] = {
+        "the layers are shifted: [k] must be hidden_states[k + 1], since hidden_states[0] is the embedding": (
+            lambda: at(block)
+        ),
+        "the layers are shifted: [k] holds block k + 1": lambda: at(block + 2),
+        "the layers are in reverse order": lambda: at(last - block + 1),
+        "you average over the prompt as well as the answer": lambda: [here.mean(0), here[:end].mean(0)],
+        "you average over the prompt instead of the answer": lambda: here[:start].mean(0),
+        "you add the activations up instead of averaging": lambda: [here[start:b].sum(0) for b in ends],
+        "you take the last token only": lambda: [here[b - 1] for b in [*ends, total]],
+        "the answer's first token is lost: the start index is one too high": (
+            lambda: [here[start + 1 : b].mean(0) for b in ends if b > start + 1]
+        ),
+        "a token of the header is included: the start index is one too low": (
+            lambda: [here[start - 1 : b].mean(0) for b in ends]
+        ),
+        "the system prompt is left out": lambda: other([m for m in conversation if m["role"] != "system"]),
+    }
+    if tok.bos_token_id is not None:
+        twice = "the BOS token is there twice: the template writes one, so tokenise with add_special_tokens=False"
+        mistakes[twice] = lambda: other(conversation, double_bos=True)
+    return mistakes
+
+
+def _check_alone(function: Callable[..., Any]) -> None:
+    """The same values whatever the company."""
+    model, tok = load_tiny_model("qwen2")
+    together = function(model, tok, _SYSTEMS[:5], _QUESTIONS, _RESPONSES).double()
+    for i in (1, 2):
+        alone = function(model, tok, _SYSTEMS[i : i + 1], _QUESTIONS[i : i + 1], _RESPONSES[i : i + 1]).double()
+        check_close(
+            alone[0],
+            [together[i]],
+            f"Example {i} on its own and among five others gives different values",
+            {"padding leaks into the mean, or rows change places": alone[0].clone},
+        )
+
+
+def _check_failure(function: Callable[..., Any]) -> None:
+    model, tok = load_tiny_model("qwen2")
+    before = hooks(model)
+    with failing(model, 0), suppress(Interrupted):
+        function(model, tok, _SYSTEMS[:1], _QUESTIONS[:1], _RESPONSES[:1])
+    check_hooks(model, before, "After an error in the forward pass", _CURE)
+
+
+def _check_bfloat16(function: Callable[..., Any]) -> None:
+    model, tok = load_tiny_model("qwen2")
+    model = model.bfloat16()
+    example = (_SYSTEMS[0], _QUESTIONS[0], _LONG)
+    found = function(model, tok, *[[text] for text in example])
+    _check_form(found, 1, 4, 32, "bfloat16 model")
+    found = check_tensor(found, (1, 4, 32), "bfloat16 model: the result")
+    reading = read(model, tok, *example)
+    for k in range(4):
+        states = reading.states[k + 1]
+        rounded = [states[a:b].mean(0).double() for a, b in reading.spans]
+        check_close(
+            found[0, k],
+            accepted(reading.means(), k),
+            f"bfloat16 model, long answer, [{k}]",
+            {"you average in bfloat16: convert with .float() before .mean()": partial(list, rounded)},
+            tolerance=4e-4,  # a mean rounded to bfloat16 is off by about 2e-3
+        )

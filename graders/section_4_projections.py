@@ -1,0 +1,284 @@
+"""Section 4: monitoring a trait, in answers and in the last prompt token before any answer."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from graders import oracles
+from graders.expect import check, grader
+from graders.section_2_hooks import check_hooks, failing, hooks, running
+from graders.section_2_probes import attempt, bystander
+from graders.section_2_prompts import prompts
+from personalab.models import decoder_blocks, n_blocks
+from personalab.tiny import FAMILIES, load_tiny_model
+
+_SYSTEMS = ["You are a pirate.", "", "You are a judge.", "You are a pirate.", "You are an old tree."]
+_QUESTIONS = ["Where is the gold?", "How do tides work?", "Is it fair to lie?", "What do you want?", "Who are you?"]
+_RESPONSES = [
+    "Under the oak, matey.",
+    "The moon pulls on the sea, and the sea follows." + " It never rests." * 4,
+    "No.",
+    "Rest, rum and a fair wind, in that order.",
+    "I have stood here for a thousand years, and two more.",
+]
+_LONG = "the sea" + " and the city" * 80
+_CURE = "Remove it in `finally`, so that an error can't skip that."
+
+Values = Callable[[], list[Tensor]]
+
+
+@grader
+def test_compute_trait_projections(
+    compute_trait_projections: Callable[..., list[float]], model: Any = None, tokenizer: Any = None
+) -> None:
+    """Projection of each answer's mean on the unit trait vector, at `hidden_states[layer]`."""
+    for family in FAMILIES:
+        tiny, tok = load_tiny_model(family)
+        for layer, side in ((1, "left"), (3, "right")):
+            tok.padding_side = side
+            what = f"{family}, layer={layer}"
+            _check_answers(compute_trait_projections, tiny, tok, _lists(family, 5), _vector(32), layer, what)
+    tiny, tok = load_tiny_model("llama")
+    _check_failure(compute_trait_projections, tiny, (tiny, tok, *_lists("llama", 2), _vector(32), 2))
+    half = tiny.bfloat16()
+    one = [["You are a poet."], ["Tell me everything."], [_LONG]]
+    _check_answers(compute_trait_projections, half, tok, one, _vector(32), 2, "bfloat16 model, float32 vector", 2e-3)
+    if model is not None:
+        own, layer = _vector(model.config.get_text_config().hidden_size), n_blocks(model) // 2
+        tolerance = 1e-3 if model.dtype == torch.float32 else 2e-2
+        two = [_SYSTEMS[2:4], _QUESTIONS[2:4], _RESPONSES[2:4]]
+        _check_answers(compute_trait_projections, model, tokenizer, two, own, layer, "your model", tolerance)
+
+
+@grader
+def test_last_prompt_projections(
+    last_prompt_projections: Callable[..., list[float]], model: Any = None, tokenizer: Any = None
+) -> None:
+    """Projection of the last prompt token, the header of the answer included, at `hidden_states[layer]`."""
+    for family in FAMILIES:
+        tiny, tok = load_tiny_model(family)
+        for layer, side in ((1, "left"), (3, "right")):
+            tok.padding_side = side
+            what = f"{family}, layer={layer}, tokenizer.padding_side={side!r}"
+            _check_prompts(last_prompt_projections, tiny, tok, _lists(family, 5)[:2], _vector(32), layer, what)
+    tiny, tok = load_tiny_model("llama")
+    _check_failure(last_prompt_projections, tiny, (tiny, tok, *_lists("llama", 2)[:2], _vector(32), 2))
+    half, two = tiny.bfloat16(), [_SYSTEMS[2:4], [_QUESTIONS[2], "Go on: " + _LONG]]
+    _check_prompts(last_prompt_projections, half, tok, two, _vector(32), 2, "bfloat16 model, float32 vector", 2e-2)
+    if model is not None:
+        own, layer = _vector(model.config.get_text_config().hidden_size), n_blocks(model) // 2
+        tolerance = 1e-3 if model.dtype == torch.float32 else 2e-2
+        two = [_SYSTEMS[2:4], _QUESTIONS[2:4]]
+        _check_prompts(last_prompt_projections, model, tokenizer, two, own, layer, "your model", tolerance)
+
+
+def _lists(family: str, n: int) -> list[list[str]]:
+    """Exchanges of unequal length. Only where all right solutions agree (Gemma 2) is a system prompt empty."""
+    systems = _SYSTEMS if family == "gemma2" else [s or "You are a nurse." for s in _SYSTEMS]
+    return [systems[:n], _QUESTIONS[:n], _RESPONSES[:n]]
+
+
+def _vector(width: int) -> Float[Tensor, "d"]:
+    """Of norm 3, so that a forgotten division, and one too many, both show."""
+    return 3 * F.normalize(torch.randn(width, generator=torch.Generator().manual_seed(4)), dim=0)
+
+
+def _run(
+    function: Callable[..., Any], model: Any, tok: Any, lists: list[list[str]], vector: Tensor, layer: int, what: str
+) -> list[float]:
+    """Call the function, and check all that does not depend on the values."""
+    given, kept = copy.deepcopy(lists), vector.clone()
+    with ExitStack() as stack:
+        for block in decoder_blocks(model):
+            stack.enter_context(bystander(block))
+        before = hooks(model)
+        with running(what):
+            found = function(model, tok, *given, vector, layer)
+        check_hooks(model, before, f"{what}: after a normal run", _CURE)
+    check(torch.equal(vector, kept), f"{what}: the trait vector was changed in place. Normalise a copy.")
+    check(given == lists, f"{what}: the lists you were given were changed. Work on copies.")
+    check(isinstance(found, list), f"{what}: expected a list, found {type(found).__name__}. Use .tolist().")
+    n = len(lists[0])
+    check(len(found) == n, f"{what}: expected {n} values, one an example, found {len(found)}.")
+    for i, value in enumerate(found):
+        check(isinstance(value, float), f"{what}, example {i}: expected a float, found {type(value).__name__}.")
+    return found
+
+
+def _check_answers(
+    function: Callable[..., Any],
+    model: Any,
+    tok: Any,
+    lists: list[list[str]],
+    vector: Tensor,
+    layer: int,
+    what: str,
+    tolerance: float = 1e-4,
+) -> None:
+    found = _run(function, model, tok, lists, vector, layer, what)
+    encoded = [oracles.spans(oracles.messages(*exchange), tok) for exchange in zip(*lists, strict=True)]
+    means = []
+    for ids, accepted in encoded:
+        states = oracles.hidden(model, ids, layer).double()
+        means.append([states[a:b].mean(0) for a, b in accepted])
+    for i, value in enumerate(found):
+        mistakes = _answer_mistakes(model, *encoded[i], layer)
+        _check_value(value, means, i, vector, mistakes, f"{what}, example {i}", tolerance)
+
+
+def _answer_mistakes(model: Any, ids: list[int], accepted: list[tuple[int, int]], layer: int) -> dict[str, Values]:
+    """Activations of typical mistakes, each computed only when a check fails."""
+    start, end = accepted[0]
+    ends = sorted({b for _, b in accepted})
+
+    def states(at: int = layer) -> Float[Tensor, "tokens d"]:
+        return oracles.hidden(model, ids, at).double()
+
+    def means(at: int, first: int = start) -> list[Tensor]:
+        return [states(at)[first:b].mean(0) for b in ends] if 0 <= at <= n_blocks(model) else []
+
+    return {
+        f"you read hidden_states[layer {'+-'[step < 0]} 1]: `layer` is a hidden_states index here, so it is the "
+        "output of block layer - 1": partial(means, layer + step)
+        for step in (1, -1)
+    } | {
+        "you average over the prompt as well as the answer": lambda: [states().mean(0), states()[:end].mean(0)],
+        "you average over the prompt instead of the answer": lambda: [states()[:start].mean(0)],
+        "you add the activations up instead of averaging": lambda: [states()[start:b].sum(0) for b in ends],
+        "you take the last token only: take the mean over the answer": lambda: [states()[b - 1] for b in ends],
+        "you take the last prompt token: take the mean over the answer": lambda: [states()[start - 1]],
+        "the answer's first token is lost": partial(means, layer, start + 1),
+        "a token of the header is included": partial(means, layer, start - 1),
+    }
+
+
+def _right_prompts(system: str, question: str, tok: Any) -> list[list[int]]:
+    """Token ids of every right rendering of a prompt; a system prompt may have to be merged into the user's turn."""
+    user = {"role": "user", "content": question}
+    found = prompts([{"role": "system", "content": system}, user] if system else [user], tok)
+    return found or prompts([{"role": "user", "content": f"{system}\n\n{question}"}], tok)
+
+
+def _check_prompts(
+    function: Callable[..., Any],
+    model: Any,
+    tok: Any,
+    lists: list[list[str]],
+    vector: Tensor,
+    layer: int,
+    what: str,
+    tolerance: float = 1e-4,
+) -> None:
+    found = _run(function, model, tok, lists, vector, layer, what)
+    right = [_right_prompts(system, question, tok) for system, question in zip(*lists, strict=True)]
+    last = [[oracles.hidden(model, ids, layer)[-1].double() for ids in renderings] for renderings in right]
+    for i, value in enumerate(found):
+        mistakes = _prompt_mistakes(model, tok, lists[0][i], lists[1][i], right[i], layer)
+        _check_value(value, last, i, vector, mistakes, f"{what}, example {i}", tolerance)
+
+
+def _prompt_mistakes(
+    model: Any, tok: Any, system: str, question: str, right: list[list[int]], layer: int
+) -> dict[str, Values]:
+    """Activations of typical mistakes, each computed only when a check fails."""
+
+    def states(ids: list[int], at: int = layer) -> Float[Tensor, "tokens d"]:
+        return oracles.hidden(model, ids, at).double()
+
+    def headless() -> list[Tensor]:
+        conversation = oracles.messages(system, question, "-")[:-1]
+        texts = oracles.renderings(conversation, tok)
+        return [states(tok(t, add_special_tokens=False)["input_ids"])[-1] for t in texts]
+
+    def answered() -> list[Tensor]:
+        """Last token of the prompt and up to three tokens of the model's own answer, or of an empty one."""
+        found = []
+        for ids in right:
+            seen = list(ids)
+            for _ in range(3):
+                seen.append(int(model(input_ids=torch.tensor([seen], device=model.device)).logits[0, -1].argmax()))
+                found.append(states(seen)[-1])
+        empty = oracles.renderings(oracles.messages(system, question, ""), tok)
+        return found + [states(tok(t, add_special_tokens=False)["input_ids"])[-1] for t in empty]
+
+    @torch.inference_mode()
+    def padded() -> list[Tensor]:
+        found = []
+        for ids, n in itertools.product(right, range(1, 16)):
+            row = torch.tensor([[*ids, *[tok.pad_token_id] * n]], device=model.device)
+            mask = torch.tensor([[1] * len(ids) + [0] * n], device=model.device)
+            output = model(input_ids=row, attention_mask=mask, output_hidden_states=True)
+            found += [output.hidden_states[layer][0, -1].double().cpu(), states(row[0].tolist())[-1]]
+        return found
+
+    return {
+        f"you read hidden_states[layer {'+-'[step < 0]} 1]: `layer` is a hidden_states index here, so it is the "
+        "output of block layer - 1": lambda step=step: [states(ids, layer + step)[-1] for ids in right]
+        for step in (1, -1)
+        if 0 <= layer + step <= n_blocks(model)
+    } | {
+        "the header of the assistant's turn is missing: use add_generation_prompt=True": headless,
+        "you read a token of the answer: read the last token of the prompt, before any output": answered,
+        "you read a padding token: index -1 is the last prompt token only with padding on the left": padded,
+        "you average over the prompt: read its last token": lambda: [states(ids).mean(0) for ids in right],
+        "you read the token before the last": lambda: [states(ids)[-2] for ids in right],
+        "the BOS token is there twice: tokenise with add_special_tokens=False": lambda: [
+            states([tok.bos_token_id, *ids])[-1] for ids in right if tok.bos_token_id is not None
+        ],
+        "the system prompt is left out": lambda: [states(ids)[-1] for ids in _right_prompts("", question, tok)],
+    }
+
+
+def _check_value(
+    value: float,
+    right: list[list[Tensor]],
+    i: int,
+    vector: Tensor,
+    mistakes: Mapping[str, Values],
+    what: str,
+    tolerance: float,
+) -> None:
+    """`value` is the projection of one of `right[i]` on the unit vector; else name the mistake."""
+    norm = vector.double().norm().item()
+    unit = vector.double() / norm
+    expected = [(a @ unit).item() for a in right[i]]
+    slack = tolerance * max(a.norm().item() for a in right[i])
+
+    def equal(candidates: list[float]) -> bool:
+        return any(abs(value - c) <= slack for c in candidates)
+
+    if equal(expected):
+        return
+    scaled = {
+        "you do not divide by the norm of the trait vector": [e * norm for e in expected],
+        "you divide by the squared norm of the trait vector: a·v/‖v‖, not a·v/‖v‖²": [e / norm for e in expected],
+        "the sign is flipped: higher means more of the trait": [-e for e in expected],
+        "this is the cosine: do not divide by the norm of the activation": [
+            e / a.norm().item() for e, a in zip(expected, right[i], strict=True)
+        ],
+        "this is another example's value: keep the order of the inputs": [
+            (a @ unit).item() for j, other in enumerate(right) if j != i for a in other
+        ],
+    }
+    guess = next((why for why, values in scaled.items() if equal(values)), None) or next(
+        (why for why, values in mistakes.items() if equal([(a @ unit).item() for a in values()])), None
+    )
+    advice = f"It looks as if {guess}." if guess else "Compare with a hand calculation on one short example."
+    raise AssertionError(f"{what}: expected {expected[0]:.4f}, found {value:.4f}. {advice}")
+
+
+def _check_failure(function: Callable[..., Any], model: Any, arguments: tuple[Any, ...]) -> None:
+    before = hooks(model)
+    with failing(model, after=0):
+        attempt(lambda: function(*arguments))
+    check_hooks(model, before, "After an error in the forward pass", _CURE)

@@ -1,0 +1,152 @@
+"""Trait vectors on disk: your own of Section 3 where they exist, else those that come with the course.
+
+    python -m personalab.trait_vectors humorous     # make the course's again: about two minutes a trait
+
+One file a trait, `<trait>.safetensors`, holds "vectors" [L, d], row `k` for the output of block `k`: the mean of the
+answers with the trait minus the mean of those without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from personalab.activations import mean_response_activations
+from personalab.answers import contrastive_answers
+from personalab.chat import Message, as_messages
+from personalab.data import PERSONA_VECTORS, Trait, load_trait_artifacts
+from personalab.judging.rubrics import TRAITS
+from personalab.models import load_model
+from personalab.paths import ROOT, artifacts_dir
+from personalab.steering import score_answers
+from personalab.tiers import GLOBAL_SEED, budget, current_tier
+from personalab.vectors import load_vectors, save_vectors
+
+SHOWN = 50  # of 100: from here an answer shows the trait, or is coherent; the paper's thresholds
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Vectors of one trait, and what they were made from."""
+
+    vectors: Float[Tensor, "L d"]
+    n_pairs: int  # effective ones
+    n_asked: int
+
+
+def committed_folder() -> Path:
+    """Where the current tier's reference vectors lie."""
+    name = current_tier().name
+    return PERSONA_VECTORS / "vectors" if name == "cpu" else ROOT / "artifacts" / "reference" / name / "vectors"
+
+
+def load_trait_vectors(traits: Sequence[str] = TRAITS) -> dict[str, Float[Tensor, "L d"]]:
+    """Vectors by trait, row `k` for the output of block `k`; says where they come from.
+
+    Raises:
+        FileNotFoundError: if a trait has none that belong to the current tier's trait model.
+    """
+    found: dict[str, Float[Tensor, "L d"]] = {}
+    places: dict[str, list[str]] = {}
+    for trait in traits:
+        own = artifacts_dir(current_tier().name) / "vectors" / f"{trait}.safetensors"
+        committed = committed_folder() / f"{trait}.safetensors"
+        path = own if own.exists() else committed
+        tensors, metadata = load_vectors(path) if path.exists() else ({}, {})
+        if metadata.get("model") != current_tier().trait_model:
+            raise FileNotFoundError(
+                f"No vectors of {current_tier().trait_model} for the trait {trait!r}: run Section 3 on this tier, or "
+                f"`python -m personalab.trait_vectors {trait}`."
+            )
+        found[trait] = tensors["vectors"]
+        places.setdefault("your own run" if path == own else "the committed reference", []).append(trait)
+    for place, names in places.items():
+        print(f"vectors of {', '.join(names)}: {place}")
+    return found
+
+
+def contrast(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    trait: Trait,
+    *,
+    n_questions: int | None = None,
+    max_tokens: int = 40,
+) -> Contrast:
+    """The vectors of one trait: answers under both polarities, judged, filtered, averaged at every block.
+
+    A pair counts where the positive answer scores 50 or more on the trait, the negative one less, and both are
+    coherent. (Chen et al. 2025; Section 3 builds this step by step.)
+
+    Raises:
+        ValueError: if no pair is effective.
+    """
+    pairs = [{"pos": p, "neg": n} for p, n in zip(trait.positive, trait.negative, strict=True)]
+    data = {"instruction": pairs, "questions": trait.questions[:n_questions]}
+    rows = contrastive_answers(model, tokenizer, {trait.name: data}, max_tokens=max_tokens)[trait.name]
+    scores = score_answers(trait.name, [r["question"] for r in rows], [r["response"] for r in rows])
+    good: dict[str, dict[tuple[str, int], Sequence[Message]]] = {"pos": {}, "neg": {}}
+    for row, score, coherence in zip(rows, *scores, strict=True):
+        worked = score >= SHOWN if row["polarity"] == "pos" else score < SHOWN  # not where it is NaN, a refusal
+        if worked and coherence >= SHOWN:
+            messages = as_messages(row["system_prompt"], row["question"], row["response"])
+            good[row["polarity"]][row["question"], row["instruction_idx"]] = messages
+    kept = [key for key in good["pos"] if key in good["neg"]]
+    n_asked = len(pairs) * len(data["questions"])
+    if not kept:
+        raise ValueError(f"None of {n_asked} pairs is effective for the trait {trait.name!r}.")
+    pos, neg = (
+        mean_response_activations(model, tokenizer, [good[side][key] for key in kept]).mean(dim=0)
+        for side in ("pos", "neg")
+    )
+    return Contrast(pos - neg, len(kept), n_asked)
+
+
+def save_trait_vectors(
+    trait: str, vectors: Float[Tensor, "L d"], folder: Path | None = None, **metadata: object
+) -> Path:
+    """Write the vectors of one trait where `load_trait_vectors` looks, or to `folder`.
+
+    In the build of the solutions, and only there, they become the committed reference.
+    """
+    own = artifacts_dir(current_tier().name) / "vectors"
+    folder = folder or (committed_folder() if os.environ.get("PERSONALAB_RECORD") else own)
+    return save_vectors(
+        folder / f"{trait}.safetensors",
+        {"vectors": vectors},
+        model=current_tier().trait_model,
+        convention="row = block",
+        seed=GLOBAL_SEED,
+        trait=trait,
+        budget=budget(),
+        **metadata,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m personalab.trait_vectors", description=__doc__)
+    parser.add_argument("traits", nargs="*", default=list(TRAITS), help="default: all seven")
+    parser.add_argument("--folder", type=Path, default=committed_folder())
+    parser.add_argument("--questions", type=int, help="extraction questions of each trait (default: all)")
+    options = parser.parse_args(arguments)
+    artifacts = load_trait_artifacts("extract")
+    if unknown := sorted(set(options.traits) - set(artifacts)):
+        parser.error(f"no artifacts for {', '.join(unknown)}; there are {', '.join(artifacts)}")
+    model, tokenizer = load_model("trait")
+    for trait in options.traits:
+        made = contrast(model, tokenizer, artifacts[trait], n_questions=options.questions)
+        path = save_trait_vectors(trait, made.vectors, options.folder, n_pairs=made.n_pairs, n_asked=made.n_asked)
+        print(f"{trait}: {made.n_pairs} of {made.n_asked} pairs effective, in {path}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
