@@ -72,10 +72,10 @@ def _call(
     function: Callable[..., Any], model: Any, tok: Any, data: dict, trait: str, n: int, temperature: float, what: str
 ) -> tuple[list[dict[str, Any]], list[Asked]]:
     """Call the function, and check everything about its result but the answers."""
-    kept = copy.deepcopy(data)
+    given = copy.deepcopy(data)  # what a wrong answer changes is its own, not the next one's
     with recorded_prompts(model, tok) as asked:
-        found = function(model, tok, data, trait, max_new_tokens=n, temperature=temperature)
-    check(data == kept, f"{what}: you changed trait_data. Build new dicts.")
+        found = function(model, tok, given, trait, max_new_tokens=n, temperature=temperature)
+    check(given == data, f"{what}: you changed trait_data. Build new dicts.")
     check(isinstance(found, list), f"{what}: expected a list of dicts, found {type(found).__name__}.")
     for entry in found:
         missing = [k for k in _KEYS if k not in entry] if isinstance(entry, dict) else list(_KEYS)

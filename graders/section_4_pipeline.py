@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ class Graded:
         """What the function returns, errors and all; the stage then shows what it did."""
         options = {"layer": LAYER, "steering_coefficients": list(COEFFICIENTS), "max_new_tokens": _TOKENS} | options
         data = copy.deepcopy(TRAIT_DATA)
-        with self.stage.open():
+        with self.stage.open(), redirect_stdout(io.StringIO()):  # every step prints a line
             found = self.function(self.stage.model, self.stage.tok, f"{self.box.word}_{trait}", data, **options)
         check(data == TRAIT_DATA, "trait_data was changed. Build new dicts and lists.")
         return found
