@@ -62,10 +62,15 @@ def test_one_group_alone_is_refused(labels):
         separation(PROJECTIONS, labels, QUESTIONS)
 
 
-def test_a_resample_without_one_group_is_refused():
+def test_resamples_without_one_group_are_left_out():
     one_question = np.array([q == "question 3" for q in QUESTIONS])
-    with pytest.raises(ValueError, match="misses one of the two"):
-        separation(PROJECTIONS, one_question, QUESTIONS)
+    found = separation(PROJECTIONS, one_question, QUESTIONS)
+    missing = np.isnan(found.draws).all(axis=1)
+    assert 0 < missing.mean() < 1 and not np.isnan(found.draws[~missing]).any()
+    assert all(np.isfinite(part).all() for part in found.curve)
+    seed = next(s for s in range(20) if 2 in np.random.default_rng(s).multinomial(2, [0.5, 0.5], 1))
+    with pytest.raises(ValueError, match="Every resample"):
+        separation(PROJECTIONS[:2], [True, False], ["a", "b"], n_resamples=1, seed=seed)
 
 
 def test_means_by_question():

@@ -22,7 +22,7 @@ class Curve(NamedTuple):
 
 
 class Separation(NamedTuple):
-    """AUC in every column, and in every resample of the questions."""
+    """AUC in every column, and in every resample of the questions (nan where a resample misses one of the groups)."""
 
     auc: Float[np.ndarray, "k"]
     draws: Float[np.ndarray, "resamples k"]
@@ -30,7 +30,7 @@ class Separation(NamedTuple):
     @property
     def curve(self) -> Curve:
         """The AUC with percentile intervals."""
-        low, high = np.quantile(self.draws, [0.025, 0.975], axis=0)
+        low, high = np.nanquantile(self.draws, [0.025, 0.975], axis=0)
         return Curve(self.auc, low, high)
 
     def at(self, column: int) -> tuple[float, tuple[float, float]]:
@@ -40,7 +40,7 @@ class Separation(NamedTuple):
 
     def difference(self, column: int, other: int) -> tuple[float, tuple[float, float]]:
         """AUC in one column minus that in another, with its paired interval."""
-        low, high = np.quantile(self.draws[:, column] - self.draws[:, other], [0.025, 0.975])
+        low, high = np.nanquantile(self.draws[:, column] - self.draws[:, other], [0.025, 0.975])
         return float(self.auc[column] - self.auc[other]), (float(low), float(high))
 
 
@@ -62,7 +62,7 @@ def separation(
         questions: what each answer answers.
 
     Raises:
-        ValueError: if there are no positive or no negative answers, or a resample misses one of the two.
+        ValueError: if there are no positive or no negative answers, or every resample misses one of the two.
     """
     positive = np.asarray(positive, dtype=bool)
     if positive.all() or not positive.any():
@@ -76,9 +76,10 @@ def separation(
     times = rng.multinomial(n_questions, np.full(n_questions, 1 / n_questions), n_resamples)  # (resamples, questions)
     weights_pos, weights_neg = times[:, number[positive]], times[:, number[~positive]]
     pairs = weights_pos.sum(axis=1) * weights_neg.sum(axis=1)
-    if not pairs.all():
-        raise ValueError("A resample of the questions misses one of the two groups: too few answers for an interval.")
-    draws = np.einsum("rp,pnk,rn->rk", weights_pos, won, weights_neg, optimize=True) / pairs[:, None]
+    if not pairs.any():
+        raise ValueError("Every resample of the questions misses one of the two groups: there are too few answers.")
+    sums = np.einsum("rp,pnk,rn->rk", weights_pos, won, weights_neg, optimize=True)
+    draws = sums / np.where(pairs > 0, pairs, np.nan)[:, None]
     return Separation(won.mean(axis=(0, 1)), draws)
 
 
