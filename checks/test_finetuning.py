@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from personalab.adapters import merge_adapter
 from personalab.chat import as_messages
 from personalab.data import DataError
 from personalab.finetuning import (
@@ -18,7 +19,6 @@ from personalab.finetuning import (
     batches,
     encode,
     finetune,
-    merge_adapter,
     read_dialogues,
 )
 from personalab.interventions import Steer

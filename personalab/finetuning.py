@@ -12,14 +12,12 @@ is preventative steering (Chen et al. 2025, section 5.2). Adapters are PEFT's ow
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 import json
 import math
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,12 +28,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab import chat
+from personalab.adapters import replace_file, save_adapter
 from personalab.data import DataError, read_jsonl
 from personalab.doctor import BF16_WORTHWHILE, bf16_speedup
 from personalab.interventions import Intervention, applied
@@ -187,37 +185,6 @@ def finetune(
     return tuned.eval()
 
 
-def save_adapter(tuned: PeftModel, folder: Path | str) -> None:
-    """Write a trained adapter in bfloat16, in PEFT's format (`adapter_config.json`, `adapter_model.safetensors`)."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {k: v.detach().bfloat16().cpu().contiguous() for k, v in get_peft_model_state_dict(tuned).items()}
-    _replace(folder / "adapter_model.safetensors", lambda partial: save_file(weights, partial))
-    config = tuned.peft_config["default"].to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
-    config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
-    text = json.dumps(config, indent=1, sort_keys=True, default=str) + "\n"
-    _replace(folder / "adapter_config.json", lambda partial: partial.write_text(text, encoding="utf-8"))
-
-
-def merge_adapter(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
-    """The model with an adapter folded into its weights: no extra cost, no wrapper. The weights it shared are copied.
-
-    Raises:
-        DataError: if the folder holds no adapter, or one for another architecture.
-    """
-    folder = Path(folder)
-    if not (folder / "adapter_config.json").exists() or not (folder / "adapter_model.safetensors").exists():
-        raise DataError(f"{folder} holds no adapter (adapter_config.json and adapter_model.safetensors).")
-    own = model.state_dict()
-    for key, tensor in load_file(folder / "adapter_model.safetensors").items():
-        target = key.removeprefix("base_model.model.").replace(".lora_A", "").replace(".lora_B", "")
-        side = 1 if ".lora_A" in key else 0  # A is (rank, in), B is (out, rank), a weight (out, in)
-        if target not in own or own[target].shape[side] != tensor.shape[side]:
-            raise DataError(f"{folder}: the adapter is for another model; its {target!r} does not fit this one.")
-    tuned = PeftModel.from_pretrained(copy.deepcopy(model), folder)  # merging writes into the weights
-    return tuned.merge_and_unload().eval()
-
-
 def _encode_all(dialogues: Sequence[Dialogue], tokenizer: PreTrainedTokenizerBase, settings: Settings) -> list[Example]:
     if not dialogues:
         raise TrainingError("There are no dialogues to train on: the dataset is empty.")
@@ -326,7 +293,7 @@ class _Run:
             "schedule": self.schedule.state_dict(),
         }
         checkpoint.mkdir(parents=True, exist_ok=True)
-        _replace(checkpoint / "state.pt", lambda partial: torch.save(state, partial))
+        replace_file(checkpoint / "state.pt", lambda partial: torch.save(state, partial))
 
     def resume(self, checkpoint: Path) -> None:
         """Take up the last checkpoint, if there is one of this very run."""
@@ -411,10 +378,3 @@ def _autocast(device: torch.device) -> AbstractContextManager[Any]:
     """bfloat16 where it pays: on a GPU that has it, on a CPU that is measured to gain from it."""
     pays = torch.cuda.is_bf16_supported() if device.type == "cuda" else bf16_speedup() > BF16_WORTHWHILE
     return torch.autocast(device.type, torch.bfloat16) if pays else nullcontext()
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """A reader sees the old file or the new one, never half of one."""
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    write(partial)
-    partial.replace(path)

@@ -51,8 +51,8 @@ def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokeni
 
 
 def _load_embedded(model_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from personalab.adapters import merge_adapter
     from personalab.embedded import LANGUAGE_MODEL
-    from personalab.finetuning import merge_adapter
 
     key = (model_id, dtype)
     if key not in _pristine:
