@@ -68,7 +68,7 @@ from personalab.separation import Curve, joined, mean_by_question, permuted_diff
 from personalab.stats import bootstrap_interval, jackknife_interval, permutation_p
 from personalab.steering import answer_questions, load_graded_prompts, score_answers
 from personalab.steering_plots import plot_conditions, plot_monitor, plot_steering
-from personalab.steps import load_or_generate, steps_dir
+from personalab.steps import load_or_generate, steps_dir, steps_in
 from personalab.tiers import current_tier, use_tier
 from personalab.tiny import load_tiny_model
 from personalab.trait_vectors import load_trait_vectors, save_trait_vectors
@@ -163,6 +163,7 @@ __all__ = [
     "spliced_losses",
     "squared_errors",
     "steps_dir",
+    "steps_in",
     "threshold_to_cap",
     "token_activations",
     "turn_spans",

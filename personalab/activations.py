@@ -99,9 +99,8 @@ def pool(
         raise ValueError(f"blocks {bad} do not exist: this model has blocks 0 to {len(layers) - 1}.")
     pooled: list[Tensor] = [torch.empty(0)] * len(encoded)
     with tqdm(total=len(encoded), desc="reading activations", unit="text", disable=not progress) as bar:
-        for group in prefixes.groups([e.ids for e in encoded]):
+        for group, shared in _sharing(encoded):
             items = [encoded[i] for i in group]
-            shared = prefixes.shared_length([e.ids for e in items], limit=_first_token_read(items))
             prefix = prefixes.run_prefix(model, layers[max(wanted)], items[0].ids[:shared])
             for rows in _batches([len(e.ids) - prefix.length for e in items], batch_tokens):
                 means = _pool_batch(model, layers, [items[r] for r in rows], wanted, prefix)
@@ -109,6 +108,19 @@ def pool(
                     pooled[group[r]] = mean
                 bar.update(len(rows))
     return pooled
+
+
+def _sharing(encoded: Sequence[chat.Encoded]) -> Iterator[tuple[list[int], int]]:
+    """Indices of conversations that begin alike and the length of what they share; those that don't, all together."""
+    alone: list[int] = []
+    for group in prefixes.groups([e.ids for e in encoded]):
+        items = [encoded[i] for i in group]
+        if shared := prefixes.shared_length([e.ids for e in items], limit=_first_token_read(items)):
+            yield group, shared
+        else:
+            alone += group
+    if alone:
+        yield alone, 0
 
 
 def _first_token_read(items: Sequence[chat.Encoded]) -> int:

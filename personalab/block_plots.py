@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 from plotly.subplots import make_subplots
 
 from personalab.plots import _MARKERS, _PALETTE, _PLOTLY_MARKERS, show
@@ -55,6 +56,7 @@ def plot_by_block(
             ax.axhline(reference, color="#999999", lw=0.8, ls="--", zorder=0)
         ax.set_title(panel)
         ax.set_xlabel("block")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         interactive.update_xaxes(title_text="block", row=1, col=col + 1)
     axes[0, 0].set_ylabel(ylabel)
     axes[0, 0].legend(frameon=False, fontsize=8)

@@ -56,13 +56,18 @@ def token_activations(
     return [states[:, 0] for states in pool(model, spans, [block], batch_tokens=batch_tokens, progress=progress)]
 
 
+def _encode(sae: Autoencoder, states: Float[Tensor, "n d"]) -> Float[Tensor, "n n_features"]:
+    """States lie on the CPU; an autoencoder of GemmaScope lies on the GPU where there is one."""
+    return sae.encode(states.to(sae.W_enc.device))
+
+
 @torch.inference_mode()
 def squared_errors(
     sae: Autoencoder, activations: Float[Tensor, "n d"]
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "n"]]:
     """Squared distance of each state from its reconstruction, and from the mean state."""
     centre = activations.mean(dim=0)
-    lost = [(sae.decode(sae.encode(x)).to(x) - x).square().sum(dim=-1) for x in activations.split(_CHUNK)]
+    lost = [(sae.decode(_encode(sae, x)).to(x) - x).square().sum(dim=-1) for x in activations.split(_CHUNK)]
     return torch.cat(lost), (activations - centre).square().sum(dim=-1)
 
 
@@ -75,13 +80,13 @@ def explained_variance(sae: Autoencoder, activations: Float[Tensor, "n d"]) -> f
 @torch.inference_mode()
 def l0(sae: Autoencoder, activations: Float[Tensor, "n d"]) -> Int[Tensor, "n"]:
     """Number of active features of each state."""
-    return torch.cat([(sae.encode(x) > 0).sum(dim=-1).cpu() for x in activations.split(_CHUNK)])
+    return torch.cat([(_encode(sae, x) > 0).sum(dim=-1).cpu() for x in activations.split(_CHUNK)])
 
 
 @torch.inference_mode()
 def dead_features(sae: Autoencoder, activations: Float[Tensor, "n d"]) -> Int[Tensor, "n_dead"]:
     """Features that none of these states activates. Fewer states, more of them: say how many you looked at."""
-    alive = torch.stack([(sae.encode(x) > 0).any(dim=0).cpu() for x in activations.split(_CHUNK)]).any(dim=0)
+    alive = torch.stack([(_encode(sae, x) > 0).any(dim=0).cpu() for x in activations.split(_CHUNK)]).any(dim=0)
     return (~alive).nonzero()[:, 0]
 
 
@@ -194,7 +199,7 @@ def _feature_activations(
     sae: Autoencoder, features: Sequence[int], states: Sequence[Float[Tensor, "tokens d"]]
 ) -> Iterator[Float[Tensor, "tokens features"]]:
     for text in states:
-        yield sae.encode(text)[:, list(features)].float().cpu()
+        yield _encode(sae, text)[:, list(features)].float().cpu()
 
 
 def _passage(

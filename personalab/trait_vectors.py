@@ -142,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no artifacts for {', '.join(unknown)}; there are {', '.join(artifacts)}")
     model, tokenizer = load_model("trait")
     for trait in options.traits:
-        made = contrast(model, tokenizer, artifacts[trait], n_questions=options.questions)
+        max_tokens = current_tier().budget.max_tokens
+        made = contrast(model, tokenizer, artifacts[trait], n_questions=options.questions, max_tokens=max_tokens)
         path = save_trait_vectors(trait, made.vectors, options.folder, n_pairs=made.n_pairs, n_asked=made.n_asked)
         print(f"{trait}: {made.n_pairs} of {made.n_asked} pairs effective, in {path}", flush=True)
     return 0
