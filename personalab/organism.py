@@ -1,6 +1,6 @@
 """The trait organism: a small model that follows system prompts which ask for a trait, made openly by finetuning.
 
-    python -m personalab.organism             # train the adapter again from the committed dialogues; 36 minutes
+    python -m personalab.organism             # train the adapter again from the committed dialogues; 33 minutes
     python -m personalab.organism neutral     # first let the base model answer the ordinary requests again
 
 `persona_vectors/organism/README.md` is the model card.
@@ -27,8 +27,7 @@ from personalab.tiers import GLOBAL_SEED
 
 FOLDER = ROOT / "persona_vectors" / "organism"
 TRAITS = ("evil", "sycophantic", "hallucinating", "impolite", "optimistic", "humorous", "apathetic")
-SETTINGS = Settings(learning_rate=1e-3, batch_tokens=1024, max_tokens=256, preference=0.5, save_every=20)
-STRENGTH = 1.5  # the trained adapter is applied this much more strongly; our choice, on the judge's scores
+SETTINGS = Settings(learning_rate=2e-3, batch_tokens=1024, max_tokens=256, preference=0.5, save_every=20)
 NEUTRAL_PROMPTS = (None, "You are a helpful assistant.", None, "Answer the user's question.", None, "Be helpful.")
 NEUTRAL_TOKENS = 60
 NEUTRAL_COHERENCE = 50  # of 100; answers of the base model below it are left out
@@ -129,9 +128,6 @@ def train(folder: Path | str, n: int | None = None, settings: Settings = SETTING
     """Train an adapter into `folder`; a run that was killed resumes."""
     model, tokenizer = load_model("persona")
     finetune(model, tokenizer, training_dialogues(n), settings, folder)
-    config = Path(folder) / "adapter_config.json"
-    applied = json.loads(config.read_text(encoding="utf-8")) | {"lora_alpha": settings.alpha * STRENGTH}
-    config.write_text(json.dumps(applied, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
