@@ -66,7 +66,7 @@ from personalab.sae_statistics import (
 from personalab.sae_statistics import read as read_text
 from personalab.separation import Curve, joined, mean_by_question, permuted_differences, separation
 from personalab.stats import bootstrap_interval, jackknife_interval, permutation_p
-from personalab.steering import answer_questions, load_graded_prompts, score_answers
+from personalab.steering import COHERENCE_PROMPT, answer_questions, load_graded_prompts, score_answers
 from personalab.steering_plots import plot_conditions, plot_monitor, plot_steering
 from personalab.steps import load_or_generate, steps_dir, steps_in
 from personalab.tiers import current_tier, use_tier
@@ -75,6 +75,7 @@ from personalab.trait_vectors import load_trait_vectors, save_trait_vectors
 from personalab.vectors import load_vectors, save_vectors
 
 __all__ = [
+    "COHERENCE_PROMPT",
     "Ablate",
     "BatchError",
     "Cap",

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from personalab import chat, plots, steering, steering_plots, trait_vectors
+from personalab import chat, plots, steering, steering_plots, tiers, trait_vectors
 from personalab.activations import answer_token_activations, last_prompt_activations
 from personalab.data import PERSONA_VECTORS, DataError, Trait, load_trait_artifacts
+from personalab.endpoint import scripted_replies
 from personalab.interventions import Steer
 from personalab.judging.rubrics import TRAITS
 from personalab.steering import answer_questions, load_graded_prompts, score_answers
@@ -45,6 +46,7 @@ class TestAnswers:
         ]
         asked = answer_questions(model, tokenizer, ["You are a pirate."] * 3, QUESTIONS, max_tokens=6)
         assert asked != alone[0]
+        assert answer_questions(model, tokenizer, [None], QUESTIONS[2:], max_tokens=6) == alone[0][2:]
 
     def test_refusals_are_missing_values_and_lists_must_match(self, monkeypatch):
         monkeypatch.setattr(steering, "score_responses", scores_by_length)
@@ -53,6 +55,18 @@ class TestAnswers:
         assert (found.coherence == 60).all()
         with pytest.raises(ValueError):
             score_answers("evil", QUESTIONS, ["one"])
+
+    def test_other_tiers_ask_the_judge_behind_the_endpoint(self, monkeypatch):
+        def reply(messages, model):
+            assert model == tiers.TIERS["a100"].judge_model
+            prompt = messages[-1]["content"]
+            return "REFUSAL" if "I won't." in prompt else "95" if "coherent" in prompt else "40 of 100"
+
+        monkeypatch.setattr(tiers, "_active", tiers.TIERS["a100"])
+        with scripted_replies(reply):
+            found = score_answers("evil", QUESTIONS, ["I would.", "I won't.", " "])
+        np.testing.assert_array_equal(found.trait, [40, np.nan, 0])
+        np.testing.assert_array_equal(found.coherence, [95, np.nan, 0])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

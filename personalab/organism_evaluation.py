@@ -32,7 +32,7 @@ from personalab.stats import bootstrap_interval
 from personalab.tiers import GLOBAL_SEED, TRAIT_ORGANISM, current_tier
 from personalab.trait_vectors import load_trait_vectors
 
-MAX_TOKENS = 40  # as in Sections 3 and 4
+MAX_TOKENS = 32  # as in Section 4
 STEERED = 1.5  # coefficient, in lengths of the trait's vector
 PROSE_TOKENS = 20_480
 

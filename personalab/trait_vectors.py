@@ -59,7 +59,8 @@ def load_trait_vectors(traits: Sequence[str] = TRAITS) -> dict[str, Float[Tensor
     for trait in traits:
         own = artifacts_dir(current_tier().name) / "vectors" / f"{trait}.safetensors"
         committed = committed_folder() / f"{trait}.safetensors"
-        path = own if own.exists() else committed
+        # The build of the solutions, which makes the reference, must not read what some earlier run has left.
+        path = own if own.exists() and not os.environ.get("PERSONALAB_RECORD") else committed
         tensors, metadata = load_vectors(path) if path.exists() else ({}, {})
         if metadata.get("model") != current_tier().trait_model:
             raise FileNotFoundError(
