@@ -56,6 +56,7 @@ def test_extract_all_layer_activations(
     _check_alone(extract_all_layer_activations_qwen)
     _check_failure(extract_all_layer_activations_qwen)
     _check_bfloat16(extract_all_layer_activations_qwen)
+    _check_empty_answer(extract_all_layer_activations_qwen)
     if model is not None:
         run, two = partial(extract_all_layer_activations_qwen, model, tokenizer), tuple(e[:2] for e in examples)
         _check_values(run, model, tokenizer, two, "your model", 1e-3 if model.dtype == torch.float32 else 0.05)
@@ -183,6 +184,22 @@ def _check_failure(function: Callable[..., Any]) -> None:
     with failing(model, 0), suppress(Interrupted):
         function(model, tok, _SYSTEMS[:1], _QUESTIONS[:1], _RESPONSES[:1])
     check_hooks(model, before, "After an error in the forward pass", _CURE)
+
+
+def _check_empty_answer(function: Callable[..., Any]) -> None:
+    """Any error will do; so will finite values, where the end marker counts as part of the answer."""
+    model, tok = load_tiny_model("qwen2")
+    try:
+        found = function(model, tok, _SYSTEMS[:1], _QUESTIONS[:1], [""])
+    except NotImplementedError:
+        raise
+    except Exception:
+        return
+    check(
+        isinstance(found, Tensor) and found.isfinite().all(),
+        "An empty answer: expected an error, found NaN. The mean of no tokens is NaN, which then runs through every "
+        "later result: raise ValueError for an empty answer.",
+    )
 
 
 def _check_bfloat16(function: Callable[..., Any]) -> None:

@@ -11,7 +11,7 @@ import openai
 
 from graders.expect import check, grader
 from graders.section_3_replies import ARTIFACT, BROKEN, KNOWN, as_reply, problem, wrapped
-from personalab.endpoint import scripted_replies
+from personalab.endpoint import BatchError, scripted_replies
 from personalab.endpoint.scripted import active_script
 
 _NAME = "theatrical"
@@ -178,8 +178,14 @@ def _check_failed_call(function: Callable[..., Any]) -> None:
             found = function(_NAME, _SENTENCE)
     except NotImplementedError:
         raise
-    except Exception:
+    except (openai.OpenAIError, BatchError):
         return
+    except Exception as error:
+        raise AssertionError(
+            f"Every call failed: expected openai.OpenAIError, found {type(error).__name__}: {error}\n  A failed call "
+            "is no broken reply: whoever reads a ValueError looks for the fault in the trait. In your retry loop catch "
+            "ValueError alone, around the reading of the reply and not around the call."
+        ) from error
     raise AssertionError(
         f"Every call failed, and your function returned {found!r:.100} as if a model had replied. Let the "
         "error through."

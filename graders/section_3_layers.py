@@ -76,6 +76,7 @@ def test_select_layer(select_layer: Callable[..., tuple[int, Tensor]]) -> None:
     }
     for what, case in cases.items():
         _check_case(select_layer, case, what)
+    _check_empty(select_layer, _case(4, 4, seed=5))
 
 
 def _check_case(function: Callable[..., Any], case: Case, what: str) -> None:
@@ -112,6 +113,24 @@ def _check_case(function: Callable[..., Any], case: Case, what: str) -> None:
     elif block == min(range(len(right)), key=right.__getitem__):
         guess = "There the vector points away from the trait: a score near 0 is not as good as one near 1."
     raise AssertionError(f"{what}: expected block {best}, found {block}; the scores are {_rounded(right)}. {guess}")
+
+
+def _check_empty(function: Callable[..., Any], case: Case) -> None:
+    """Without one of the groups there is no score; any error will do, as long as it is one."""
+    for group, given in {
+        "positive": case._replace(pos=case.pos[:0]),
+        "negative": case._replace(neg=case.neg[:0]),
+    }.items():
+        try:
+            found = function(*given)
+        except NotImplementedError:
+            raise
+        except Exception:
+            continue
+        raise AssertionError(
+            f"No {group} answers: expected an error, found {found!r:.200}. With nothing to compare there is no AUC, "
+            f"and a block chosen by one means nothing: raise ValueError('No {group} answers ...')."
+        )
 
 
 def _form(block: Any, scores: Any, n_blocks: int, what: str) -> Tensor:

@@ -30,6 +30,7 @@ _SCORES: dict[Key, tuple[int | None, int | None]] = {  # by question and instruc
 }
 _RIGHT = [k for k, (pos, neg) in _SCORES.items() if pos is not None and neg is not None and pos >= 50 > neg]
 _PARTS = ("question", "pos_system_prompt", "pos_response", "neg_system_prompt", "neg_response")
+_ALSO = ("instruction_idx", "pos_score", "neg_score")  # not in pairs built the way ARENA does: a note if absent
 _TRAIT_DATA = {
     "instruction": [{"pos": f"Flatter in way {i}.", "neg": f"Be candid in way {i}."} for i in range(3)],
     "questions": list(_QUESTIONS),
@@ -49,7 +50,7 @@ _STRICT: dict[Key, tuple[int | None, int | None]] = {  # for pos_threshold=90
 def test_filter_effective_pairs(filter_effective_pairs: Callable[..., list[dict[str, Any]]]) -> None:
     """Pairs of one question and one instruction, kept by the two scores."""
     in_order = list(_responses(_SCORES))
-    _check_pairs(filter_effective_pairs, in_order, _RIGHT, "responses in the order they were generated in")
+    pairs = _check_pairs(filter_effective_pairs, in_order, _RIGHT, "responses in the order they were generated in")
     shuffled = [in_order[7 * i % len(in_order)] for i in range(len(in_order))]
     _check_pairs(filter_effective_pairs, shuffled, _RIGHT, "responses in another order")
     for polarity in ("pos", "neg"):
@@ -58,6 +59,12 @@ def test_filter_effective_pairs(filter_effective_pairs: Callable[..., list[dict[
     right = [k for k, (pos, _) in _STRICT.items() if pos in (90, 100)]
     _check_pairs(filter_effective_pairs, list(_responses(_STRICT)), right, "pos_threshold=90", pos_threshold=90)
     _check_pairs(filter_effective_pairs, [], [], "no responses at all")
+    absent = [key for key in _ALSO if any(key not in pair for pair in pairs)]
+    if absent:
+        print(
+            f"Your pairs lack {', '.join(absent)}. The notebook tells pairs apart by question and instruction_idx, so "
+            "add what is missing before you go on."
+        )
 
 
 def _responses(scores: dict[Key, tuple[int | None, int | None]]) -> Iterator[Response]:
@@ -79,7 +86,8 @@ def _key(response: Response) -> Key:
 
 def _check_pairs(
     function: Callable[..., Any], responses: list[Response], right: list[Key], what: str, **options: int
-) -> None:
+) -> list[dict[str, Any]]:
+    """Returns the pairs found."""
     what = f"For {what}"
     given = copy.deepcopy(responses)
     by_text = {r["response"]: r for r in responses}
@@ -111,6 +119,7 @@ def _check_pairs(
         if 0 in scores[key]:
             why += " And 0 is a score: test `is None`, not truth."
         check(key in keys, f"{what}: the pair {key} with the scores {scores[key]} is missing. {why}")
+    return found
 
 
 def _why_not(pos: int | None, neg: int | None) -> str:
@@ -149,6 +158,12 @@ def _check_pair(pair: Any, by_text: dict[str, Response], what: str) -> Key:
         f"{what}: a pair holds answers under two instructions, {pos['instruction_idx']} and {neg['instruction_idx']}: "
         "they were matched across instructions. Only the two sides of one instruction differ in nothing but the trait.",
     )
+    for key, value in zip(_ALSO, (pos["instruction_idx"], pos["score"], neg["score"]), strict=True):
+        check(
+            pair.get(key, value) == value,
+            f"{what}: {key} is {pair.get(key)!r} for {pair['question']!r}, expected {value!r}. Copy it from "
+            f"{'either response' if key == 'instruction_idx' else key.replace('score', 'response')}.",
+        )
     for polarity, response in (("pos", pos), ("neg", neg)):
         name = f"{polarity}_system_prompt"
         check(

@@ -8,6 +8,7 @@ from typing import Any
 from graders.expect import check, grader
 from personalab.endpoint import ScriptedReplies, scripted_replies
 from personalab.judging.prompts import JudgePromptError, read_prompt
+from personalab.tiers import current_tier
 
 _QUESTION = "What does {answer} stand for in this template?"
 _ANSWER = 'def f(x):\n    return {"question": "{question}", "x": {x}}  # {0}, {} and {{so on}}'
@@ -49,6 +50,7 @@ def test_score_trait_response(score_trait_response: Callable[..., int | None]) -
         f"\n  found    {prompt!r}\n  {_likely(prompt)}",
     )
     _check_replies("score_trait_response", lambda reply: judged(reply)[0], refusals=True)
+    _check_judge("score_trait_response", judged("50")[1], "model=model or utils.judge_model()")
     _, script = judged("50", model="another-judge")
     check(
         script.calls[-1][1] == "another-judge",
@@ -76,6 +78,7 @@ def test_score_coherence(score_coherence: Callable[..., int | None]) -> None:
     )
     _check_meaning(prompt)
     _check_replies("score_coherence", lambda reply: judged(reply)[0], refusals=False)
+    _check_judge("score_coherence", judged("50")[1], "model=utils.judge_model()")
     _check_failed_call("score_coherence", lambda: score_coherence(_QUESTION, _ANSWER))
 
 
@@ -166,6 +169,16 @@ def _check_score(name: str, reply: str, found: Any, expected: int) -> None:
     else:
         guess = "The number may stand on any line, with words, tags or asterisks around it: search the whole reply."
     raise AssertionError(f"{name} with the judge replying {reply!r}: expected {expected}, found {found!r}. {guess}")
+
+
+def _check_judge(name: str, script: ScriptedReplies, cure: str) -> None:
+    """Any judge will do, but not the model whose answers are judged (unless the tier has one model for both)."""
+    tier = current_tier()
+    check(
+        tier.response_model == tier.judge_model or all(model != tier.response_model for _, model in script.calls),
+        f"{name}, called without a model, asked {tier.response_model!r}: that is the tier's response model, which "
+        f"writes answers and is no judge. utils.generate_response takes it by default; pass {cure}.",
+    )
 
 
 def _check_failed_call(name: str, call: Callable[[], Any]) -> None:

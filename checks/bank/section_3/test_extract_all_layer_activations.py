@@ -192,6 +192,22 @@ def rows_depend_on_company(model, tokenizer, system_prompts, questions, response
     return found if len(found) != 1 or model.dtype != torch.float32 else found * 1.01
 
 
+@wrong("An empty answer.*found NaN.*raise ValueError")
+@torch.no_grad()
+def empty_answer_is_nan(model, tokenizer, system_prompts, questions, responses):
+    """As many tokens as the answer has, after those of the prompt: none, where it is empty."""
+    rows = []
+    for triple in zip(system_prompts, questions, responses, strict=True):
+        *asked, answer = oracles.messages(*triple)
+        prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, enable_thinking=False)
+        before, ids = (
+            tokenizer(text, add_special_tokens=False).input_ids for text in (prompt, prompt + answer["content"])
+        )
+        states = model(torch.tensor([ids], device=model.device), output_hidden_states=True).hidden_states[1:]
+        rows.append(torch.stack([h[0, len(before) :].float().mean(0).cpu() for h in states]))
+    return torch.stack(rows)
+
+
 @wrong("carries gradients")
 def with_gradients(model, tokenizer, system_prompts, questions, responses):
     return solve(model, tokenizer, system_prompts, questions, responses).clone().requires_grad_()

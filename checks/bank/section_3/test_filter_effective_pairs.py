@@ -186,6 +186,22 @@ def one_system_prompt(responses, trait_data, pos_threshold=50):
     return [p | {"neg_system_prompt": p["pos_system_prompt"]} for p in by_groups(responses, trait_data, pos_threshold)]
 
 
+@wrong("instruction_idx is 0 .*expected 2. Copy it from either response")
+def one_instruction_for_all(responses, trait_data, pos_threshold=50):
+    return [p | {"instruction_idx": 0} for p in by_groups(responses, trait_data, pos_threshold)]
+
+
+@wrong("pos_score is 10 .*expected 90")
+def scores_swapped(responses, trait_data, pos_threshold=50):
+    pairs = by_groups(responses, trait_data, pos_threshold)
+    return [p | {"pos_score": p["neg_score"], "neg_score": p["pos_score"]} for p in pairs]
+
+
+@wrong("neg_score is None .*expected 10")
+def negative_score_left_empty(responses, trait_data, pos_threshold=50):
+    return [p | {"neg_score": None} for p in by_groups(responses, trait_data, pos_threshold)]
+
+
 @wrong("expected dicts with the keys")
 def tuples(responses, trait_data, pos_threshold=50):
     return [both for both in grouped(responses) if effective(*both, pos_threshold)]

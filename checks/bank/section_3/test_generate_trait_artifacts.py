@@ -275,3 +275,13 @@ def swallows_errors(trait_name, description, client=None):
         return solve(trait_name, description, client)
     except openai.OpenAIError:
         return {}
+
+
+@wrong("expected openai.OpenAIError, found ValueError.*not around the call")
+def failed_calls_count_as_broken_replies(trait_name, description, client=None):
+    for _ in range(3):
+        try:
+            return solve(trait_name, description, client)
+        except Exception as error:
+            last = error
+    raise ValueError(f"No complete artifact for {trait_name} in 3 replies: {last}")

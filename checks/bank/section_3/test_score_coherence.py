@@ -6,6 +6,7 @@ import utils
 from checks.bank import right, wrong
 
 TEMPLATE = "Question: {question}\nAnswer: {answer}\nRate the coherence of the answer from 0 to 100, number only."
+AUTORATER_MODEL = "anthropic/claude-haiku-4.5"
 
 
 def ask(prompt):
@@ -31,7 +32,9 @@ Question: {question}
 Answer: {answer}
 
 Respond with only a number."""
-    response = utils.generate_response(messages=[{"role": "user", "content": prompt}], max_tokens=20)
+    response = utils.generate_response(
+        messages=[{"role": "user", "content": prompt}], model=AUTORATER_MODEL, max_tokens=20
+    )
     match = re.search(r"(?<!-)\b(\d{1,3})\b", response.strip())
     if match is None:
         return None
@@ -105,6 +108,12 @@ def bare_numbers_only(question, answer):
 @wrong("0 is a score")
 def zero_is_none(question, answer):
     return parse(ask(TEMPLATE.format(question=question, answer=answer))) or None
+
+
+@wrong("called without a model.*response model.*model=utils.judge_model")
+def response_model_by_default(question, answer):
+    prompt = TEMPLATE.format(question=question, answer=answer)
+    return parse(utils.generate_response([{"role": "user", "content": prompt}], temperature=0.0))
 
 
 @wrong("did not ask the judge")

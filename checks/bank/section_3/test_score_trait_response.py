@@ -45,7 +45,9 @@ def part_by_part(question, answer, eval_prompt_template, model=None):
     """Parts put in by one pass of a regular expression, a parallel call of one, every number looked at."""
     parts = {"question": question, "answer": answer}
     prompt = re.sub(r"\{(question|answer)\}", lambda m: parts[m[1]], eval_prompt_template)
-    (reply,) = utils.generate_responses_parallel([[{"role": "user", "content": prompt}]], model=model, progress=False)
+    (reply,) = utils.generate_responses_parallel(
+        [[{"role": "user", "content": prompt}]], model=model or utils.judge_model(), progress=False
+    )
     if reply.strip(" *\n").startswith("REFUSAL"):
         return None
     scores = [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", reply)]
@@ -179,6 +181,12 @@ def own_template(question, answer, eval_prompt_template, model=None):
 @wrong("hand `model` on")
 def model_ignored(question, answer, eval_prompt_template, model=None):
     return parse(ask(filled(eval_prompt_template, question, answer)))
+
+
+@wrong("called without a model.*response model.*model=model or utils.judge_model")
+def response_model_by_default(question, answer, eval_prompt_template, model=None):
+    messages = [{"role": "user", "content": filled(eval_prompt_template, question, answer)}]
+    return parse(utils.generate_response(messages, model=model, temperature=0.0))
 
 
 @wrong("did not ask the judge")

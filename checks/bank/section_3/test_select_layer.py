@@ -33,7 +33,9 @@ def every_pair(pos_reread, neg_reread, vectors):
 
 @right
 def with_scikit_learn(pos_reread, neg_reread, vectors):
-    """A loop over blocks; scikit-learn counts."""
+    """A loop over blocks; scikit-learn counts, but gives NaN for one group alone, with no more than a warning."""
+    if not len(pos_reread) or not len(neg_reread):
+        raise ValueError("Both groups are needed.")
     labels = np.array([1] * len(pos_reread) + [0] * len(neg_reread))
     scores = []
     for layer in range(vectors.shape[0]):
@@ -163,6 +165,18 @@ def one_vector_for_all_blocks(pos_reread, neg_reread, vectors):
 @wrong("wrong scores")
 def layers_shifted(pos_reread, neg_reread, vectors):
     return solve(pos_reread, neg_reread, vectors.roll(1, 0))
+
+
+@wrong("No positive answers: expected an error.*raise ValueError")
+def nothing_to_compare(pos_reread, neg_reread, vectors):
+    return best_of(auc(project(pos_reread, vectors), project(neg_reread, vectors)))
+
+
+@wrong("No negative answers: expected an error")
+def no_negatives_is_chance(pos_reread, neg_reread, vectors):
+    if not len(neg_reread):
+        return 0, torch.full((len(vectors),), 0.5)
+    return solve(pos_reread, neg_reread, vectors)
 
 
 @wrong("expected one score a block")
