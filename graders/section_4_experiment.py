@@ -53,6 +53,7 @@ def test_run_steering_experiment(
     defaults = {"max_new_tokens": 5}
     _check_run(run_steering_experiment, tiny, tok, _QUESTIONS[:1], defaults, "qwen2, default layer and coefficients")
     _check_failure(run_steering_experiment)
+    _check_failed_call(run_steering_experiment)
     if model is not None:
         options = {"layer": n_blocks(model) // 2, "coefficients": [0.0, 1.0], "max_new_tokens": 3}
         width = model.get_input_embeddings().embedding_dim
@@ -242,3 +243,27 @@ def _check_failure(function: Callable[..., Any]) -> None:
     with failing(model, 7), suppress(Interrupted), _judge(what):
         function(model, tok, _QUESTIONS, vector_of(), _TEMPLATE, layer=1, coefficients=[1.0, 2.0], max_new_tokens=5)
     check_hooks(model, before, what, _CURE)
+
+
+def _check_failed_call(function: Callable[..., Any]) -> None:
+    """A call of the judge that fails is no refusal."""
+    model, tok = sharp("llama")
+
+    def reply(messages: list[dict[str, str]], _model: str) -> str:
+        raise RuntimeError("raised by the grader, as if the connection to the judge had failed")
+
+    try:
+        with scripted_replies(reply):
+            rows = function(
+                model, tok, _QUESTIONS[:1], vector_of(), _TEMPLATE, layer=1, coefficients=[1.0], max_new_tokens=2
+            )
+    except NotImplementedError:
+        raise
+    except Exception:
+        return
+    found = [r.get("score") for r in rows if isinstance(r, dict)] if isinstance(rows, list) else rows
+    raise AssertionError(
+        f"A failed call of the judge: expected its error to come out, found a result with the score {found}, as if the "
+        "judge had replied. None stands for a refusal. Let the error through: no `try` in or around "
+        "score_trait_response, and ask threads for their results."
+    )

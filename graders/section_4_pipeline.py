@@ -15,7 +15,7 @@ import torch
 from graders.expect import check, check_tensor, grader
 from graders.section_2_hooks import check_hooks, hooks
 from graders.section_4_pipeline_values import COEFFICIENTS, LAYER, Result, check_steering, check_vectors
-from graders.section_4_stage import EFFECTIVE, QUESTIONS, TRAIT_DATA, Sandbox, Stage, sandbox
+from graders.section_4_stage import EFFECTIVE, EVAL_QUESTIONS, QUESTIONS, TRAIT_DATA, Sandbox, Stage, sandbox
 from personalab.models import n_blocks
 
 _TOKENS = 7
@@ -32,10 +32,10 @@ class Graded:
     def call(self, trait: str, **options: Any) -> Any:
         """What the function returns, errors and all; the stage then shows what it did."""
         options = {"layer": LAYER, "steering_coefficients": list(COEFFICIENTS), "max_new_tokens": _TOKENS} | options
-        data = copy.deepcopy(TRAIT_DATA)
+        data = copy.deepcopy(self.stage.data)
         with self.stage.open(), redirect_stdout(io.StringIO()):  # every step prints a line
             found = self.function(self.stage.model, self.stage.tok, f"{self.box.word}_{trait}", data, **options)
-        check(data == TRAIT_DATA, "trait_data was changed. Build new dicts and lists.")
+        check(data == self.stage.data, "trait_data was changed. Build new dicts and lists.")
         return found
 
     def run(self, what: str, trait: str, **options: Any) -> Result:
@@ -83,6 +83,7 @@ def test_run_trait_pipeline(run_trait_pipeline: Callable[..., Any], model: Any =
             first = _check_fresh(graded, f"{family}, first run", "a")
             if family == "llama":
                 _check_fresh(graded, "another trait, default coefficients", "b", steering_coefficients=None)
+                _check_eval_questions(graded)
                 _check_no_pairs(graded)
                 continue
             _check_cached(graded, "the same call again", "a", first)
@@ -103,6 +104,12 @@ def _check_fresh(graded: Graded, what: str, trait: str, stale: Result | None = N
     for step, events in _events(graded.stage).items():
         check(events, f"{what}: expected {step}, found none: an old file was used, but {why}.")
     answers = graded.stage.contrastive
+    others = [a.question for a in answers if a.question not in QUESTIONS]
+    check(
+        not others,
+        f'{what}: expected answers under the two polarities to "questions" only, found one to {others[:1]}. '
+        '"eval_questions" are for steering: a vector must not be tested on what it was made from.',
+    )
     judged = set(graded.stage.judged)
     unscored = [
         a for a in answers if (a.instruction, QUESTIONS.index(a.question)) in EFFECTIVE and a.text not in judged
@@ -114,7 +121,8 @@ def _check_fresh(graded: Graded, what: str, trait: str, stale: Result | None = N
     )
     _check_lengths(graded.stage, what)
     check_vectors(vectors, answers, graded.stage, what, stale)
-    check_steering(results, vectors, graded.stage, what, stale, options.get("steering_coefficients", COEFFICIENTS))
+    coefficients = options.get("steering_coefficients", COEFFICIENTS)
+    check_steering(results, vectors, answers, graded.stage, what, stale, coefficients)
     return vectors, results
 
 
@@ -215,7 +223,16 @@ def _check_interrupted(graded: Graded) -> None:
         "scores as a step of their own, before steering.",
     )
     check_vectors(vectors, answers, stage, what, None)
-    check_steering(results, vectors, stage, what, None, COEFFICIENTS)
+    check_steering(results, vectors, answers, stage, what, None, COEFFICIENTS)
+
+
+def _check_eval_questions(graded: Graded) -> None:
+    """Where the trait's artifacts have questions for evaluation, steering uses those."""
+    graded.stage.data = TRAIT_DATA | {"eval_questions": EVAL_QUESTIONS}
+    try:
+        _check_fresh(graded, 'trait_data with "eval_questions"', "e", steering_coefficients=[1.0])
+    finally:
+        graded.stage.data = TRAIT_DATA
 
 
 def _check_no_pairs(graded: Graded) -> None:

@@ -68,6 +68,7 @@ def check_vectors(
 def check_steering(
     results: list[dict[str, Any]],
     vectors: Tensor,
+    answers: list[Said],
     stage: Stage,
     what: str,
     stale: Result | None,
@@ -83,11 +84,11 @@ def check_steering(
     check(
         set(found) == {(c, q) for c in coefficients for q in questions}
         and bool(questions)
-        and questions <= set(QUESTIONS)
         and max(found.values()) == 1,
         f"{what}: expected one result for each coefficient of {coefficients} and each question, found {sorted(found)}. "
         "steering_coefficients=None stands for -3, -1, 0, 1, 3, 5.",
     )
+    _check_questions(questions, {a.question for a in answers}, stage.data, what)
     said = {s.text.strip(): s for s in stage.steered}
     for r in results:
         where = f"{what}: steering result for coefficient {r['coefficient']}, {r['question']!r}"
@@ -101,6 +102,26 @@ def check_steering(
         score = stage.scores[answer.text]
         check(r["score"] == int(score), f"{where}: the judge said {score}, found {r['score']!r}.")
         _check_shift(answer, r["coefficient"], vectors, stage, where, stale)
+
+
+def _check_questions(found: set[str], answered: set[str], data: dict[str, Any], what: str) -> None:
+    """Steered on "eval_questions" where there are any; else on all questions, or on all that made no vector."""
+    every, fresh = set(data["questions"]), set(data.get("eval_questions", []))
+    usual = found in (every, every - answered)
+    if not fresh:
+        check(
+            usual,
+            f'{what}: expected steering on all of "questions", {sorted(every)} (or on all of them that the vector was '
+            f"not made from), found {sorted(found)}. Is a slice left over from a quick try?",
+        )
+        return
+    advice = 'Steer on trait_data.get("eval_questions", trait_data["questions"]).'
+    check(
+        usual or found == fresh,
+        f'{what}: expected steering on "eval_questions", {sorted(fresh)}, found {sorted(found)}. {advice}',
+    )
+    if usual:
+        print(f'{what}: note that your steering does not use "eval_questions". {advice}')
 
 
 def _check_shift(

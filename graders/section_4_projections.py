@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from jinja2.exceptions import TemplateError
 from torch import Tensor
 
 from graders import oracles
@@ -19,8 +20,9 @@ from graders.expect import check, grader
 from graders.section_2_hooks import check_hooks, failing, hooks, running
 from graders.section_2_probes import attempt, bystander
 from graders.section_2_prompts import prompts
+from graders.section_3_states import load_family
 from personalab.models import decoder_blocks, n_blocks
-from personalab.tiny import FAMILIES, load_tiny_model
+from personalab.tiny import FAMILIES
 
 _SYSTEMS = ["You are a pirate.", "", "You are a judge.", "You are a pirate.", "You are an old tree."]
 _QUESTIONS = ["Where is the gold?", "How do tides work?", "Is it fair to lie?", "What do you want?", "Who are you?"]
@@ -35,6 +37,7 @@ _LONG = "the sea" + " and the city" * 80
 _CURE = "Remove it in `finally`, so that an error can't skip that."
 
 Values = Callable[[], list[Tensor]]
+Example = tuple[list[Tensor], Mapping[str, Values]]  # the activations that are right, and those of typical mistakes
 
 
 @grader
@@ -42,22 +45,8 @@ def test_compute_trait_projections(
     compute_trait_projections: Callable[..., list[float]], model: Any = None, tokenizer: Any = None
 ) -> None:
     """Projection of each answer's mean on the unit trait vector, at `hidden_states[layer]`."""
-    for family in FAMILIES:
-        tiny, tok = load_tiny_model(family)
-        for layer, side in ((1, "left"), (3, "right")):
-            tok.padding_side = side
-            what = f"{family}, layer={layer}"
-            _check_answers(compute_trait_projections, tiny, tok, _lists(family, 5), _vector(32), layer, what)
-    tiny, tok = load_tiny_model("llama")
-    _check_failure(compute_trait_projections, tiny, (tiny, tok, *_lists("llama", 2), _vector(32), 2))
-    half = tiny.bfloat16()
-    one = [["You are a poet."], ["Tell me everything."], [_LONG]]
-    _check_answers(compute_trait_projections, half, tok, one, _vector(32), 2, "bfloat16 model, float32 vector", 2e-3)
-    if model is not None:
-        own, layer = _vector(model.config.get_text_config().hidden_size), n_blocks(model) // 2
-        tolerance = 1e-3 if model.dtype == torch.float32 else 2e-2
-        two = [_SYSTEMS[2:4], _QUESTIONS[2:4], _RESPONSES[2:4]]
-        _check_answers(compute_trait_projections, model, tokenizer, two, own, layer, "your model", tolerance)
+    long = [["You are a poet."], ["Tell me everything."], [_LONG]]
+    _grade(compute_trait_projections, _answer, 3, long, 2e-3, model, tokenizer)
 
 
 @grader
@@ -65,21 +54,53 @@ def test_last_prompt_projections(
     last_prompt_projections: Callable[..., list[float]], model: Any = None, tokenizer: Any = None
 ) -> None:
     """Projection of the last prompt token, the header of the answer included, at `hidden_states[layer]`."""
+    long = [_SYSTEMS[2:4], [_QUESTIONS[2], "Go on: " + _LONG]]
+    _grade(last_prompt_projections, _prompt, 2, long, 2e-2, model, tokenizer)
+
+
+def _grade(
+    function: Callable[..., Any],
+    read: Callable[..., Example],
+    n_lists: int,
+    long: list[list[str]],
+    long_tolerance: float,
+    model: Any,
+    tokenizer: Any,
+) -> None:
+    """A function of `n_lists` lists of texts on every family, in bfloat16 on `long` ones, and on the notebook's model.
+
+    Args:
+        read: the right activations for one example, `read(model, tok, layer, *texts)`.
+    """
     for family in FAMILIES:
-        tiny, tok = load_tiny_model(family)
+        tiny, tok = load_family(family)
+        lists, vector = _lists(family, 5)[:n_lists], _vector(32)
+        if family == "gemma2" and _refuses_system_prompts(function, tiny, tok, [texts[:1] for texts in lists]):
+            continue  # which no Qwen model does, so the function need not handle it
         for layer, side in ((1, "left"), (3, "right")):
             tok.padding_side = side
             what = f"{family}, layer={layer}, tokenizer.padding_side={side!r}"
-            _check_prompts(last_prompt_projections, tiny, tok, _lists(family, 5)[:2], _vector(32), layer, what)
-    tiny, tok = load_tiny_model("llama")
-    _check_failure(last_prompt_projections, tiny, (tiny, tok, *_lists("llama", 2)[:2], _vector(32), 2))
-    half, two = tiny.bfloat16(), [_SYSTEMS[2:4], [_QUESTIONS[2], "Go on: " + _LONG]]
-    _check_prompts(last_prompt_projections, half, tok, two, _vector(32), 2, "bfloat16 model, float32 vector", 2e-2)
+            _check_values(function, read, tiny, tok, lists, vector, layer, what)
+    tiny, tok = load_family("llama")
+    _check_failure(function, tiny, (tiny, tok, *_lists("llama", 2)[:n_lists], _vector(32), 2))
+    what = "bfloat16 model, float32 vector"
+    _check_values(function, read, tiny.bfloat16(), tok, long, _vector(32), 2, what, long_tolerance)
     if model is not None:
         own, layer = _vector(model.config.get_text_config().hidden_size), n_blocks(model) // 2
         tolerance = 1e-3 if model.dtype == torch.float32 else 2e-2
-        two = [_SYSTEMS[2:4], _QUESTIONS[2:4]]
-        _check_prompts(last_prompt_projections, model, tokenizer, two, own, layer, "your model", tolerance)
+        two = [texts[2:4] for texts in (_SYSTEMS, _QUESTIONS, _RESPONSES)[:n_lists]]
+        _check_values(function, read, model, tokenizer, two, own, layer, "your model", tolerance)
+
+
+def _refuses_system_prompts(function: Callable[..., Any], model: Any, tok: Any, lists: list[list[str]]) -> bool:
+    """Whether the function hands a system prompt to a template that has no role for it."""
+    try:
+        function(model, tok, *lists, _vector(32), 1)
+    except TemplateError:
+        return True
+    except Exception:
+        return False
+    return False
 
 
 def _lists(family: str, n: int) -> list[list[str]]:
@@ -115,8 +136,9 @@ def _run(
     return found
 
 
-def _check_answers(
+def _check_values(
     function: Callable[..., Any],
+    read: Callable[..., Example],
     model: Any,
     tok: Any,
     lists: list[list[str]],
@@ -126,14 +148,17 @@ def _check_answers(
     tolerance: float = 1e-4,
 ) -> None:
     found = _run(function, model, tok, lists, vector, layer, what)
-    encoded = [oracles.spans(oracles.messages(*exchange), tok) for exchange in zip(*lists, strict=True)]
-    means = []
-    for ids, accepted in encoded:
-        states = oracles.hidden(model, ids, layer).double()
-        means.append([states[a:b].mean(0) for a, b in accepted])
+    examples = [read(model, tok, layer, *texts) for texts in zip(*lists, strict=True)]
+    right = [activations for activations, _ in examples]
     for i, value in enumerate(found):
-        mistakes = _answer_mistakes(model, *encoded[i], layer)
-        _check_value(value, means, i, vector, mistakes, f"{what}, example {i}", tolerance)
+        _check_value(value, right, i, vector, examples[i][1], f"{what}, example {i}", tolerance)
+
+
+def _answer(model: Any, tok: Any, layer: int, system: str, question: str, response: str) -> Example:
+    """Means over an answer, by what may count as the answer."""
+    ids, accepted = oracles.spans(oracles.messages(system, question, response), tok)
+    states = oracles.hidden(model, ids, layer).double()
+    return [states[a:b].mean(0) for a, b in accepted], _answer_mistakes(model, ids, accepted, layer)
 
 
 def _answer_mistakes(model: Any, ids: list[int], accepted: list[tuple[int, int]], layer: int) -> dict[str, Values]:
@@ -169,22 +194,11 @@ def _right_prompts(system: str, question: str, tok: Any) -> list[list[int]]:
     return found or prompts([{"role": "user", "content": f"{system}\n\n{question}"}], tok)
 
 
-def _check_prompts(
-    function: Callable[..., Any],
-    model: Any,
-    tok: Any,
-    lists: list[list[str]],
-    vector: Tensor,
-    layer: int,
-    what: str,
-    tolerance: float = 1e-4,
-) -> None:
-    found = _run(function, model, tok, lists, vector, layer, what)
-    right = [_right_prompts(system, question, tok) for system, question in zip(*lists, strict=True)]
-    last = [[oracles.hidden(model, ids, layer)[-1].double() for ids in renderings] for renderings in right]
-    for i, value in enumerate(found):
-        mistakes = _prompt_mistakes(model, tok, lists[0][i], lists[1][i], right[i], layer)
-        _check_value(value, last, i, vector, mistakes, f"{what}, example {i}", tolerance)
+def _prompt(model: Any, tok: Any, layer: int, system: str, question: str) -> Example:
+    """The last token of a prompt, by its right renderings."""
+    right = _right_prompts(system, question, tok)
+    last = [oracles.hidden(model, ids, layer)[-1].double() for ids in right]
+    return last, _prompt_mistakes(model, tok, system, question, right, layer)
 
 
 def _prompt_mistakes(

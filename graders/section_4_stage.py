@@ -17,13 +17,14 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from graders.section_2_hooks import Interrupted, observed
+from graders.section_3_states import load_family
 from personalab.endpoint import ScriptedReplies, scripted_replies
 from personalab.models import n_blocks
 from personalab.paths import ROOT
 from personalab.steps import steps_in
-from personalab.tiny import load_tiny_model
 
 QUESTIONS = ["Where is the gold?", "How do tides work?", "Is it fair to lie?"]
+EVAL_QUESTIONS = ["Who sings at night?", "What is in the box?"]
 _INSTRUCTIONS = [
     {"pos": "Boast in every sentence.", "neg": "Stay modest in every sentence."},
     {"pos": "Praise yourself above all.", "neg": "Praise others above all."},
@@ -80,12 +81,14 @@ class Stage:
     Attributes:
         fail: which step is to fail next: "answers" (half way), "judge", "steering", or none.
         no_trait: the judge finds the trait nowhere.
+        data: the trait's artifacts that the next run gets.
     """
 
     model: Any
     tok: Any
     fail: str = ""
     no_trait: bool = False
+    data: dict[str, Any] = field(default_factory=lambda: TRAIT_DATA)
     said: list[Said] = field(default_factory=list)
     judged: list[str] = field(default_factory=list)  # answers whose trait the judge was asked for
     scores: dict[str, str] = field(default_factory=dict)
@@ -93,7 +96,7 @@ class Stage:
 
     @classmethod
     def of(cls, family: str) -> Stage:
-        model, tok = load_tiny_model(family)
+        model, tok = load_family(family)
         return cls(model, tok)
 
     def forget(self, fail: str = "") -> None:
@@ -118,7 +121,7 @@ class Stage:
 
     def _situation(self, prompt: list[int]) -> tuple[str, int | None, str]:
         text = self.tok.decode(prompt)
-        question = next((q for q in QUESTIONS if q in text), "")
+        question = next((q for q in QUESTIONS + EVAL_QUESTIONS if q in text), "")
         for i, pair in enumerate(_INSTRUCTIONS):
             for polarity in ("pos", "neg"):
                 if pair[polarity] in text:
@@ -169,7 +172,7 @@ class Stage:
         if instruction is None:
             self.scores[text] = str(7 * self.number % 101)
         else:
-            both = SCORES[instruction, QUESTIONS.index(question)] if question else ("0", "0")
+            both = SCORES[instruction, QUESTIONS.index(question)] if question in QUESTIONS else ("0", "0")
             self.scores[text] = "0" if self.no_trait else both[polarity == "neg"]
 
     def reply(self, messages: list[dict[str, str]], model: str) -> str:

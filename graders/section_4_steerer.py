@@ -16,6 +16,7 @@ from graders.section_4_steerer_lifetime import (
     check_nested,
     check_refusal,
     check_twice,
+    check_two_prompts,
     tuples,
     untouched,
 )
@@ -38,6 +39,7 @@ def test_activation_steerer(ActivationSteerer: Callable[..., Any], model: Any = 
     check_refusal(ActivationSteerer)
     check_lifetime(ActivationSteerer)
     check_nested(ActivationSteerer)
+    check_two_prompts(ActivationSteerer)
     check_twice(ActivationSteerer)
     if model is not None:
         _check_yours(ActivationSteerer, model)

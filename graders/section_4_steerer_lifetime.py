@@ -12,7 +12,18 @@ from torch import Tensor, nn
 
 from graders.expect import check, check_close
 from graders.section_2_hooks import Interrupted, changed, check_hooks, failing, hooks, observed, running
-from graders.section_4_modes import CURE, batch, forward, generate, seen, seen_inside, states, steer, vector_of
+from graders.section_4_modes import (
+    CURE,
+    MODES,
+    batch,
+    forward,
+    generate,
+    seen,
+    seen_inside,
+    states,
+    steer,
+    vector_of,
+)
 from personalab.models import decoder_blocks, n_blocks
 from personalab.tiny import load_tiny_model
 
@@ -126,6 +137,37 @@ def check_lifetime(steerer: Callable[..., Any]) -> None:
     with changed(model, [(1, lambda hidden: hidden)]):  # somebody else's hook
         found = seen_inside(lambda: one, model, call, what)
     check_close(found, [right], f"{what}: the blocks' outputs", tolerance=1e-4)
+
+
+def check_two_prompts(steerer: Callable[..., Any]) -> None:
+    """Two prompts, of different lengths, inside one `with`: the second is steered as the first."""
+    model, tok = load_tiny_model("llama")
+    inputs, vector = batch(tok), vector_of()
+    shorter = {name: rows[1:2, -5:] for name, rows in inputs.items()}
+
+    def call(model: Any) -> None:
+        for prompt in (inputs, shorter):
+            generate(model, prompt)
+
+    def first_only(mode: str) -> Callable[[], Tensor]:
+        """What the model reads where only the first pass of all counts as a prompt's."""
+        begun: list[bool] = []
+
+        def rule(hidden: Tensor) -> Tensor:
+            begun.append(True)
+            return steer(hidden, vector, mode) if len(begun) == 1 else hidden
+
+        return lambda: seen(model, call, [(1, rule)])
+
+    for mode in MODES:
+        what = f'positions="{mode}", two prompts inside one `with`'
+        found = seen_inside(partial(steerer, model, vector, 1.0, 1, mode), model, call, what)
+        right = seen(model, call, [(1, partial(steer, push=vector, mode=mode))])
+        why = (
+            "only the first pass inside the `with` is taken for a prompt: tell each pass by its own length, "
+            "`hidden.shape[1] > 1`, and keep no flag or count"
+        )
+        check_close(found, [right], f"{what}: the blocks' outputs", {why: first_only(mode)}, 1e-4)
 
 
 def check_twice(steerer: Callable[..., Any]) -> None:

@@ -1,59 +1,8 @@
 import torch
 
 from checks.bank import right, wrong
+from checks.bank.section_4.steerer_parts import Base, last, like, tensor_of
 from personalab.models import decoder_blocks
-
-
-def tensor_of(output):
-    return output[0] if isinstance(output, tuple) else output
-
-
-def like(output, hidden):
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-
-def last(hidden, push):
-    return torch.cat([hidden[:, :-1], hidden[:, -1:] + push], dim=1)
-
-
-class Base:
-    """A right steerer in parts that the wrong ones below replace."""
-
-    def __init__(self, model, steering_vector, coeff=1.0, layer=19, positions="all"):
-        self.check(positions)
-        self.model, self.vector, self.coeff, self.layer, self.positions = (
-            model, steering_vector, coeff, layer, positions,
-        )  # fmt: skip
-        self.handle = None
-
-    def check(self, positions):
-        if positions not in ("all", "prompt", "response"):
-            raise ValueError(positions)
-
-    def block(self):
-        return decoder_blocks(self.model)[self.layer]
-
-    def __enter__(self):
-        if self.handle is not None:
-            raise RuntimeError("already entered")
-        self.handle = self.block().register_forward_hook(self.hook)
-        return self
-
-    def __exit__(self, *exc):
-        self.handle.remove()
-        self.handle = None
-
-    def hook(self, module, args, output):
-        hidden = tensor_of(output)
-        return like(output, self.steer(hidden, self.push(hidden)))
-
-    def push(self, hidden):
-        return (self.coeff * self.vector).to(hidden)
-
-    def steer(self, hidden, push):
-        if self.positions == "prompt":
-            return hidden + push if hidden.shape[1] > 1 else hidden
-        return hidden + push if self.positions == "all" else last(hidden, push)
 
 
 @right
@@ -186,6 +135,34 @@ response_as_all = mode('positions="response".*acts as positions="all"', "respons
 response_as_prompt = mode('positions="response".*acts as positions="prompt"', "response", prompt_pass)
 response_while_decoding = mode('positions="response".*only new tokens', "response", new_passes)
 response_never = mode("nothing is added", "response", lambda h, p: h)
+
+
+@wrong('positions="prompt", two prompts.*only the first pass')
+class FirstPassIsThePrompt(Base):
+    """A flag, so that a second prompt in the same `with` passes for new tokens."""
+
+    def __enter__(self):
+        self.begun = False
+        return super().__enter__()
+
+    def steer(self, hidden, push):
+        if self.positions != "prompt":
+            return super().steer(hidden, push)
+        first, self.begun = not self.begun, True
+        return hidden + push if first else hidden
+
+
+@wrong('positions="prompt", two prompts.*only the first pass')
+class LengthOfTheFirstPrompt(Base):
+    """Passes as long as the first one are prompts."""
+
+    length = None
+
+    def steer(self, hidden, push):
+        if self.positions != "prompt":
+            return super().steer(hidden, push)
+        self.length = self.length or hidden.shape[1]
+        return hidden + push if hidden.shape[1] == self.length else hidden
 
 
 @wrong('positions="prompt".*acts as positions="response"')

@@ -93,6 +93,23 @@ def with_a_hook(model, tokenizer, system_prompts, questions, responses, trait_ve
     return found
 
 
+@right
+def with_qwen_in_mind(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    """A system role whatever the template, and tokenised as it comes: Qwen's tokenizer adds no BOS."""
+    found = []
+    for system, question, response in zip(system_prompts, questions, responses, strict=True):
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        messages.append({"role": "assistant", "content": response})
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        start = len(tokenizer(prompt).input_ids)
+        inputs = tokenizer(text, return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            states = model(**inputs, output_hidden_states=True).hidden_states[layer][0]
+        found.append((states[start:].float().mean(0).cpu() @ unit(trait_vector)).item())
+    return found
+
+
 def differing(words, **changes):
     """A wrong solution that differs in one step."""
 

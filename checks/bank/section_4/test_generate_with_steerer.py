@@ -3,7 +3,8 @@ from contextlib import nullcontext
 import torch
 
 from checks.bank import right, wrong
-from checks.bank.section_4.test_activation_steerer import AsInTheChapter, Base, mode
+from checks.bank.section_4.steerer_parts import Base
+from checks.bank.section_4.test_activation_steerer import AsInTheChapter, mode
 from personalab.models import decoder_blocks
 from utils import render_prompt
 

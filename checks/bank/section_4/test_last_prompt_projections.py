@@ -81,6 +81,18 @@ def seen_while_generating(model, tokenizer, system_prompts, questions, trait_vec
     return found
 
 
+@right
+def with_qwen_in_mind(model, tokenizer, system_prompts, questions, trait_vector, layer):
+    """A system role whatever the template, and tokenised as it comes: Qwen's tokenizer adds no BOS."""
+
+    def as_it_comes(system, question, tokenizer):
+        messages = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return tokenizer(text)["input_ids"]
+
+    return solve(model, tokenizer, system_prompts, questions, trait_vector, layer, encode=as_it_comes)
+
+
 def differing(words, **changes):
     """A wrong solution that differs in one step."""
 
@@ -108,7 +120,9 @@ def with_an_empty_answer(system, question, tokenizer):
 
 
 def with_two_bos(system, question, tokenizer):
-    return tokenizer(utils.render_prompt(utils.as_messages(system, question), tokenizer))["input_ids"]
+    """A BOS of its own before the template's."""
+    own = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    return own + encode(system, question, tokenizer)
 
 
 def whole_exchange(system, question, tokenizer):

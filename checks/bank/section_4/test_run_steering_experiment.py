@@ -4,7 +4,7 @@ import torch
 
 import utils
 from checks.bank import right, wrong
-from checks.bank.section_4.test_activation_steerer import Base
+from checks.bank.section_4.steerer_parts import Base
 from checks.bank.section_4.test_generate_with_steerer import as_in_the_chapter, at_all_positions
 
 DEFAULTS = (-3, -1, 0, 1, 3, 5)
@@ -90,6 +90,13 @@ def as_one_batch(
     ]
 
 
+def none_where_it_fails(question, answer, template):
+    try:
+        return score(question, answer, template)
+    except Exception:
+        return None
+
+
 def replacing(words, **parts):
     """A wrong solution with other parts of the loops."""
 
@@ -122,6 +129,7 @@ braces_left = replacing(
     "eval_prompt_template",
     judge=lambda q, a, t: number(utils.generate_response([{"role": "user", "content": t}])),
 )
+failed_calls_as_none = replacing("failed call of the judge.*no `try`", judge=none_where_it_fails)
 score_invented = replacing("no score that the judge gave", judge=lambda q, a, t: 50)
 none_as_zero = replacing("REFUSAL, which is no score", judge=lambda q, a, t: score(q, a, t) or 0)
 float_scores = replacing("'score' to be an int", judge=lambda q, a, t: (score(q, a, t) or 0) / 100)
@@ -169,6 +177,21 @@ scores_mixed_up = outer("score of another row", scores_shifted)
 coefficients_mixed_up = outer("another coefficient", responses_swapped)
 other_default_layer = outer("another block", layer=18)
 other_default_coefficients = outer("missing", coefficients=[-5.0, -3.0, -1.0, 0.0, 1.0, 3.0])
+
+
+@wrong("failed call of the judge.*threads")
+def errors_left_in_threads(model, tok, questions, vector, template, layer=19, coefficients=None, max_new_tokens=256):
+    """Nobody asks the threads how it went."""
+    results = sweep(
+        model, tok, questions, vector, template, layer, coefficients, max_new_tokens, judge=lambda q, a, t: None
+    )
+
+    def score_one(result):
+        result["score"] = score(result["question"], result["response"], template)
+
+    with ThreadPoolExecutor(max_workers=10) as executor:
+        executor.map(score_one, results)
+    return results
 
 
 @wrong("coefficients add up|left behind")

@@ -1,5 +1,4 @@
 import json
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,118 +6,18 @@ import torch
 
 import utils
 from checks.bank import right, wrong
+from checks.bank.section_4.pipeline_parts import (
+    answers,
+    asked,
+    effective,
+    judge,
+    pipeline,
+    scores,
+    steer,
+    vectors_of,
+)
 from personalab import generation
 from personalab.steps import load_or_generate, steps_dir
-
-
-@torch.no_grad()
-def generate(model, tokenizer, conversations, max_new_tokens):
-    texts = [utils.render_prompt(c, tokenizer) for c in conversations]
-    inputs = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=True)
-    return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-def asked(data, name):
-    """One dict for each instruction, polarity and question, without its answer."""
-    for i, pair in enumerate(data["instruction"]):
-        for polarity, assistant in (("pos", name), ("neg", "helpful")):
-            for question in data["questions"]:
-                system = f"You are a {assistant} assistant. {pair[polarity]}"
-                yield {"question": question, "system_prompt": system, "instruction_idx": i, "polarity": polarity}
-
-
-def answers(model, tokenizer, data, name, max_new_tokens, batch_size=5):
-    rows = list(asked(data, name))
-    for i in range(0, len(rows), batch_size):
-        conversations = [utils.as_messages(r["system_prompt"], r["question"]) for r in rows[i : i + batch_size]]
-        found = generate(model, tokenizer, conversations, max_new_tokens)
-        yield from (r | {"response": a} for r, a in zip(rows[i : i + batch_size], found, strict=True))
-
-
-def judge(prompt):
-    reply = utils.generate_response([{"role": "user", "content": prompt}], max_tokens=10, temperature=0)
-    number = re.search(r"\d+", reply)
-    return int(number[0]) if number else None
-
-
-def scores(responses, data):
-    rubric = data["eval_prompt"]
-    return [r | {"score": judge(rubric.format(question=r["question"], answer=r["response"]))} for r in responses]
-
-
-def effective(scored, sides=("pos", "neg")):
-    """(positive, negative) answers to one question under one instruction, by the scores of `sides`."""
-    found = {(r["instruction_idx"], r["question"], r["polarity"]): r for r in scored}
-    pairs = [(r, found.get((i, q, "neg"))) for (i, q, p), r in found.items() if p == "pos"]
-
-    def works(response):
-        score = response["score"]
-        return score is not None and (score >= 50 if response["polarity"] == "pos" else score < 50)
-
-    return [both for both in pairs if all(both) and all(works(r) for r in both if r["polarity"] in sides)]
-
-
-def vectors_of(model, tokenizer, pairs):
-    if not pairs:
-        raise ValueError("no effective pairs")
-
-    def mean(side):
-        chats = [utils.as_messages(p[side]["system_prompt"], p[side]["question"], p[side]["response"]) for p in pairs]
-        return utils.mean_response_activations(model, tokenizer, chats).mean(0)
-
-    return mean(0) - mean(1)
-
-
-def steer(model, tokenizer, questions, vector, rubric, layer, coefficients, max_new_tokens):
-    results = []
-    for coefficient in [-3.0, -1.0, 0.0, 1.0, 3.0, 5.0] if coefficients is None else coefficients:
-        with utils.applied(model, [utils.Steer(layer, vector, coefficient)]):
-            found = generate(model, tokenizer, [utils.as_messages("", q) for q in questions], max_new_tokens)
-        for question, response in zip(questions, found, strict=True):
-            score = judge(rubric.format(question=question, answer=response))
-            results.append({"coefficient": coefficient, "question": question, "response": response, "score": score})
-    return results
-
-
-STEPS = SimpleNamespace(
-    answers=lambda *args: list(answers(*args)),
-    scores=scores,
-    effective=effective,
-    vectors=vectors_of,
-    steer=steer,
-    folder=lambda name: steps_dir(name),
-    cached=load_or_generate,
-    uncached=(),
-    kept=(),  # steps that override does not reach
-    returned=lambda vectors, results: (vectors, results),
-)
-
-
-def pipeline(
-    model, tokenizer, trait_name, trait_data, layer=19, steering_coefficients=None, max_new_tokens=256,
-    override=False, **changes,
-):  # fmt: skip
-    """The pipeline, with some steps exchanged."""
-    s = SimpleNamespace(**vars(STEPS) | changes)
-    folder = s.folder(trait_name)
-
-    def step(name, make):
-        if name.split(".")[0] in s.uncached:
-            return make()
-        return s.cached(folder / name, make, name, override=override and name.split(".")[0] not in s.kept)
-
-    answers = step("answers.json", lambda: s.answers(model, tokenizer, trait_data, trait_name, max_new_tokens))
-    scored = step("scores.json", lambda: s.scores(answers, trait_data))
-    vectors = step("vectors.safetensors", lambda: s.vectors(model, tokenizer, s.effective(scored)))
-    results = step(
-        "steering.json",
-        lambda: s.steer(
-            model, tokenizer, trait_data["questions"], vectors[layer], trait_data["eval_prompt"], layer,
-            steering_coefficients, max_new_tokens,
-        ),
-    )  # fmt: skip
-    return s.returned(vectors, results)
 
 
 @right
@@ -144,7 +43,10 @@ def files_deleted_first(model, tokenizer, trait_name, trait_data, layer=19, over
     def coherent(responses, data):
         return [r for r in scores(responses, data) if judge(f"Is this coherent, 0-100? {r['response']}") >= 50]
 
-    return pipeline(model, tokenizer, trait_name, trait_data, layer, **options, answers=by_the_library, scores=coherent)
+    return pipeline(
+        model, tokenizer, trait_name, trait_data, layer, **options,
+        answers=by_the_library, scores=coherent, questions=lambda data: data.get("eval_questions", data["questions"]),
+    )  # fmt: skip
 
 
 @right
@@ -217,6 +119,12 @@ def half_of_the_questions_each(model, tokenizer, trait_name, trait_data, layer=1
         return steer(model, tokenizer, trait_data["questions"][2:], *rest)
 
     return pipeline(model, tokenizer, trait_name, extraction, layer, **options, steer=on_the_others)
+
+
+@right
+def answers_tokenised_as_they_come(*args, **options):
+    """As Section 3 accepts it: the template as text, then tokenizer(text), which for Qwen adds no BOS."""
+    return pipeline(*args, **options, answers=lambda *rest: list(answers(*rest, special=True)))
 
 
 @right
@@ -299,6 +207,17 @@ other_block = steered("from block 2 on", lambda a: vars(a).update(layer=a.layer 
 block_below = steered("from block 0 on", lambda a: vars(a).update(layer=a.layer - 1))
 other_sign = steered("sign is wrong", lambda a: vars(a).update(vector=-a.vector))
 not_steered = steered("found none", lambda a: vars(a).update(vector=0 * a.vector))
+one_question_left_over = changed("steering on all of.*slice", questions=lambda data: data["questions"][:1])
+first_question_left_out = changed("steering on all of.*slice", questions=lambda data: data["questions"][1:])
+steered_on_both_lists = changed(
+    'steering on "eval_questions"', questions=lambda data: data["questions"] + data.get("eval_questions", [])
+)
+vectors_from_both_lists = changed(
+    '"questions" only',
+    answers=lambda m, t, data, *rest: list(
+        answers(m, t, data | {"questions": data["questions"] + data.get("eval_questions", [])}, *rest)
+    ),
+)
 long_steered_answers = steered("in a steered answer", lambda a: vars(a).update(n=256))
 long_answers = changed("in an answer under", answers=lambda m, t, d, name, n: list(answers(m, t, d, name, 256)))
 

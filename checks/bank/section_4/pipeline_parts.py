@@ -1,0 +1,120 @@
+"""A right pipeline in parts, for its bank."""
+
+import re
+from types import SimpleNamespace
+
+import torch
+
+import utils
+from personalab.steps import load_or_generate, steps_dir
+
+
+@torch.no_grad()
+def generate(model, tokenizer, conversations, max_new_tokens, special=False):
+    texts = [utils.render_prompt(c, tokenizer) for c in conversations]
+    inputs = tokenizer(texts, add_special_tokens=special, padding=True, padding_side="left", return_tensors="pt")
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=True)
+    return tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def asked(data, name):
+    """One dict for each instruction, polarity and question, without its answer."""
+    for i, pair in enumerate(data["instruction"]):
+        for polarity, assistant in (("pos", name), ("neg", "helpful")):
+            for question in data["questions"]:
+                system = f"You are a {assistant} assistant. {pair[polarity]}"
+                yield {"question": question, "system_prompt": system, "instruction_idx": i, "polarity": polarity}
+
+
+def answers(model, tokenizer, data, name, max_new_tokens, batch_size=5, special=False):
+    rows = list(asked(data, name))
+    for i in range(0, len(rows), batch_size):
+        conversations = [utils.as_messages(r["system_prompt"], r["question"]) for r in rows[i : i + batch_size]]
+        found = generate(model, tokenizer, conversations, max_new_tokens, special)
+        yield from (r | {"response": a} for r, a in zip(rows[i : i + batch_size], found, strict=True))
+
+
+def judge(prompt):
+    reply = utils.generate_response([{"role": "user", "content": prompt}], max_tokens=10, temperature=0)
+    number = re.search(r"\d+", reply)
+    return int(number[0]) if number else None
+
+
+def scores(responses, data):
+    rubric = data["eval_prompt"]
+    return [r | {"score": judge(rubric.format(question=r["question"], answer=r["response"]))} for r in responses]
+
+
+def effective(scored, sides=("pos", "neg")):
+    """(positive, negative) answers to one question under one instruction, by the scores of `sides`."""
+    found = {(r["instruction_idx"], r["question"], r["polarity"]): r for r in scored}
+    pairs = [(r, found.get((i, q, "neg"))) for (i, q, p), r in found.items() if p == "pos"]
+
+    def works(response):
+        score = response["score"]
+        return score is not None and (score >= 50 if response["polarity"] == "pos" else score < 50)
+
+    return [both for both in pairs if all(both) and all(works(r) for r in both if r["polarity"] in sides)]
+
+
+def vectors_of(model, tokenizer, pairs):
+    if not pairs:
+        raise ValueError("no effective pairs")
+
+    def mean(side):
+        chats = [utils.as_messages(p[side]["system_prompt"], p[side]["question"], p[side]["response"]) for p in pairs]
+        return utils.mean_response_activations(model, tokenizer, chats).mean(0)
+
+    return mean(0) - mean(1)
+
+
+def steer(model, tokenizer, questions, vector, rubric, layer, coefficients, max_new_tokens):
+    results = []
+    for coefficient in [-3.0, -1.0, 0.0, 1.0, 3.0, 5.0] if coefficients is None else coefficients:
+        with utils.applied(model, [utils.Steer(layer, vector, coefficient)]):
+            found = generate(model, tokenizer, [utils.as_messages("", q) for q in questions], max_new_tokens)
+        for question, response in zip(questions, found, strict=True):
+            score = judge(rubric.format(question=question, answer=response))
+            results.append({"coefficient": coefficient, "question": question, "response": response, "score": score})
+    return results
+
+
+STEPS = SimpleNamespace(
+    answers=lambda *args: list(answers(*args)),
+    scores=scores,
+    effective=effective,
+    vectors=vectors_of,
+    questions=lambda data: data["questions"],  # for steering
+    steer=steer,
+    folder=lambda name: steps_dir(name),
+    cached=load_or_generate,
+    uncached=(),
+    kept=(),  # steps that override does not reach
+    returned=lambda vectors, results: (vectors, results),
+)
+
+
+def pipeline(
+    model, tokenizer, trait_name, trait_data, layer=19, steering_coefficients=None, max_new_tokens=256,
+    override=False, **changes,
+):  # fmt: skip
+    """The pipeline, with some steps exchanged."""
+    s = SimpleNamespace(**vars(STEPS) | changes)
+    folder = s.folder(trait_name)
+
+    def step(name, make):
+        if name.split(".")[0] in s.uncached:
+            return make()
+        return s.cached(folder / name, make, name, override=override and name.split(".")[0] not in s.kept)
+
+    answers = step("answers.json", lambda: s.answers(model, tokenizer, trait_data, trait_name, max_new_tokens))
+    scored = step("scores.json", lambda: s.scores(answers, trait_data))
+    vectors = step("vectors.safetensors", lambda: s.vectors(model, tokenizer, s.effective(scored)))
+    results = step(
+        "steering.json",
+        lambda: s.steer(
+            model, tokenizer, s.questions(trait_data), vectors[layer], trait_data["eval_prompt"], layer,
+            steering_coefficients, max_new_tokens,
+        ),
+    )  # fmt: skip
+    return s.returned(vectors, results)
