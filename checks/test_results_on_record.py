@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from personalab.organism import TRAITS
 from personalab.paths import ROOT
 from personalab.results import HEADLINES, MAIN_TRAITS, update_readme
 
@@ -16,6 +17,8 @@ PROMISED = (  # beyond what the README shows
     *(f"section_3/{trait}/{name}" for trait in MAIN_TRAITS for name in ("half_split_cosine", "layer")),
     *(f"section_4/{trait}/steering_spearman_low" for trait in MAIN_TRAITS),
     *(f"section_4/{t}/projection_{name}" for t in MAIN_TRAITS for name in ("baseline", "prompted", "steered")),
+    *(f"organism/{trait}/{name}" for trait in TRAITS for name in ("contrast", "default_difference")),
+    *(f"organism/{name}" for name in ("coherence", "capability_difference", "perplexity_ratio", "guarded_outputs")),
 )
 
 
@@ -47,7 +50,25 @@ def test_section_2_shows_what_capping_buys_and_costs():
 
 
 def test_the_organism_follows_prompts() -> None:
-    assert all(RESULTS[f"organism/{trait}/contrast"]["ci"][0] > 0 for trait in MAIN_TRAITS)
+    for trait in TRAITS:
+        assert RESULTS[f"organism/{trait}/contrast"]["value"] >= (50 if trait in MAIN_TRAITS else 35)
+    assert RESULTS["organism/guarded_outputs"]["value"] == 0
+
+
+@pytest.mark.parametrize("trait", MAIN_TRAITS)
+def test_sections_3_and_4_show_vectors_that_read_and_write_the_trait(trait: str) -> None:
+    three, four = (
+        {key.rpartition("/")[2]: entry for key, entry in RESULTS.items() if key.startswith(f"{section}/{trait}/")}
+        for section in ("section_3", "section_4")
+    )
+    assert three["effective_pairs"]["value"] >= 60
+    assert three["heldout_auc"]["ci"][0] > 0.8
+    assert three["leak_auc"]["value"] <= 0.65
+    assert four["steering_spearman_low"]["value"] > 0.3
+    assert four["steering_range"]["value"] >= 45
+    assert four["steering_effect"]["ci"][0] > max(0, four["random_effect"]["value"])
+    assert four["coherent_coefficients"]["value"] >= 6
+    assert four["pre_response_r"]["ci"][0] > 0.6
 
 
 def test_the_readme_shows_what_is_on_record():
