@@ -17,6 +17,22 @@ def last(hidden, push):
     return torch.cat([hidden[:, :-1], hidden[:, -1:] + push], dim=1)
 
 
+def everywhere(hidden, push):
+    return hidden + push
+
+
+def prompt_pass(hidden, push):
+    return hidden + push if hidden.shape[1] > 1 else hidden
+
+
+def new_passes(hidden, push):
+    return hidden if hidden.shape[1] > 1 else hidden + push
+
+
+def prompt_end(hidden, push):
+    return last(hidden, push) if hidden.shape[1] > 1 else hidden
+
+
 class Base:
     """A right steerer in parts that the wrong ones below replace."""
 

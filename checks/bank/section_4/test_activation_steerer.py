@@ -1,7 +1,16 @@
 import torch
 
 from checks.bank import right, wrong
-from checks.bank.section_4.steerer_parts import Base, last, like, tensor_of
+from checks.bank.section_4.steerer_parts import (
+    Base,
+    everywhere,
+    last,
+    like,
+    new_passes,
+    prompt_end,
+    prompt_pass,
+    tensor_of,
+)
 from personalab.models import decoder_blocks
 
 
@@ -104,22 +113,6 @@ def mode(words, meant, instead):
             return instead(hidden, push) if self.positions == meant else super().steer(hidden, push)
 
     return wrong(words)(Solution)
-
-
-def everywhere(hidden, push):
-    return hidden + push
-
-
-def prompt_pass(hidden, push):
-    return hidden + push if hidden.shape[1] > 1 else hidden
-
-
-def new_passes(hidden, push):
-    return hidden if hidden.shape[1] > 1 else hidden + push
-
-
-def prompt_end(hidden, push):
-    return last(hidden, push) if hidden.shape[1] > 1 else hidden
 
 
 all_as_prompt = mode('positions="all".*acts as positions="prompt"', "all", prompt_pass)
