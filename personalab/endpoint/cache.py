@@ -21,11 +21,6 @@ def request_key(request: Mapping[str, Any], occurrence: int) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def sampling_seed(key: str) -> int:
-    """The seed that a request with this key is sampled with: its top 31 bits, which any server can take."""
-    return int(key[:8], 16) >> 1
-
-
 def engine(model: str) -> str:
     """Changes with the code and the dtype that turn requests into text, so that no stale answer is served."""
     dtype = os.environ.get("PERSONALAB_DTYPE", tiers.current_tier().dtype)
