@@ -14,13 +14,14 @@ from endpoint_server import ask, texts
 
 from personalab import endpoint, paths, tiers
 from personalab.endpoint import (
-    cache,
+    engine,
     generate_response,
     generate_responses_parallel,
     make_client,
     transport,
 )
 from personalab.generation import Completion
+from personalab.machine import dtype_name
 
 pytestmark = pytest.mark.usefixtures("own_settings")
 
@@ -162,7 +163,7 @@ def test_waiting_requests_can_be_dropped(model: FakeModel) -> None:
 
 
 def test_a_change_of_the_judge_leaves_the_models_answers_valid() -> None:
-    assert cache.engine(tiers.EMBEDDED_JUDGE) != cache.engine(tiers.EMBEDDED_MODEL)
+    assert engine.engine(tiers.EMBEDDED_JUDGE) != engine.engine(tiers.EMBEDDED_MODEL)
 
 
 def test_stale_answers_are_not_served_after_a_change_of_engine(
@@ -170,9 +171,10 @@ def test_stale_answers_are_not_served_after_a_change_of_engine(
 ) -> None:
     generate_response(ask("a"))
     generate_response(ask("a"))
-    monkeypatch.setattr(cache, "_source_hash", lambda judge: "edited")
+    monkeypatch.setattr(engine, "_source_hash", lambda entry: "edited")
     generate_response(ask("a"))
-    monkeypatch.setenv("PERSONALAB_DTYPE", "float32" if tiers.current_tier().dtype != "float32" else "bfloat16")
+    here = dtype_name(tiers.current_tier().dtype)
+    monkeypatch.setenv("PERSONALAB_DTYPE", "float32" if here != "float32" else "bfloat16")
     generate_response(ask("a"))
     assert len(model.batches) == 3
 

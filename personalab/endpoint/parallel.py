@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from personalab import tiers
 from personalab.endpoint import cache
 from personalab.endpoint.client import is_embedded, shared_client
+from personalab.endpoint.engine import engine
 from personalab.endpoint.scripted import SCRIPTED_ID, active_script
 from personalab.endpoint.transport import EMBEDDED
 from personalab.seeds import occurrences, request_seed
@@ -150,7 +151,7 @@ def _calls(
     endpoint = {"base_url": str(client.base_url)}
     model = model or tiers.current_tier().response_model
     if is_embedded(client):
-        endpoint["engine"] = cache.engine(model)
+        endpoint["engine"] = engine(model)
     settings = {"model": model, "max_tokens": max_tokens, "temperature": float(temperature)}
     bodies = [{**settings, "messages": _plain(messages, i)} for i, messages in enumerate(conversations)]
     calls = []
