@@ -152,7 +152,7 @@ def _calls(
     model = model or tiers.current_tier().response_model
     if is_embedded(client):
         endpoint["engine"] = engine(model)
-    settings = {"model": model, "max_tokens": max_tokens, "temperature": float(temperature)}
+    settings: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": float(temperature)}
     bodies = [{**settings, "messages": _plain(messages, i)} for i, messages in enumerate(conversations)]
     calls = []
     for body, occurrence in zip(bodies, occurrences([json.dumps(body) for body in bodies]), strict=True):
