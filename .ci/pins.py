@@ -26,6 +26,7 @@ PLATFORMS = {
     "macOS 14 arm64": "aarch64-apple-darwin",
     "Windows x64": "x86_64-pc-windows-msvc",
 }
+MACOS = "14.0"  # the oldest that torch has a wheel for
 SOURCES_ONLY = ("transformers-stream-generator",)  # has no wheel, but is pure Python: pip builds it anywhere
 
 
@@ -45,9 +46,9 @@ def pip_setting(name: str) -> str | None:
 
 def uv_environment() -> dict[str, str]:
     """uv reads none of pip's settings: hand it the index and the certificates, unless it has its own."""
-    wanted = {"UV_DEFAULT_INDEX": pip_setting("index-url"), "SSL_CERT_FILE": pip_setting("cert")}
-    wanted["MACOSX_DEPLOYMENT_TARGET"] = "14.0"  # the oldest that torch has a wheel for
-    return {key: value for key, value in wanted.items() if value} | dict(os.environ)
+    settings = {"UV_DEFAULT_INDEX": pip_setting("index-url"), "SSL_CERT_FILE": pip_setting("cert")}
+    given = {key: value for key, value in settings.items() if value}
+    return given | os.environ | {"MACOSX_DEPLOYMENT_TARGET": MACOS}
 
 
 def resolve(python: str, platform: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -86,7 +86,10 @@ def test_the_resolver_reports_what_is_not_pinned(resolver: ModuleType) -> None:
     assert resolver.unpinned(resolution, pins) == resolution.splitlines()[1:]
 
 
-def test_the_resolver_asks_for_the_oldest_and_the_newest_python(resolver: ModuleType) -> None:
+def test_the_resolver_asks_about_what_set_up_admits(resolver: ModuleType) -> None:
     minors = [tuple(map(int, version.split(".")))[:2] for version in resolver.PYTHONS]
     assert {OLDEST, NEWEST} <= set(minors)
     assert set(resolver.REQUIREMENTS) == set(FILES) == {p.name for p in ROOT.glob("requirements*.txt")}
+    assert resolver.MACOS == f"{bootstrap.OLDEST_MACOS}.0"
+    glibc = f"manylinux_{bootstrap.OLDEST_GLIBC.replace('.', '_')}"
+    assert all(tag.endswith(glibc) for name, tag in resolver.PLATFORMS.items() if name.startswith("Linux"))
