@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from copy import deepcopy
+from itertools import count
 
 import nbformat
 from nbdime.diffing.generic import compare_strings_approximate
@@ -97,7 +98,7 @@ class _Merger:
                 if key in self.remote and cell is cells[-1]:
                     cell.id = self.remote[key].id
                 elif cell.id in taken:
-                    cell.id = nbformat.v4.new_raw_cell().id
+                    cell.id = next(i for n in count(2) if (i := f"{cell.id[:60]}-{n}") not in taken)
                 taken.add(cell.id)
                 merged.append(cell)
         return merged
