@@ -76,7 +76,8 @@ def lab(args: argparse.Namespace) -> int:
     from personalab import workbook
 
     try:
-        print(*workbook.update(ROOT), sep="\n", flush=True)
+        for line in workbook.update(ROOT):
+            print(line, flush=True)
     except RuntimeError as error:  # a merge that would lose words
         raise SetupError(str(error)) from error
     _ensure_weights()

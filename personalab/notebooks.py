@@ -100,7 +100,8 @@ def save_from_loss(path: Path, new: NotebookNode, root: Path) -> None:
         print(f"{shown}: somebody has changed it, so a copy is in {copy.relative_to(root).as_posix()}.")
     elif labels := workbook.learners_cells(old, new):
         print(f"{shown}: yours, so they are in workbook/ now: {', '.join(labels)}.")
-        print(*workbook.sync(path, root, final=True), sep="\n")
+        for line in workbook.sync(path, root, final=True):
+            print(line)
 
 
 def keep_outputs(old: NotebookNode, new: NotebookNode, name: str) -> None:

@@ -56,7 +56,7 @@ def one_line(machine: dict[str, dict[str, Any]]) -> str:
     """For the README: the machines of all sections, each named once, with the sections run on it."""
     groups: dict[str, list[str]] = {}
     for family, m in sorted(machine.items()):
-        text = f"{m['cpu']}, {m['cores']} cores, {m['threads']} threads, {m['dtype']}, torch {m['versions']['torch']}"
+        text = f"{m['cpu']}, {m['cores']} cores, torch threads: {m['threads']}, {m['dtype']}, torch {m['versions']['torch']}"
         groups.setdefault(f"{text}, transformers {m['versions']['transformers']}, {m['date']}", []).append(family)
     return "; ".join(f"{', '.join(families)}: {text}" for text, families in groups.items())
 

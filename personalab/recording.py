@@ -66,11 +66,17 @@ def put_on_record(done: Finished, artifacts: Path, root: Path) -> None:
 
 
 def covers(done: Finished, folder: Path) -> dict[Path, bytes]:
-    """The picture of every cell tagged `cover`, as `folder/<cell id>.png`, for the README."""
+    """The picture of every cell tagged `cover`, as `folder/<cell id>.png`, for the README.
+
+    Raises:
+        ValueError: if such a cell shows no picture.
+    """
     found = {}
     for cell in code_cells(done.nb):
         if "cover" in cell.metadata.get("tags", []):
             pictures = [out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {})]
+            if not pictures:
+                raise ValueError(f"{done.path.name}, cell {cell.id}: it is tagged cover, but shows no picture.")
             found[folder / f"{cell.id}.png"] = base64.b64decode(pictures[-1])
     return found
 

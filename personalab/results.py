@@ -163,9 +163,14 @@ def results_table(results: dict[str, Any]) -> str:
 
 
 def compare(own: dict[str, Any], recorded: dict[str, Any], shown: int = 5) -> str:
-    """How many of your results lie inside the recorded 95 % intervals, and the first that don't, one line each."""
+    """How many of your results lie inside the recorded 95 % intervals, and the first that don't, one line each.
+
+    Empty if the two have no key with an interval in common.
+    """
     both = {key: recorded[key] for key in sorted(own) if recorded.get(key, {}).get("ci")}
     outside = [key for key, entry in both.items() if not entry["ci"][0] <= own[key]["value"] <= entry["ci"][1]]
+    if not both:
+        return ""
     lines = [f"inside the recorded interval: {len(both) - len(outside)} of {len(both)}"]
     lines += [f"  {key}: {_number(own[key]['value'])}, recorded {describe(recorded[key])}" for key in outside[:shown]]
     if len(outside) > shown:

@@ -6,7 +6,6 @@ section leaves for the next. So a learner's own `artifacts/` are neither read no
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -77,8 +76,8 @@ def execute(section: int | None, budget: str, root: Path = ROOT) -> int:
             merge_json(folder / "machine.json", {done.family: done.machine})
             own |= done.results
     committed = root / "solutions" / "results.json"
-    if own and committed.exists():
-        print(compare(own, json.loads(committed.read_text("utf-8"))), flush=True)
+    if compared := compare(own, read_json(committed)):
+        print(compared, flush=True)
     return int(failed > 0)
 
 
