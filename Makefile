@@ -1,7 +1,7 @@
 # Every target is one call of the command line, so that Windows does without make: python -m personalab <target>
 PYTHON ?= python3
 
-.PHONY: setup doctor run test lab notebooks bench clean
+.PHONY: setup doctor run record test lab notebooks bench clean
 
 setup:
 	$(PYTHON) -m personalab setup
@@ -9,6 +9,8 @@ doctor:
 	$(PYTHON) -m personalab doctor
 run:
 	$(PYTHON) -m personalab run
+record:
+	$(PYTHON) -m personalab record
 test:
 	$(PYTHON) -m personalab test
 lab:

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 
 from personalab import notebooks
+from personalab.cells import is_learners
 from personalab.paths import ROOT
 from personalab.sources import UNKNOWN, code_cells, read_source, sections
 
@@ -25,8 +26,9 @@ def test_generated_notebooks_match_their_sources() -> None:
 @pytest.mark.parametrize("source", SOURCES)
 def test_committed_solutions_are_executed(source: Path) -> None:
     nb = nbformat.read(ROOT / "solutions" / f"{source.stem}.ipynb", as_version=4)
+    nb.cells = [cell for cell in nb.cells if not is_learners(cell)]  # reported by `make test`, and CI fails on them
     missing = [cell.id for cell in code_cells(nb) if cell.execution_count is None]
-    assert not missing, f"Run `python -m personalab run`: cells without a run are {missing}"
+    assert not missing, f"Run `python -m personalab record`: cells without a run are {missing}"
     assert not [o for cell in code_cells(nb) for o in cell.outputs if o.output_type == "error"]
 
 
@@ -55,9 +57,14 @@ def test_every_exercise_has_a_grader(source: Path) -> None:
     assert waiting is None, f"{waiting} has no grader cell"
 
 
-def test_notebooks_pass_ruff() -> None:
+def test_notebooks_pass_ruff(tmp_path: Path) -> None:
+    """As generated: a learner may have worked on those in the repository."""
     assert SOURCES
+    for name in ("pyproject.toml", "tests.py", "utils.py"):  # the rules, and which modules are ours
+        shutil.copy(ROOT / name, tmp_path)
+    for path, nb in notebooks.derived().items():
+        notebooks.write(tmp_path / path.relative_to(ROOT), notebooks.dumps(nb))
     for command in (["check"], ["format", "--check"]):
         ruff = [sys.executable, "-m", "ruff", *command, "exercises", "solutions"]
-        done = subprocess.run(ruff, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout
+        done = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr

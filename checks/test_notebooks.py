@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jupytext
 import nbformat
@@ -15,70 +14,11 @@ import pytest
 from nbgrader.api import Gradebook
 from nbgrader.nbgraderformat import MetadataValidator
 from nbgrader.preprocessors import ClearSolutions
+from toy_course import NAME, TOY, notebook, read, write_source
 
-from personalab import notebooks
+from personalab import notebooks, workbook
+from personalab.cells import digest
 from personalab.sources import UNKNOWN, code_cells, derive, read_source, stub, with_numbers, without_markers
-
-TOY = '''\
-# Toys
-
-Halve a number.
-
-```{code-cell} ipython3
-import os
-import sys
-
-print(f"budget {os.environ['PERSONALAB_BUDGET']}")
-```
-
-## Halving
-
-```{code-cell} ipython3
-:tags: [solution, halve, hide-input]
-
-def halve(x: float) -> float:
-    """Half of `x`."""
-    scale = 2
-    ### BEGIN SOLUTION
-    half = x / scale
-    ### END SOLUTION
-    return half
-```
-
-```{code-cell} ipython3
-:tags: [grader, test_halve, points-2]
-
-assert halve(3) == 1.5
-```
-'''
-NAME = "section_9_toys"
-
-
-@pytest.fixture(autouse=True)
-def _plain_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("PERSONALAB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("PERSONALAB_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.fixture
-def course(tmp_path: Path) -> Path:
-    """The root of a course with one section."""
-    return write_source(tmp_path / "course", TOY)
-
-
-def write_source(root: Path, text: str) -> Path:
-    (root / "instructions").mkdir(parents=True, exist_ok=True)
-    (root / "instructions" / f"{NAME}.md").write_text(text, "utf-8")
-    return root
-
-
-def notebook(root: Path, folder: str) -> Path:
-    return root / folder / f"{NAME}.ipynb"
-
-
-def read(root: Path, folder: str) -> nbformat.NotebookNode:
-    return nbformat.read(notebook(root, folder), as_version=4)
 
 
 def give_outputs(root: Path) -> None:
@@ -202,7 +142,10 @@ def test_drift_is_found_and_a_check_writes_nothing(course: Path) -> None:
     for folder in ("exercises", "solutions"):
         text = notebook(course, folder).read_text("utf-8").replace("scale = 2", "scale = 3")
         notebook(course, folder).write_text(text, "utf-8")
-    assert notebooks.build(check=True, root=course) == [notebook(course, f) for f in ("exercises", "solutions")]
+    changed = [notebook(course, f) for f in ("exercises", "solutions")]
+    assert notebooks.build(check=True, root=course, strict=True) == changed
+    write_source(course, TOY.replace("scale = 2", "scale = 4"))
+    assert notebooks.build(check=True, root=course) == changed
     assert "scale = 3" in notebook(course, "exercises").read_text("utf-8")
 
 
@@ -229,98 +172,119 @@ def test_a_change_of_code_clears_all_outputs(course: Path, capsys: pytest.Captur
     assert "outputs are cleared" in capsys.readouterr().out
 
 
-def test_a_learners_work_is_never_overwritten(course: Path) -> None:
+def answer(root: Path, folder: str, text: str = "def halve(x):\n    return x / 2") -> None:
+    """Type into the stub without executing it."""
+    nb = read(root, folder)
+    code_cells(nb)[1].source = text
+    notebooks.write(notebook(root, folder), notebooks.dumps(nb))
+
+
+def test_every_generated_cell_carries_the_hash_of_its_source(course: Path) -> None:
+    notebooks.build(root=course)
+    for folder in ("exercises", "solutions"):
+        assert all(cell.metadata.personalab.hash == digest(cell.source) for cell in read(course, folder).cells)
+    assert notebooks.learners_cells(course) == {}
+
+
+def test_a_learners_cells_are_no_drift_but_fail_in_ci(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebooks.build(root=course)
+    answer(course, "exercises")
+    answer(course, "solutions", "halve = None")
+    nb = read(course, "exercises")
+    nb.cells.append(nbformat.v4.new_code_cell("my_own = 1"))
+    code_cells(nb)[0].update(execution_count=1, outputs=[nbformat.v4.new_output("stream", text="budget full\n")])
+    notebooks.write(notebook(course, "exercises"), notebooks.dumps(nb))
+    assert notebooks.build(check=True, root=course) == []
+    found = notebooks.learners_cells(course)
+    assert found == {
+        notebook(course, "exercises"): ["halve", nb.cells[-1].id],
+        notebook(course, "solutions"): ["halve"],
+    }
+    monkeypatch.setenv("CI", "true")
+    assert notebooks.build(check=True, root=course) == [notebook(course, f) for f in ("exercises", "solutions")]
+
+
+@pytest.mark.parametrize("change", [("halve(3)", "halve(5)"), ("scale = 2", "scale = 4 / 2"), ("a number", "one")])
+def test_drift_under_a_learners_cells_is_found(course: Path, change: tuple[str, str]) -> None:
+    notebooks.build(root=course)
+    answer(course, "exercises")
+    assert notebooks.build(check=True, root=course) == []
+    assert change[0] in TOY
+    write_source(course, TOY.replace(*change))
+    assert notebook(course, "exercises") in notebooks.build(check=True, root=course)
+
+
+def test_outputs_and_an_editors_metadata_in_exercises_are_nobodys_words(course: Path) -> None:
     notebooks.build(root=course)
     nb = read(course, "exercises")
-    code_cells(nb)[1].update(source="def halve(x):\n    return x / 2", execution_count=1)
+    nb.metadata["vscode"], nb.nbformat_minor = {"hash": "1"}, 4
+    for cell in nb.cells:
+        cell.metadata["editable"] = True
+        del cell["id"]
+    code_cells(nb)[0].execution_count = 7
     notebooks.write(notebook(course, "exercises"), notebooks.dumps(nb))
-    with pytest.raises(FileExistsError, match="somebody's work"):
-        notebooks.build(root=course)
-    assert "return x / 2" in notebook(course, "exercises").read_text("utf-8")
+    assert notebooks.build(check=True, root=course) == []
+    assert notebooks.learners_cells(course) == {}
 
 
-# Running
-
-
-def test_quick_records_nothing_and_leaves_the_solutions_alone(course: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = TOY.replace("import sys\n", "import sys\n\nassert 'PERSONALAB_RECORD' not in os.environ\n")
-    notebooks.build(root=write_source(course, source))
-    before = notebook(course, "solutions").read_bytes()
-    assert notebooks.execute(9, "quick", course) == 0
-    assert notebook(course, "solutions").read_bytes() == before
-    assert code_cells(read(course, "runs/quick"))[0].outputs[0].text == "budget quick\n"
-    assert sorted(path.name for path in (course / "solutions").iterdir()) == [f"{NAME}.ipynb"]
-    progress = capsys.readouterr().out
-    assert "test_halve" in progress and "import os" in progress
-
-
-RECORDING = """\
-import json
-import sys
-from pathlib import Path
-
-import helper
-
-json.dump({"section_9/x": {"value": helper.X}}, open(os.environ["PERSONALAB_RECORD"], "w"))
-print("careful", file=sys.stderr)
-print(Path.cwd())
-"""
-
-
-def test_full_saves_the_solutions_the_results_and_the_readme(course: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    updated: list[Path] = []
-    monkeypatch.setitem(sys.modules, "personalab.results", SimpleNamespace(update_readme=updated.append))
-    (course / "helper.py").write_text("X = 1.5\n", "utf-8")
-    notebooks.build(root=write_source(course, TOY.replace("import sys\n", f"{RECORDING}\n")))
-    old = {"section_9/old": {"value": 0}, "section_8/x": {"value": 8}}
-    notebooks.write(course / "solutions" / "results.json", json.dumps(old))
-    assert notebooks.execute(None, "full", course) == 0
-    results = json.loads((course / "solutions" / "results.json").read_text("utf-8"))
-    assert list(results) == ["section_8/x", "section_9/seconds", "section_9/x"]
-    assert results["section_9/x"] == {"value": 1.5}
-    assert set(results["section_9/seconds"]) == {"value", "n", "ci", "section", "tier", "model", "seed"}
-    saved = read(course, "solutions")
-    texts = [output.text for output in code_cells(saved)[0].outputs]
-    assert texts == ["./solutions\nbudget full\n", "careful\n"]
-    assert [cell.execution_count for cell in code_cells(saved)] == [1, 2, 3]
-    assert not any("execution" in cell.metadata for cell in saved.cells)
-    assert notebooks.build(check=True, root=course) == notebooks.build(root=course) == []
-    assert updated == [course]
-
-
-def test_a_failing_cell_is_reported_and_overwrites_nothing(course: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    notebooks.build(root=write_source(course, TOY.replace("halve(3) == 1.5", "halve(3) == 2")))
-    before = notebook(course, "solutions").read_bytes()
-    assert notebooks.execute(9, "full", course) == 1
-    assert notebook(course, "solutions").read_bytes() == before
-    assert not (course / "solutions" / "results.json").exists()
-    assert code_cells(read(course, "runs/failed"))[2].outputs[0].ename == "AssertionError"
-    printed = capsys.readouterr().out
-    assert "assert halve(3) == 2" in printed and "AssertionError" in printed and "\x1b" not in printed
-
-
-def test_a_dead_kernel_is_reported_with_its_cell(course: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    notebooks.build(root=write_source(course, TOY.replace("import sys\n", "os._exit(3)\n")))
-    assert notebooks.execute(9, "quick", course) == 1
-    assert "Cell 'import os': Kernel died" in capsys.readouterr().out
-
-
-def test_a_key_or_too_big_a_notebook_fails(
-    course: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_learners_cells_are_in_the_workbook_before_anything_is_written(
+    course: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("TOY_API_KEY", "sk-toy-12345")
-    monkeypatch.setattr(notebooks, "MAX_BYTES", 1_000)
-    notebooks.build(root=write_source(course, TOY.replace("import sys", 'print(os.environ["TOY_API_KEY"])')))
-    assert notebooks.execute(9, "full", course) == 1
-    printed = capsys.readouterr().out
-    assert "value of TOY_API_KEY" in printed and "over 1,000" in printed
-    assert "sk-toy" not in printed + notebook(course, "runs/failed").read_text("utf-8")
-
-
-def test_an_unknown_section_is_refused(course: Path) -> None:
     notebooks.build(root=course)
-    with pytest.raises(ValueError, match=r"no section 4: it has \[9\]"):
-        notebooks.execute(4, "quick", course)
+    answer(course, "exercises")
+    assert notebooks.build(root=course) == [notebook(course, "exercises")]
+    assert "return x / 2" not in notebook(course, "exercises").read_text("utf-8")
+    assert "return x / 2" in code_cells(read(course, "workbook"))[1].source
+    assert "exercises/section_9_toys.ipynb: yours, so they are in workbook/ now: halve." in capsys.readouterr().out
+    answer(course, "exercises", "def halve(x):\n    return 0.5 * x")
+    notebooks.build(root=course)
+    both = notebook(course, "workbook").read_text("utf-8")
+    assert "return x / 2" in both and "return 0.5 * x" in both
+
+
+def test_nothing_is_written_if_the_workbook_cannot_take_the_words(
+    course: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **options: object) -> list[str]:
+        raise OSError("disk full")
+
+    notebooks.build(root=course)
+    answer(course, "exercises")
+    write_source(course, TOY.replace("a number", "any number"))
+    before = {folder: notebook(course, folder).read_bytes() for folder in ("exercises", "solutions")}
+    monkeypatch.setattr(workbook, "sync", full)
+    with pytest.raises(OSError, match="disk full"):
+        notebooks.build(root=course)
+    assert before == {folder: notebook(course, folder).read_bytes() for folder in ("exercises", "solutions")}
+
+
+@pytest.mark.parametrize(("folder", "text"), [("solutions", None), ("exercises", "<<<<<<< HEAD\n{"), ("solutions", "")])
+def test_changed_solutions_and_unreadable_notebooks_are_kept_as_copies(
+    course: Path, folder: str, text: str | None
+) -> None:
+    notebooks.build(root=course)
+    if text is None:
+        answer(course, folder, "halve = 'my try'")
+    else:
+        notebook(course, folder).write_text(text, "utf-8")
+    before = notebook(course, folder).read_bytes()
+    write_source(course, TOY.replace("a number", "any number"))
+    notebooks.build(root=course)
+    assert (course / "workbook" / folder / f"{NAME}.ipynb").read_bytes() == before
+    assert notebooks.build(check=True, root=course) == []
+    assert not notebook(course, "workbook").exists()
+
+
+def test_the_instructors_version_keeps_what_it_replaces(course: Path, tmp_path: Path) -> None:
+    (path,) = notebooks.build_nbgrader(tmp_path / "grading", root=course)
+    submitted = tmp_path / "grading" / "submitted" / "ada" / NAME / f"{NAME}.ipynb"
+    notebooks.write(submitted, "an answer")
+    path.write_text("changed by hand", "utf-8")
+    assert notebooks.build_nbgrader(tmp_path / "grading", root=course) == [path]
+    assert (tmp_path / "grading" / "kept" / path.name).read_text("utf-8") == "changed by hand"
+    assert "BEGIN SOLUTION" in path.read_text("utf-8") and submitted.read_text("utf-8") == "an answer"
+    notebooks.build_nbgrader(tmp_path / "grading", root=course)
+    assert len([*(tmp_path / "grading" / "kept").iterdir()]) == 1
 
 
 @pytest.mark.slow

@@ -35,16 +35,18 @@ def test_vectors_nobody_could_use_are_refused(tmp_path):
 
 def test_your_own_artifact_comes_before_the_reference(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(artifacts, "ROOT", tmp_path)
-    monkeypatch.setattr(artifacts, "artifacts_dir", lambda tier: tmp_path / "artifacts" / tier)
+    monkeypatch.setenv("PERSONALAB_ARTIFACTS", str(tmp_path / "own"))
+    monkeypatch.setenv("PERSONALAB_RECORD", str(tmp_path / "results.json"))  # says nothing about artifacts
     tiers.use_tier("cpu")
     with pytest.raises(FileNotFoundError, match=r"No section_1_x\.json"):
         artifacts.load_artifact("section_1_x.json")
-    monkeypatch.setenv("PERSONALAB_RECORD", "anything")
-    artifacts.save_artifact("section_1_x.json", ["reference"])
-    monkeypatch.delenv("PERSONALAB_RECORD")
+    reference = tmp_path / "artifacts" / "reference" / "cpu" / "section_1_x.json"
+    reference.parent.mkdir(parents=True)
+    reference.write_text('["reference"]')
     assert artifacts.load_artifact("section_1_x.json") == ["reference"]
-    artifacts.save_artifact("section_1_x.json", ["own"])
+    assert artifacts.save_artifact("section_1_x.json", ["own"]).parent == tmp_path / "own" / "cpu"
     assert artifacts.load_artifact("section_1_x.json") == ["own"]
+    assert json.loads(reference.read_text()) == ["reference"]
     assert "committed reference" in capsys.readouterr().out
 
 
@@ -81,6 +83,12 @@ def test_the_readmes_table_follows_the_results(tmp_path):
     assert "0.9 [0.8, 0.95], n = 7" in readme.read_text()
     assert readme.read_text().startswith("top\n") and readme.read_text().endswith("\nbottom\n")
     assert not results.update_readme(tmp_path)
+    machine = {"cpu": "A CPU", "cores": 2, "threads": 1, "dtype": "float32", "date": "2026-01-01"}
+    machine["versions"] = {"torch": "2", "transformers": "5"}
+    (tmp_path / "solutions" / "machine.json").write_text(json.dumps({"section_1": machine, "section_2": machine}))
+    assert results.update_readme(tmp_path)
+    line = "section_1, section_2: A CPU, 2 cores, torch threads: 1, float32, torch 2, transformers 5, 2026-01-01."
+    assert line in readme.read_text() and "0.9 [0.8, 0.95], n = 7" in readme.read_text()
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="lacks the markers"):
         results.update_readme(tmp_path)

@@ -72,4 +72,4 @@ def test_sections_3_and_4_show_vectors_that_read_and_write_the_trait(trait: str)
 
 
 def test_the_readme_shows_what_is_on_record():
-    assert not update_readme(check=True), "run `make run`, or put the table of solutions/results.json into the README"
+    assert not update_readme(check=True), "run `python -m personalab record`, or results.update_readme()"

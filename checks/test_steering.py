@@ -118,13 +118,11 @@ class TestTraitVectors:
     def elsewhere(self, tmp_path, monkeypatch):
         monkeypatch.setattr(trait_vectors, "artifacts_dir", lambda _tier: tmp_path / "own")
         monkeypatch.setattr(trait_vectors, "PERSONA_VECTORS", tmp_path / "committed")
-        monkeypatch.delenv("PERSONALAB_RECORD", raising=False)
 
-    def test_your_own_come_first_and_the_build_writes_the_reference(self, monkeypatch, capsys):
-        with monkeypatch.context() as build:
-            build.setenv("PERSONALAB_RECORD", "results.json")
-            for trait in ("evil", "humorous"):
-                trait_vectors.save_trait_vectors(trait, torch.zeros(3, 2))
+    def test_your_own_come_first(self, monkeypatch, capsys):
+        monkeypatch.setenv("PERSONALAB_RECORD", "results.json")  # collects results, and says nothing about vectors
+        for trait in ("evil", "humorous"):
+            trait_vectors.save_trait_vectors(trait, torch.zeros(3, 2), trait_vectors.committed_folder())
         trait_vectors.save_trait_vectors("evil", torch.ones(3, 2), n_pairs=7)
         found = trait_vectors.load_trait_vectors(["evil", "humorous"])
         assert found["evil"].sum() == 6 and found["humorous"].sum() == 0

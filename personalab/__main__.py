@@ -18,6 +18,9 @@ INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 T = TypeVar("T")
 
+# A learner may have worked in them; what the course puts there is linted by checks/test_course.py.
+_SKIP_NOTEBOOKS = ("--extend-exclude", "exercises,solutions,workbook")
+
 
 def setup(args: argparse.Namespace) -> int:
     """Make the environment; fetch and convert the embedded models unless the current tier does without."""
@@ -43,16 +46,21 @@ def doctor(args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Execute the solution notebooks."""
-    from personalab import notebooks as pipeline
-    from personalab import sources, tiers
+    """Execute the solution notebooks into runs/; nothing that git tracks changes."""
+    from personalab import running, tiers
 
-    known = sources.sections(ROOT / "solutions", ".ipynb")
-    if args.section not in (None, *known):
-        raise SetupError(f"There is no section {args.section}. solutions/ has: {', '.join(map(str, known)) or 'none'}.")
     budget = args.budget or _setting(tiers.budget)
+    _setting(lambda: running.chosen(args.section, ROOT))
     _ensure_weights()
-    return pipeline.execute(args.section, budget)
+    return running.execute(args.section, budget)
+
+
+def record(args: argparse.Namespace) -> int:
+    """For maintainers: execute the solutions in float32 and replace what the repository keeps of them."""
+    from personalab import recording
+
+    _ensure_weights()
+    return _setting(lambda: recording.record(args.section))
 
 
 def test(args: argparse.Namespace) -> int:
@@ -63,8 +71,8 @@ def test(args: argparse.Namespace) -> int:
     selection = [] if args.all else ["-m", "not slow"]
     return _run_all(
         {
-            "Lint": partial(_module, "ruff", "check"),
-            "Format": partial(_module, "ruff", "format", "--check"),
+            "Lint": partial(_module, "ruff", "check", *_SKIP_NOTEBOOKS),
+            "Format": partial(_module, "ruff", "format", "--check", *_SKIP_NOTEBOOKS),
             "Types": partial(_module, "mypy"),
             "Drift": partial(_module, "personalab", "notebooks", "--check"),
             "Tests": partial(_module, "pytest", *selection),
@@ -73,9 +81,16 @@ def test(args: argparse.Namespace) -> int:
 
 
 def lab(args: argparse.Namespace) -> int:
-    """Open JupyterLab on exercises/."""
+    """Open JupyterLab on workbook/, your own copy of exercises/, after bringing it up to date."""
+    from personalab import workbook
+
+    try:
+        for line in workbook.update(ROOT):
+            print(line, flush=True)
+    except RuntimeError as error:  # a merge that would lose words
+        raise SetupError(str(error)) from error
     _ensure_weights()
-    return run_child([sys.executable, "-m", "jupyter", "lab"], cwd=ROOT / "exercises")
+    return run_child([sys.executable, "-m", "jupyter", "lab"], cwd=workbook.folder(ROOT))
 
 
 def notebooks(args: argparse.Namespace) -> int:
@@ -86,17 +101,15 @@ def notebooks(args: argparse.Namespace) -> int:
         print(*(f"wrote {path}" for path in pipeline.build_nbgrader(args.nbgrader)), sep="\n")
         return 0
     try:
-        changed = [path.relative_to(ROOT).as_posix() for path in pipeline.build(check=args.check)]
-    except (ValueError, FileExistsError) as error:
+        yours = pipeline.learners_cells(ROOT) if args.check else {}
+        changed = [path.relative_to(ROOT).as_posix() for path in pipeline.build(check=args.check, root=ROOT)]
+    except (ValueError, RuntimeError) as error:
         raise SetupError(str(error)) from error
+    for path, cells in yours.items():
+        print(f"{path.relative_to(ROOT).as_posix()}: yours, kept: {', '.join(cells)}")
     if args.check and changed:
-        print(
-            "Not what their sources give (as expected of exercises you have worked on; otherwise run "
-            "python3 -m personalab notebooks):",
-            *changed,
-            sep="\n  ",
-            file=sys.stderr,
-        )
+        advice = "Not what their sources give (run python3 -m personalab notebooks):"
+        print(advice, *changed, sep="\n  ", file=sys.stderr)
         return FAILED
     print("\n".join(f"wrote {path}" for path in changed) or "Every notebook matches its source.")
     return 0
@@ -130,7 +143,7 @@ def bench(args: argparse.Namespace) -> int:
 
 
 def clean(args: argparse.Namespace) -> int:
-    """Remove this folder's environment, runs and caches; your artifacts/ only with --all, your cache never."""
+    """Remove this folder's environment, runs and caches; your artifacts/ only with --all, cache and workbook/ never."""
     here = [
         "runs",
         ".pytest_cache",
@@ -142,7 +155,8 @@ def clean(args: argparse.Namespace) -> int:
         here += [f"artifacts/{p.name}" for p in (ROOT / "artifacts").glob("*") if p.name != "reference"]
     anywhere = ["__pycache__", ".ipynb_checkpoints"]
     doomed = [ROOT / name for name in here]
-    doomed += [p for name in anywhere for p in ROOT.rglob(name) if bootstrap.VENV not in p.parents]
+    kept = {bootstrap.VENV, ROOT / "workbook"}
+    doomed += [p for name in anywhere for p in ROOT.rglob(name) if not kept & {*p.parents}]
     for path in filter(Path.exists, [bootstrap.VENV, *doomed]):
         print(f"removing {path.relative_to(ROOT)}")
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -186,7 +200,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m personalab", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
-    for command in (setup, doctor, run, test, lab, notebooks, judge, bench, clean):
+    for command in (setup, doctor, run, record, test, lab, notebooks, judge, bench, clean):
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(call=command, enter=bootstrap.ensure_env)
         _add_options(sub, command.__name__)
@@ -197,6 +211,8 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
     if command == "run":
         sub.add_argument("--section", type=int, help="only this section (default: all)")
         sub.add_argument("--budget", choices=("full", "quick"), help="default: PERSONALAB_BUDGET, else full")
+    elif command == "record":
+        sub.add_argument("--section", type=int, help="only this section (default: all)")
     elif command == "notebooks":
         sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
         sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")
@@ -210,7 +226,7 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--all", action="store_true", help="your artifacts/ too")
     elif command == "doctor":
         sub.add_argument("--dtype", action="store_true", help="print the dtype that models are loaded in, and no more")
-    if command in ("test", "notebooks"):
+    if command in ("test", "notebooks", "record"):
         sub.set_defaults(enter=partial(bootstrap.ensure_env, dev=True))
     elif command == "doctor":  # reports what is missing, so it installs nothing
         sub.set_defaults(enter=bootstrap.enter_env)

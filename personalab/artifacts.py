@@ -1,6 +1,6 @@
 """What one section leaves for the next: your own run's where it exists, else the committed reference.
 
-`artifacts/<tier>/` holds your runs; `artifacts/reference/<tier>/` is written by the build of the solutions only.
+`artifacts/<tier>/` holds your runs; `artifacts/reference/<tier>/` is written by `python -m personalab record` only.
 """
 
 from __future__ import annotations
@@ -20,11 +20,7 @@ from personalab.vectors import load_vectors, save_vectors
 
 def save_artifact(name: str, content: Mapping[str, Tensor] | Any, **metadata: object) -> Path:
     """Write tensors (`name` ends in .safetensors, with metadata) or JSON for later sections; returns the path."""
-    path = (
-        _reference_dir() / name
-        if os.environ.get("PERSONALAB_RECORD")
-        else artifacts_dir(tiers.current_tier().name) / name
-    )
+    path = artifacts_dir(tiers.current_tier().name) / name
     if path.suffix == ".safetensors":
         return save_vectors(path, content, **{"budget": tiers.budget(), "seed": tiers.GLOBAL_SEED, **metadata})
     path.parent.mkdir(parents=True, exist_ok=True)

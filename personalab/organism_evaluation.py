@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,8 +27,9 @@ from personalab.interventions import Steer
 from personalab.judging import score_responses
 from personalab.models import load_model
 from personalab.organism import TRAITS
-from personalab.paths import ROOT
-from personalab.results import record
+from personalab.paths import ARTIFACTS, ROOT
+from personalab.provenance import describe
+from personalab.results import RECORD, merge_json, record
 from personalab.stats import bootstrap_interval
 from personalab.tiers import TRAIT_ORGANISM, current_tier
 from personalab.trait_vectors import load_trait_vectors
@@ -161,7 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--answers", type=Path, help="a JSON Lines file: read if it exists, else written")
     options = parser.parse_args(arguments)
     if options.record:
-        os.environ["PERSONALAB_RECORD"] = str(ROOT / "solutions" / "results.json")
+        os.environ[RECORD] = str(ROOT / "solutions" / "results.json")
+        os.environ[ARTIFACTS] = tempfile.mkdtemp(prefix="record-")  # so that nobody's own vectors are read
     organism, tokenizer = load_model("trait")
     base, _ = load_model("persona")
     if options.answers and options.answers.exists():
@@ -176,6 +179,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.answers.write_text(text, encoding="utf-8")
     report(answers)
     report_cost(organism, base, tokenizer)
+    if options.record:
+        merge_json(ROOT / "solutions" / "machine.json", {"organism": describe()})
     return 0
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+ARTIFACTS = "PERSONALAB_ARTIFACTS"  # environment: in place of `artifacts/`, so that a run leaves a learner's alone
 
 
 def cache_dir() -> Path:
@@ -26,7 +27,10 @@ def _platform_cache() -> Path:
 
 
 def artifacts_dir(tier: str) -> Path:
-    """What one section's run leaves for the next ones, one folder a tier, created on demand."""
-    folder = ROOT / "artifacts" / tier
+    """What one section's run leaves for the next ones, one folder a tier, created on demand.
+
+    `artifacts/` in the repository, or the folder that the environment variable `PERSONALAB_ARTIFACTS` names.
+    """
+    folder = Path(os.environ.get(ARTIFACTS) or ROOT / "artifacts").expanduser() / tier
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from personalab.cells import write
 from personalab.paths import ROOT
+from personalab.provenance import one_line
 from personalab.tiers import GLOBAL_SEED, current_tier
 
+RECORD = "PERSONALAB_RECORD"  # environment: the JSON file in which `record` collects results; unset: print only
 TABLE_START, TABLE_END = "<!-- results:start -->", "<!-- results:end -->"
 
 MAIN_TRAITS = ("sycophantic", "evil", "hallucinating")
@@ -81,7 +84,7 @@ def record(
     *,
     model: str | None = None,
 ) -> None:
-    """Print a result; in the build of the solutions, also put it on record.
+    """Print a result; in a run of the solutions, also collect it in the file that `PERSONALAB_RECORD` names.
 
     Args:
         key: "section_1/name" (section 4's finetuning: "bonus/name"; the organism: "organism/name").
@@ -110,7 +113,7 @@ def record(
         "seed": GLOBAL_SEED,
     }
     print(f"{key}: {describe(entry)}")
-    if target := os.environ.get("PERSONALAB_RECORD"):
+    if target := os.environ.get(RECORD):
         _merge(Path(target), {key: entry})
 
 
@@ -133,6 +136,23 @@ def _merge(path: Path, entries: dict[str, Any]) -> None:
     partial.replace(path)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What the file holds, nothing if there is none."""
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def merge_json(path: Path, new: Mapping[str, Any]) -> None:
+    """Put `new` into the JSON file, in place of all old keys that begin alike (up to the first `/`)."""
+    write(path, merged_json(path, new))
+
+
+def merged_json(path: Path, new: Mapping[str, Any]) -> str:
+    """The text of the JSON file with `new` in place of all old keys that begin alike."""
+    families = {key.split("/")[0] for key in new}
+    merged = {key: value for key, value in read_json(path).items() if key.split("/")[0] not in families} | dict(new)
+    return json.dumps(merged, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
 def results_table(results: dict[str, Any]) -> str:
     """The README's table, in Markdown."""
     rows = ["| result | here: value [95 % interval], n | paper |", "|---|---|---|"]
@@ -142,20 +162,50 @@ def results_table(results: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def update_readme(root: Path = ROOT, check: bool = False) -> bool:
-    """Put the table of `solutions/results.json` between the README's markers; returns whether it differed.
+def compare(own: dict[str, Any], recorded: dict[str, Any], shown: int = 5) -> str:
+    """How many of your results lie inside the recorded 95 % intervals, and the first that don't, one line each.
+
+    Empty if the two have no key with an interval in common.
+    """
+    both = {key: recorded[key] for key in sorted(own) if recorded.get(key, {}).get("ci")}
+    outside = [key for key, entry in both.items() if not entry["ci"][0] <= own[key]["value"] <= entry["ci"][1]]
+    if not both:
+        return ""
+    lines = [f"inside the recorded interval: {len(both) - len(outside)} of {len(both)}"]
+    lines += [f"  {key}: {_number(own[key]['value'])}, recorded {describe(recorded[key])}" for key in outside[:shown]]
+    if len(outside) > shown:
+        lines.append(f"  and {len(outside) - shown} more")
+    return "\n".join(lines)
+
+
+def readme_text(text: str, results: str, machine: str = "{}") -> str:
+    """The README `text` with the table of `results`, and the machine they come from; both JSON.
 
     Raises:
         ValueError: if the README has lost its markers.
     """
-    readme, results = root / "README.md", root / "solutions" / "results.json"
-    text = readme.read_text(encoding="utf-8")
     if TABLE_START not in text or TABLE_END not in text:
-        raise ValueError(f"{readme.name} lacks the markers {TABLE_START} and {TABLE_END} around its results table.")
+        raise ValueError(f"README.md lacks the markers {TABLE_START} and {TABLE_END} around its results table.")
     head, rest = text.split(TABLE_START, 1)
     tail = rest.split(TABLE_END, 1)[1]
-    table = results_table(json.loads(results.read_text(encoding="utf-8")))
-    fresh = f"{head}{TABLE_START}\n{table}\n{TABLE_END}{tail}"
+    made_on = one_line(json.loads(machine))
+    note = f"\n\nRecorded on ([machine.json](solutions/machine.json)): {made_on}." if made_on else ""
+    return f"{head}{TABLE_START}\n{results_table(json.loads(results))}{note}\n{TABLE_END}{tail}"
+
+
+def update_readme(root: Path = ROOT, check: bool = False) -> bool:
+    """Put what is on record in `solutions/` between the README's markers; returns whether it differed.
+
+    Raises:
+        ValueError: if the README has lost its markers.
+    """
+    readme, solutions = root / "README.md", root / "solutions"
+    text = readme.read_text(encoding="utf-8")
+    results, machine = (
+        path.read_text(encoding="utf-8") if path.exists() else "{}"
+        for path in (solutions / "results.json", solutions / "machine.json")
+    )
+    fresh = readme_text(text, results, machine)
     if fresh != text and not check:
-        readme.write_text(fresh, encoding="utf-8")
+        write(readme, fresh)
     return fresh != text

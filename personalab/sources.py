@@ -22,6 +22,8 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
+from personalab.cells import stamp
+
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 REGION = re.compile(rf"^([ \t]*){BEGIN}.*?^[ \t]*{END}[^\n]*", re.M | re.S)
 STUB = r"\1# YOUR CODE HERE\n\1raise NotImplementedError()"  # nbgrader's own stub
@@ -34,7 +36,8 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 NOTICE = {
-    "exercises": "Your answers belong here; changes to the course belong in that file.",
+    "exercises": "Work on your own copy, in `workbook/`: `make lab` opens it and keeps your answers when the course "
+    "changes. Changes to the course belong in that file.",
     "solutions": "Do not edit: change that file instead.",
 }
 
@@ -130,7 +133,7 @@ def with_numbers(text: str, results: Mapping[str, Any]) -> str:
 
 
 def derive(source: Path, kind: str) -> NotebookNode:
-    """The notebook that belongs under `exercises` or `solutions` (the `kind`), not executed."""
+    """The notebook that belongs under `exercises` or `solutions` (the `kind`), unexecuted; each cell with its hash."""
     nb = read_source(source)
     change = {"exercises": stub, "solutions": without_markers}[kind]
     for cell in code_cells(nb):
@@ -138,6 +141,8 @@ def derive(source: Path, kind: str) -> NotebookNode:
     notice = f"*Generated from `instructions/{source.name}` by `make notebooks`. {NOTICE[kind]}*"
     hidden = {"tags": ["remove-cell"]}  # on the site, where nothing can be edited
     nb.cells.insert(0, nbformat.v4.new_markdown_cell(notice, id="generated", metadata=hidden))
+    for cell in nb.cells:
+        stamp(cell)
     return nb
 
 

@@ -9,7 +9,6 @@ answers with the trait minus the mean of those without it.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,8 +58,7 @@ def load_trait_vectors(traits: Sequence[str] = TRAITS) -> dict[str, Float[Tensor
     for trait in traits:
         own = artifacts_dir(current_tier().name) / "vectors" / f"{trait}.safetensors"
         committed = committed_folder() / f"{trait}.safetensors"
-        # The build of the solutions, which makes the reference, must not read what some earlier run has left.
-        path = own if own.exists() and not os.environ.get("PERSONALAB_RECORD") else committed
+        path = own if own.exists() else committed
         tensors, metadata = load_vectors(path) if path.exists() else ({}, {})
         if metadata.get("model") != current_tier().trait_model:
             raise FileNotFoundError(
@@ -114,12 +112,8 @@ def contrast(
 def save_trait_vectors(
     trait: str, vectors: Float[Tensor, "L d"], folder: Path | None = None, **metadata: object
 ) -> Path:
-    """Write the vectors of one trait where `load_trait_vectors` looks, or to `folder`.
-
-    In the build of the solutions, and only there, they become the committed reference.
-    """
-    own = artifacts_dir(current_tier().name) / "vectors"
-    folder = folder or (committed_folder() if os.environ.get("PERSONALAB_RECORD") else own)
+    """Write the vectors of one trait where `load_trait_vectors` looks first, or to `folder`."""
+    folder = folder or artifacts_dir(current_tier().name) / "vectors"
     return save_vectors(
         folder / f"{trait}.safetensors",
         {"vectors": vectors},

@@ -1,0 +1,84 @@
+"""On what machine numbers were made: written beside them, without names of hosts, users or folders."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from personalab.cells import write
+
+PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn")
+
+
+def describe() -> dict[str, Any]:
+    """This process and its machine: date, CPU, cores, memory (GiB), system, Python, dtype, threads, versions.
+
+    `dtype` and `threads` are those that the engine uses in this process, None where it has not loaded torch.
+    """
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gib": _memory_gib(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        **_torch_settings(),
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def save(path: str | Path) -> None:
+    """Write `describe()` as JSON."""
+    write(Path(path), json.dumps(describe(), indent=2) + "\n")
+
+
+def cpu_model() -> str:
+    """The CPU's name as the system tells it, else its architecture."""
+    if sys.platform == "darwin":
+        asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
+        return asked.stdout.strip() or platform.machine()
+    if sys.platform == "win32":
+        return platform.processor() or platform.machine()
+    text = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
+    return named[1].strip() if named else platform.machine()
+
+
+def one_line(machine: dict[str, dict[str, Any]]) -> str:
+    """For the README: the machines of all sections, each named once, with the sections run on it."""
+    groups: dict[str, list[str]] = {}
+    for family, m in sorted(machine.items()):
+        text = f"{m['cpu']}, {m['cores']} cores, torch threads: {m['threads']}, {m['dtype']}, torch {m['versions']['torch']}"
+        groups.setdefault(f"{text}, transformers {m['versions']['transformers']}, {m['date']}", []).append(family)
+    return "; ".join(f"{', '.join(families)}: {text}" for text, families in groups.items())
+
+
+def _memory_gib() -> float:
+    from personalab.doctor import examine_machine
+
+    return round(examine_machine().memory_total / 2**30, 1)
+
+
+def _torch_settings() -> dict[str, Any]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {"dtype": None, "threads": None}
+    from personalab.models import resolve_dtype
+    from personalab.tiers import current_tier
+
+    return {"dtype": str(resolve_dtype(current_tier())).removeprefix("torch."), "threads": torch.get_num_threads()}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
