@@ -89,13 +89,19 @@ def _but_last(hidden: Hidden, push: Tensor) -> Hidden:
 
 
 def mistakes(
-    model: Any, call: Callable[..., Any], vector: Tensor, layer: int, coeff: float, mode: str
+    model: Any,
+    call: Callable[..., Any],
+    vector: Tensor,
+    layer: int,
+    coeff: float,
+    mode: str,
+    watch: list[int] | None = None,
 ) -> dict[str, Callable[[], Tensor | list[Tensor]]]:
     """What the model reads under typical mistakes, each computed only when a check fails."""
     push = coeff * vector
 
     def under(rule: Rule, block: int = layer) -> Tensor | list[Tensor]:
-        return seen(model, call, [(block, rule)]) if 0 <= block < n_blocks(model) else []
+        return seen(model, call, [(block, rule)], watch) if 0 <= block < n_blocks(model) else []
 
     def by(rule: Callable[..., Hidden], **options: Any) -> Callable[[], Tensor | list[Tensor]]:
         return partial(under, partial(rule, push=push, **options))
