@@ -103,7 +103,8 @@ def _check_on_tiny_models(run_capping_experiment: Callable[..., Any]) -> None:
 def _check_yours(function: Callable[..., Any], model: Any, tok: Any) -> None:
     """One turn of the notebook's own model, under a cap that nothing reaches: no text is compared."""
     vector, before = torch.ones(model.config.get_text_config().hidden_size), hooks(model)
-    found = function(model, tok, copy.deepcopy(_TRANSCRIPT), [vector], [1e6], [1], max_turns=1, max_new_tokens=2)
+    with running("Your model, max_turns=1"):
+        found = function(model, tok, copy.deepcopy(_TRANSCRIPT), [vector], [1e6], [1], max_turns=1, max_new_tokens=2)
     _check_form(found, 1, "Your model, max_turns=1")
     check_hooks(model, before, "Your model, after a normal run", _CURE)
 

@@ -66,6 +66,18 @@ def end_marker_included(model, tokenizer, system_prompts, questions, responses):
 
 
 @right
+@torch.no_grad()
+def cut_after_the_content(model, tokenizer, system_prompts, questions, responses):
+    """The sequence ends with the answer: other sums than a whole row's in half precision."""
+    rows = []
+    for ids, spans in encoded(system_prompts, questions, responses, tokenizer):
+        a, b = spans[0]
+        states = model(torch.tensor([ids[:b]], device=model.device), output_hidden_states=True).hidden_states[1:]
+        rows.append(torch.stack([h[0, a:].float().mean(0).cpu() for h in states]))
+    return torch.stack(rows)
+
+
+@right
 def raw_last_block(model, tokenizer, system_prompts, questions, responses):
     """With hooks on every block, in float64."""
     rows = []
