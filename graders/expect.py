@@ -222,6 +222,20 @@ def _digits(a: float, b: float) -> int:
     return next((k for k in range(4, 17) if f"{a:.{k}g}" != f"{b:.{k}g}"), 17)
 
 
+def likely_value(
+    found: float, right: float, mistakes: Mapping[str, list[float] | Callable[[], list[float]]], allowed: float
+) -> str | None:
+    """For numbers, what `check_close` does: the mistake whose value is nearest, and nearer than the right one."""
+    best, guess = min(allowed, abs(found - right)), None
+    for explanation, wrong in mistakes.items():
+        for value in wrong() if callable(wrong) else wrong:
+            if abs(found - value) < best:
+                best, guess = abs(found - value), explanation
+        if guess and best <= 1e-4 * abs(right):  # no need to compute the others
+            break
+    return guess
+
+
 def apart(expected: float, found: float) -> str:
     """`expected …, found …`, with digits enough to tell the two apart."""
     k = _digits(expected, found)

@@ -154,9 +154,10 @@ def _variant(
     amount: Callable[[Tensor, float], Tensor] = lambda p, t: (p - t).clamp(min=0),
 ) -> Hidden:
     """Another rule: projection `on` the unit or the raw vector, `amount` of it removed `along` either."""
+    vector = vector.to(hidden.device)
     unit = vector / vector.norm()
-    removed = amount(hidden @ (unit if on else vector), threshold)
-    return hidden - removed[..., None] * (unit if along else vector)
+    removed = amount(hidden.float() @ (unit if on else vector), threshold)
+    return hidden - (removed[..., None] * (unit if along else vector)).to(hidden.dtype)
 
 
 def _some(hidden: Hidden, vector: Tensor, threshold: float, where: tuple[slice, slice]) -> Hidden:

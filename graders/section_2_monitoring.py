@@ -14,7 +14,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graders import oracles
-from graders.expect import apart, check, check_close, check_mean_dtype, check_tensor, grader, on_tiny_models, tolerance
+from graders.expect import (
+    apart,
+    check,
+    check_close,
+    check_mean_dtype,
+    check_tensor,
+    grader,
+    likely_value,
+    on_tiny_models,
+    tolerance,
+)
 from graders.section_2_hooks import check_hooks, failing, hooks, observed, running
 from graders.section_2_probes import Conversation, attempt, bystander, returning_tuples, turn_spans
 from personalab.models import decoder_blocks
@@ -125,8 +135,8 @@ def _check_turns(analyzer: Any, model: Any, tok: Any, conversation: Conversation
             f"{name}: expected float32, found {vector.dtype}. Convert with .float() before averaging.",
         )
         right = [states[a:b].double().mean(0) for a, b in accepted]
-        check_mean_dtype(value, model.dtype, name)
         check_close(value, right, name, _mistakes(model, ids, turns, k, layer, states), tolerance(model.dtype))
+        check_mean_dtype(value, model.dtype, name)
 
 
 def _mistakes(
@@ -190,7 +200,7 @@ def _check_projected(
         nearest = min(right, key=lambda r: abs(value - r))
         if abs(value - nearest) <= slack:
             continue
-        mistakes: dict[str, list[float]] = {
+        mistakes: dict[str, list[float] | Callable[[], list[float]]] = {
             "the axis is not normalised: divide by its norm": [r * norm.item() for r in right],
             "you divide by the squared norm of the axis, or normalise twice": [r / norm.item() for r in right],
             "the sign is flipped: higher means more like the axis": [-r for r in right],
@@ -199,12 +209,15 @@ def _check_projected(
             ],
         }
         for why, wrong in _mistakes(model, ids, turns, k, layer, states).items():
-            values = wrong()
-            mistakes[why] = [(v @ unit).item() for v in (values if isinstance(values, list) else [values])]
-        limit = min(slack, abs(value - nearest))  # a mistake must be nearer than what is right
-        close = [why for why, values in mistakes.items() if any(abs(value - v) <= limit for v in values)]
-        guess = f"It looks as if {close[0]}." if close else "Compare with a hand calculation on one short conversation."
+            mistakes[why] = partial(_on_axis, wrong, unit)
+        likely = likely_value(value, nearest, mistakes, slack)
+        guess = f"It looks as if {likely}." if likely else "Compare with a hand calculation on one short conversation."
         raise AssertionError(f"{name}: {apart(nearest, value)}; {slack:.2g} of difference is allowed. {guess}")
+
+
+def _on_axis(wrong: Callable[[], Tensor | list[Tensor]], unit: Float[Tensor, "d"]) -> list[float]:
+    values = wrong()
+    return [(v @ unit).item() for v in (values if isinstance(values, list) else [values])]
 
 
 @grader

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graders import oracles
-from graders.expect import Tolerance, apart, check, grader, on_tiny_models, tolerance
+from graders.expect import Tolerance, apart, check, grader, likely_value, on_tiny_models, tolerance
 from graders.section_2_hooks import check_hooks, failing, hooks, running
 from graders.section_2_probes import attempt, bystander
 from graders.section_2_prompts import prompts
@@ -267,12 +267,7 @@ def _check_value(
     nearest = min(expected, key=lambda e: abs(value - e))
     if abs(value - nearest) <= slack:
         return
-
-    def equal(candidates: list[float]) -> bool:
-        """A mistake must be nearer than what is right."""
-        return any(abs(value - c) <= min(slack, abs(value - nearest)) for c in candidates)
-
-    scaled = {
+    scaled: dict[str, list[float] | Callable[[], list[float]]] = {
         "you do not divide by the norm of the trait vector": [e * norm for e in expected],
         "you divide by the squared norm of the trait vector: a·v/‖v‖, not a·v/‖v‖²": [e / norm for e in expected],
         "the sign is flipped: higher means more of the trait": [-e for e in expected],
@@ -283,11 +278,14 @@ def _check_value(
             (a @ unit).item() for j, other in enumerate(right) if j != i for a in other
         ],
     }
-    guess = next((why for why, values in scaled.items() if equal(values)), None) or next(
-        (why for why, values in mistakes.items() if equal([(a @ unit).item() for a in values()])), None
-    )
+    others = {why: partial(_on_axis, values, unit) for why, values in mistakes.items()}
+    guess = likely_value(value, nearest, scaled | others, slack)
     advice = f"It looks as if {guess}." if guess else "Compare with a hand calculation on one short example."
     raise AssertionError(f"{what}: {apart(nearest, value)}; {slack:.2g} of difference is allowed. {advice}")
+
+
+def _on_axis(values: Values, unit: Float[Tensor, "d"]) -> list[float]:
+    return [(a @ unit).item() for a in values()]
 
 
 def _check_failure(function: Callable[..., Any], model: Any, arguments: tuple[Any, ...]) -> None:

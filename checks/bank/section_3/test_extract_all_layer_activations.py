@@ -194,7 +194,7 @@ def padding_in_the_mean(model, tokenizer, system_prompts, questions, responses):
     items = list(encoded(system_prompts, questions, responses, tokenizer))
     width = max(len(ids) for ids, _ in items)
     batch = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in items])
-    states = torch.stack(model(batch.to(model.device), output_hidden_states=True).hidden_states[1:], dim=1)
+    states = torch.stack(model(batch.to(model.device), output_hidden_states=True).hidden_states[1:], dim=1).float()
     return torch.stack([h[:, spans[0][0] :].mean(1).cpu() for h, (_, spans) in zip(states, items, strict=True)])
 
 
