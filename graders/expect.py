@@ -187,23 +187,25 @@ def _likely(
     allowed: Callable[[Tensor], float],
 ) -> str:
     """The mistake whose value is nearest: within what is allowed, and nearer than the right value."""
-    best, guess = _distance(found, right), "The values match no mistake we know"
+    best, guess = _distance(found, right), ""
     for explanation, wrong in mistakes.items():
         values = wrong()
         for value in values if isinstance(values, list) else [values]:
-            if value.shape != found.shape or not _distance(found, value) <= min(allowed(value), best):
+            if value.shape != found.shape or not (distance := _distance(found, value)) <= allowed(value):
                 continue
-            best, guess = _distance(found, value), f"It looks as if {explanation}."
-        if guess.endswith(".") and best <= FLOAT32.exact * right.norm():  # no need to compute the others
+            if not distance >= best:  # NaN is as far as can be
+                best, guess = distance, f"It looks as if {explanation}."
+        if guess and best <= FLOAT32.exact * right.norm():  # no need to compute the others
             break
-    return guess if guess.endswith(".") else f"{guess}: compare with a hand calculation on one short example."
+    return guess or "The values match no mistake we know: compare with a hand calculation on one short example."
 
 
 def _first_difference(found: Tensor, expected: Tensor, allowed: float) -> str:
     """Where two tensors first differ by more than an entry's share of what is allowed, with what stands around it."""
     found, expected = torch.atleast_1d(found.double(), expected.double())
     gap = (found - expected).abs()
-    place = int((~(gap.flatten() <= allowed / gap.numel() ** 0.5)).nonzero()[0])  # NaN differs too
+    beyond = ~(gap.flatten() <= allowed / gap.numel() ** 0.5)  # NaN differs too
+    place = int(beyond.nonzero()[0]) if beyond.any() else int(gap.argmax())
     index = [int(i) for i in torch.unravel_index(torch.tensor(place), gap.shape)]
     row = slice(max(index[-1] - 2, 0), index[-1] + 3)
     rows = [t[tuple(index[:-1])][row].tolist() for t in (expected, found)]
