@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -96,3 +97,11 @@ def fail_first(n: int, status: int = 503, headers: dict | None = None) -> Callab
 
 def texts(replies: list[str]) -> list[str]:
     return [reply.split("/")[0] for reply in replies]
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until it holds; however busy the machine is, only what never happens fails."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "this never came about"
+        time.sleep(0.01)

@@ -25,8 +25,19 @@ def test_every_question_under_every_prompt_each_answer_its_own():
     prompts = {(r["instruction_idx"], r["polarity"]): r["system_prompt"] for r in rows}
     assert prompts[0, "pos"] == "You are a evil assistant. Be cruel."
     assert prompts[1, "neg"] == "You are a helpful assistant. Be fair."
-    alone = answers.contrastive_answers(model, tokenizer, {"evil": TRAITS["evil"]}, max_tokens=4)
-    assert alone["evil"] == rows  # seeds go by position, and evil comes first
+
+
+def test_an_answer_does_not_depend_on_what_else_is_asked():
+    model, tokenizer = load_tiny_model("qwen2")
+    both = answers.contrastive_answers(model, tokenizer, TRAITS, max_tokens=4)
+    for trait, data in TRAITS.items():
+        assert answers.contrastive_answers(model, tokenizer, {trait: data}, max_tokens=4)[trait] == both[trait]
+    backwards = dict(reversed(TRAITS.items()))
+    assert answers.contrastive_answers(model, tokenizer, backwards, max_tokens=4) == both
+    some = answers.contrastive_answers(model, tokenizer, {"evil": TRAITS["evil"]}, instructions=[1], max_tokens=4)[
+        "evil"
+    ]
+    assert some == [row for row in both["evil"] if row["instruction_idx"] == 1]
 
 
 def test_some_instructions_only_and_empty_answers_dropped(monkeypatch, capsys):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import openai
 import pytest
-from endpoint_server import Server, ask, echo, fail_first, reply_json, texts
+from endpoint_server import Server, ask, echo, eventually, fail_first, reply_json, texts
 
 from personalab import endpoint, paths
 from personalab.endpoint import (
@@ -85,17 +85,17 @@ def test_backoff_needs_no_help_from_the_server(server: Server) -> None:
 
 
 def test_timeouts_are_retried(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "TIMEOUT", openai.Timeout(0.2))
+    monkeypatch.setattr(client, "TIMEOUT", openai.Timeout(0.5))
     client._kept.cache_clear()
 
     def hang_once(body: dict, headers: Mapping) -> tuple[int, dict, dict]:
         if len(server.bodies) == 1:
-            time.sleep(0.6)
+            time.sleep(1.5)
         return echo(body, headers)
 
     server.answer = hang_once
     assert texts([generate_response(ask("a"))]) == ["a"]
-    assert len(server.bodies) == 2
+    assert len(server.bodies) >= 2  # more where the machine is so busy that an answer takes half a second
     client._kept.cache_clear()
 
 
@@ -168,7 +168,9 @@ def test_repeats_are_separate_samples_whose_seeds_do_not_depend_on_the_neighbour
 
 @pytest.mark.parametrize("change", [{"temperature": 0.1}, {"max_tokens": 5}, {"model": "other"}, {"seed": 1}])
 def test_another_request_is_another_key(server: Server, change: dict) -> None:
-    assert generate_response(ask("a")) != generate_response(ask("a"), **change)
+    replies = {generate_response(ask("a")), generate_response(ask("a"), **change)}
+    assert len(server.bodies) == 2
+    assert len(replies) == (1 if "model" in change else 2)  # two models share the luck of a request
     assert len(server.bodies) == 2
 
 
@@ -216,6 +218,5 @@ def test_an_interrupted_batch_keeps_what_it_paid_for(server: Server, monkeypatch
     server.answer = lambda body, headers: (time.sleep(0.05), echo(body, headers))[1]
     with pytest.raises(KeyboardInterrupt):
         generate_responses_parallel([ask(str(i)) for i in range(50)], max_workers=2)
-    time.sleep(0.2)
+    eventually(lambda: len(list(paths.cache_dir().rglob("*.json"))) == len(server.bodies))  # what was begun is kept
     assert 1 <= len(server.bodies) < 10
-    assert len(list(paths.cache_dir().rglob("*.json"))) == len(server.bodies)

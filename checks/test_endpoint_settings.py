@@ -56,7 +56,6 @@ def test_a_failing_script_fails_its_own_calls_at_once(server: Server) -> None:
             raise KeyError("no such thing")
         return "fine"
 
-    start = time.monotonic()
     with (
         scripted_replies(reply) as script,
         pytest.raises(endpoint.BatchError, match="no such thing") as caught,
@@ -64,8 +63,7 @@ def test_a_failing_script_fails_its_own_calls_at_once(server: Server) -> None:
         generate_responses_parallel([ask("good"), ask("bad"), ask("good")])
     assert caught.value.results == ["fine", None, "fine"]
     assert isinstance(caught.value.errors[1], openai.InternalServerError)
-    assert len(script.calls) == 3
-    assert time.monotonic() - start < 0.35  # no back-off, though this client would retry
+    assert len(script.calls) == 3  # no second try, though this client would retry
 
 
 def test_a_script_must_return_text() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import LogitsProcessorList
 
 from personalab import chat, generation, prefixes
 from personalab.generation import Request, generate
@@ -65,16 +64,6 @@ def test_the_models_own_sampling_defaults_do_not_leak_in(tiny):
     before = generate(model, tokenizer, [Request(p, 8, 0.0) for p in PROMPTS[:3]])
     model.generation_config.update(repetition_penalty=5.0, top_k=1, temperature=0.1, do_sample=True)
     assert generate(model, tokenizer, [Request(p, 8, 0.0) for p in PROMPTS[:3]]) == before
-
-
-def test_gumbel_sampling_follows_the_softmax():
-    logits, temperature, n = torch.tensor([1.0, 0.0, -1.0, 2.0]), 0.7, 20_000
-    requests = [Request(PROMPTS[0], 1, temperature, seed=s) for s in range(n)]
-    scores = LogitsProcessorList([generation.GumbelSampler(requests, torch.device("cpu"))])(None, logits.expand(n, 4))
-    observed = scores.argmax(-1).bincount(minlength=4) / n
-    expected = (logits / temperature).softmax(-1)
-    # five standard errors of a proportion
-    assert ((observed - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt()).all()
 
 
 def test_clear_errors():

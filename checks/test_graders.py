@@ -15,6 +15,7 @@ import tests
 from checks.bank import RIGHT
 from personalab.models import d_model, n_blocks
 from personalab.paths import ROOT
+from personalab.sources import read_source
 from personalab.tiny import load_tiny_model
 
 SECTIONS = sorted(p for p in (Path(__file__).parent / "bank").glob("section_*"))
@@ -72,12 +73,10 @@ def test_a_stub_gets_a_plain_message(grader_name):
 @pytest.fixture(scope="module")
 def reference() -> dict[str, object]:
     """What each notebook hands to each grader, after running imports and solution cells and nothing else."""
-    sources = pytest.importorskip("personalab.sources")
-    pytest.importorskip("jupytext")
     namespace: dict[str, object] = {"__name__": "reference", "utils": importlib.import_module("utils")}
     handed = {}
     for source in sorted((ROOT / "instructions").glob("section_*.md")):
-        cells = [c for c in sources.read_source(source).cells if c.cell_type == "code"]
+        cells = [c for c in read_source(source).cells if c.cell_type == "code"]
         imports = "\n".join(re.findall(r"^(?:import|from) .*$", cells[0].source, re.M))
         exec(imports, namespace)
         for cell in cells:

@@ -137,7 +137,8 @@ def test_what_does_not_fit_is_not_saved(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_sae_lens_reads_our_format_and_agrees(tmp_path, dtype):
-    sae_lens = pytest.importorskip("sae_lens")
+    import sae_lens  # takes seconds
+
     sae = random_sae()
     save_sae(tmp_path, sae, dtype)
     theirs, ours = sae_lens.SAE.load_from_disk(tmp_path, dtype="float32"), load_sae(tmp_path)
@@ -175,7 +176,8 @@ def save_jump_relu(folder, block: int = 2) -> None:
 
 
 def test_gemma_with_an_autoencoder_of_gemma_scopes_kind(tmp_path, monkeypatch):
-    sae_lens = pytest.importorskip("sae_lens")
+    import sae_lens  # takes seconds
+
     model, tokenizer = load_tiny_model("gemma2")
     model_id, asked = "google/gemma-2-2b-it", []
     save_jump_relu(tmp_path)
@@ -199,7 +201,9 @@ def test_gemma_with_an_autoencoder_of_gemma_scopes_kind(tmp_path, monkeypatch):
 
 
 def test_the_names_asked_of_gemma_scope_are_in_sae_lens():
-    directory = pytest.importorskip("sae_lens.loading.pretrained_saes_directory").get_pretrained_saes_directory()
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    directory = get_pretrained_saes_directory()
     for model_id, (release, sae_id) in GEMMA_SCOPE.items():
         assert sae_id in directory[release].saes_map and directory[release].model in model_id
     blocks = {t.persona_model: t.axis_block for t in tiers.TIERS.values()}

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from personalab import __main__ as cli
-from personalab import bootstrap, doctor, tiers
+from personalab import bootstrap, tiers
 
 
 @pytest.fixture
@@ -100,6 +100,76 @@ def test_old_python_gets_a_message(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert "Python 3.11 or newer is needed; this is Python 3.9.6" in capsys.readouterr().err
 
 
+def fake_machine(
+    monkeypatch: pytest.MonkeyPatch,
+    system: str = "linux",
+    kind: str = "linux-x86_64",
+    machine: str = "x86_64",
+    libc: tuple[str, str] = ("glibc", "2.36"),
+    macos: str = "",
+    python: tuple[int, int] = (3, 12),
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (*python, 1, "final", 0))
+    monkeypatch.setattr(bootstrap.platform, "machine", lambda: machine)
+    monkeypatch.setattr(bootstrap.platform, "libc_ver", lambda: libc)
+    monkeypatch.setattr(bootstrap.platform, "mac_ver", lambda: (macos, ("", "", ""), machine))
+    monkeypatch.setattr(bootstrap.sysconfig, "get_platform", lambda: kind)
+    monkeypatch.setattr(sys, "platform", system)
+
+
+MAC = {"system": "darwin", "kind": "macosx-11.0-universal2", "machine": "arm64", "macos": "14.0"}
+WINDOWS = {"system": "win32", "kind": "win-amd64", "machine": "AMD64"}
+ARM = {"kind": "linux-aarch64", "machine": "aarch64"}
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        *({"python": python} for python in (bootstrap.OLDEST_PYTHON, bootstrap.NEWEST_PYTHON)),
+        {"libc": ("glibc", "2.28")},
+        ARM,
+        MAC,
+        MAC | {"macos": "26.1"},
+        WINDOWS,
+        WINDOWS | {"machine": "ARM64"},
+    ],
+)
+def test_a_machine_with_wheels_is_not_refused(machine: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        fake_machine(patch, **machine)
+        bootstrap.check_machine()
+
+
+@pytest.mark.parametrize(
+    ("machine", "words"),
+    [
+        (MAC | {"machine": "x86_64"}, "Intel Macs since 2.3"),
+        (MAC | {"macos": "13.6.1"}, "macOS 14 or newer, this is macOS 13.6.1"),
+        (WINDOWS | {"kind": "win-arm64"}, "this one is for win-arm64"),
+        (WINDOWS | {"kind": "win32"}, "this one is for win32"),
+        ({"kind": "linux-armv7l"}, "this one is for linux-armv7l"),
+        ({"libc": ("glibc", "2.17")}, "glibc 2.28 or newer, this Linux has glibc 2.17"),
+        ({"libc": ("", "")}, "this Linux has another C library"),
+        ({"python": (3, 15)}, "up to 3.14, this is Python 3.15"),
+    ],
+)
+def test_a_machine_without_wheels_is_told_so(machine: dict, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        fake_machine(patch, **machine)
+        with pytest.raises(bootstrap.SetupError, match=f"(?s){words}.*PERSONALAB_VENV=off"):
+            bootstrap.check_machine()
+
+
+def test_only_an_installation_needs_wheels(project: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    bootstrap.ensure_env()
+    monkeypatch.setattr(bootstrap, "_no_wheels", lambda: "there are none")
+    assert bootstrap.ensure_env() == 7
+    with pytest.raises(bootstrap.SetupError, match="there are none"):
+        bootstrap.ensure_env(dev=True)
+    monkeypatch.setenv("PERSONALAB_VENV", "off")
+    assert bootstrap.ensure_env(dev=True) is None
+
+
 def test_missing_venv_module_gets_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(bootstrap.SetupError, match="apt install python3-venv"):
@@ -147,16 +217,6 @@ def test_unknown_tier_names_the_choices(
     monkeypatch.setattr(tiers, "_active", None)
     assert cli.main([command]) == cli.FAILED
     assert "cpu, colab, a100" in capsys.readouterr().err
-
-
-def test_requirements_are_pinned_and_agree_with_the_constraints() -> None:
-    root = bootstrap.ROOT
-    pinned = {k.lower(): v for k, v in doctor.wanted_packages(root / bootstrap.CONSTRAINTS).items()}
-    for file in bootstrap.LAYERS.values():
-        lines = [line for line in (root / file).read_text().splitlines() if line and not line.startswith("#")]
-        wanted = doctor.wanted_packages(root / file)
-        assert len(wanted) == len(lines), f"{file} has a line without =="
-        assert wanted.items() <= pinned.items()
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

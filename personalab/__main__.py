@@ -24,7 +24,11 @@ _SKIP_NOTEBOOKS = ("--extend-exclude", "exercises,solutions,workbook")
 
 def setup(args: argparse.Namespace) -> int:
     """Make the environment; fetch and convert the embedded models unless the current tier does without."""
+    from personalab import tiers
+    from personalab.machine import dtype_name
+
     _ensure_weights()
+    print(f"Computes in {_setting(lambda: dtype_name(tiers.current_tier().dtype))} (PERSONALAB_DTYPE changes that).")
     print("Ready. Next: python3 -m personalab run   (or: make run)")
     return 0
 
@@ -32,7 +36,12 @@ def setup(args: argparse.Namespace) -> int:
 def doctor(args: argparse.Namespace) -> int:
     """Print what this machine has, which tier fits it, and what is missing."""
     from personalab import doctor as report
+    from personalab import tiers
+    from personalab.machine import dtype_name
 
+    if args.dtype:
+        print(_setting(lambda: dtype_name(tiers.current_tier().dtype)))
+        return 0
     return report.main()
 
 
@@ -215,6 +224,8 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the same rows with a score")
     elif command == "clean":
         sub.add_argument("--all", action="store_true", help="your artifacts/ too")
+    elif command == "doctor":
+        sub.add_argument("--dtype", action="store_true", help="print the dtype that models are loaded in, and no more")
     if command in ("test", "notebooks", "record"):
         sub.set_defaults(enter=partial(bootstrap.ensure_env, dev=True))
     elif command == "doctor":  # reports what is missing, so it installs nothing

@@ -8,9 +8,8 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.chat import Message, as_messages
-from personalab.generation import Request, generate
+from personalab.generation import generate, requests_for
 from personalab.interventions import Intervention
-from personalab.tiers import GLOBAL_SEED
 
 
 def answer_all(
@@ -22,12 +21,12 @@ def answer_all(
     temperature: float = 0.7,
     interventions: Sequence[Intervention] = (),
 ) -> list[str]:
-    """The model's own answer to every conversation, in their order; each has its own seed, whatever its batch.
+    """The model's own answer to every conversation, in their order; its luck is its own (`requests_for`).
 
     Args:
         interventions: in force throughout; coefficients that differ between rows go by the order of `conversations`.
     """
-    requests = [Request(c, max_tokens, temperature, seed=GLOBAL_SEED + i) for i, c in enumerate(conversations)]
+    requests = requests_for(conversations, max_tokens, temperature, interventions=interventions)
     return [c.text for c in generate(model, tokenizer, requests, interventions=interventions, progress=True)]
 
 

@@ -9,9 +9,11 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +24,8 @@ VENV = ROOT / ".venv"
 CONSTRAINTS = "constraints.txt"
 LAYERS = {"base": "requirements.txt", "dev": "requirements-dev.txt"}
 OLDEST_PYTHON = (3, 11)
+NEWEST_PYTHON = (3, 14)  # the newest that the pinned packages have wheels for
+OLDEST_MACOS, OLDEST_GLIBC = 14, "2.28"  # from the tags of the pinned PyTorch's wheels
 
 _STAMP = "personalab-installed.json"  # written last: what is recorded here is completely installed
 _UNFINISHED = "personalab-installing"  # there while pip works: found at the start, it means pip was cut short
@@ -42,6 +46,42 @@ def check_python() -> None:
         )
 
 
+def check_machine() -> None:
+    """Raise `SetupError` where the pinned packages have no wheels: pip would only say that it finds no version."""
+    if why := _no_wheels():
+        raise SetupError(
+            f"The pinned packages cannot be installed here: {why}.\n"
+            "With packages that you got in another way, set PERSONALAB_VENV=off."
+        )
+
+
+def _no_wheels() -> str | None:
+    """Why this Python on this machine gets none, or None where it does. `.ci/pins.py` resolves where it does."""
+    if sys.version_info[:2] > NEWEST_PYTHON:
+        newest = ".".join(map(str, NEWEST_PYTHON))
+        return f"they support Python up to {newest}, this is Python {sys.version_info[0]}.{sys.version_info[1]}"
+    if sys.platform == "darwin":
+        if platform.machine() == "x86_64":  # also an Intel Python on Apple silicon, which Rosetta translates
+            return (
+                "PyTorch has had no packages for Intel Macs since 2.3, and this Python is one for Intel.\n"
+                "On a Mac with an M1 or newer, install Python from python.org and run this again with it"
+            )
+        found = platform.mac_ver()[0]
+        old = int(found.partition(".")[0]) < OLDEST_MACOS
+        return f"PyTorch needs macOS {OLDEST_MACOS} or newer, this is macOS {found}" if old else None
+    kind = sysconfig.get_platform()  # of this Python: Windows on ARM emulates one for x64
+    if kind not in ("win-amd64", "linux-x86_64", "linux-aarch64") or sys.maxsize < 2**32:
+        return f"PyTorch has packages for a 64-bit Python on x64, or on Linux for aarch64, and this one is for {kind}"
+    libc, version = platform.libc_ver() if sys.platform == "linux" else ("glibc", OLDEST_GLIBC)
+    if libc != "glibc" or _numbers(version) < _numbers(OLDEST_GLIBC):
+        return f"PyTorch needs glibc {OLDEST_GLIBC} or newer, this Linux has {libc or 'another C library'} {version}"
+    return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
 def ensure_env(dev: bool = False) -> int | None:
     """Make `.venv` and install the pinned packages if anything is missing, then rerun this command inside it.
 
@@ -49,7 +89,7 @@ def ensure_env(dev: bool = False) -> int | None:
     the command that was run in it. `PERSONALAB_VENV=off` uses the current interpreter and installs nothing.
 
     Raises:
-        SetupError: old Python, no venv module, or a failed installation.
+        SetupError: old Python, no packages for this machine, no venv module, or a failed installation.
     """
     check_python()
     if os.environ.get("PERSONALAB_VENV") == "off":
@@ -57,6 +97,7 @@ def ensure_env(dev: bool = False) -> int | None:
     layers = ["base", "dev"] if dev else ["base"]
     with exclusive_lock(ROOT / ".venv.lock", waiting_for="another set-up in this folder"):
         if not is_installed(VENV, ROOT, layers):
+            check_machine()
             install(VENV, ROOT, layers)
     return None if inside(VENV) else rerun(VENV)
 

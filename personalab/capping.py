@@ -24,10 +24,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.activations import mean_response_activations
+from personalab.answers import answer_all
 from personalab.chat import Message, as_messages
 from personalab.data import ASSISTANT_AXIS, DataError, load_questions, load_role_groups, load_roles, read_jsonl
 from personalab.evaluation import load_items, load_prose, multiple_choice, prose_nll
-from personalab.generation import Request, generate
 from personalab.interventions import Cap, Intervention, Steer
 from personalab.judging import score_responses
 from personalab.models import load_model, n_blocks
@@ -106,13 +106,14 @@ def answer_jailbreaks(
     n_samples: int = 1,
     max_tokens: int = 40,
 ) -> list[str]:
-    """`n_samples` answers to every prompt at temperature 0.7, all prompts first; seeds depend on the prompt only."""
-    requests = [
-        Request(j.messages, max_tokens, 0.7, seed=GLOBAL_SEED + 1000 * sample + i)
-        for sample in range(n_samples)
-        for i, j in enumerate(jailbreaks)
-    ]
-    return [c.text for c in generate(model, tokenizer, requests, interventions=interventions)]
+    """`n_samples` answers to every prompt at temperature 0.7, all prompts first."""
+    return answer_all(
+        model,
+        tokenizer,
+        [j.messages for j in jailbreaks] * n_samples,
+        max_tokens=max_tokens,
+        interventions=interventions,
+    )
 
 
 def load_capping_config(path: Path | str | None = None) -> dict[str, Any]:
@@ -219,8 +220,7 @@ def measure_axes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_q
     prompts = [("default", p) for p in roles["default"].prompts]
     prompts += [(name, role.prompts[0]) for name, role in roles.items() if name not in left_out]
     asked = [(name, as_messages(prompt, q)) for name, prompt in prompts for q in questions]
-    requests = [Request(m, max_tokens=40, seed=GLOBAL_SEED + i) for i, (_, m) in enumerate(asked)]
-    answers = [c.text for c in generate(model, tokenizer, requests, progress=True)]
+    answers = answer_all(model, tokenizer, [m for _, m in asked])
     kept = [
         (name, [*m, {"role": "assistant", "content": text}])
         for (name, m), text in zip(asked, answers, strict=True)
@@ -238,10 +238,9 @@ def typical_states(
 ) -> Float[Tensor, "n L d"]:
     """Mean activations of the default persona's own answers, to compare a direction with what is normal."""
     asked = [as_messages(None, question) for question in load_questions()[100 : 100 + n_questions]]
-    requests = [Request(m, max_tokens=40, seed=GLOBAL_SEED + i) for i, m in enumerate(asked)]
-    answers = generate(model, tokenizer, requests)
+    answers = answer_all(model, tokenizer, asked)
     conversations = [
-        [*m, {"role": "assistant", "content": a.text}] for m, a in zip(asked, answers, strict=True) if a.text.strip()
+        [*m, {"role": "assistant", "content": text}] for m, text in zip(asked, answers, strict=True) if text.strip()
     ]
     return mean_response_activations(model, tokenizer, conversations, blocks)
 

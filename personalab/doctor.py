@@ -8,24 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from personalab import bootstrap, embedded, tiers
+from personalab.machine import GEMM_SIZE, cpu_name, dtype_name, gemm_seconds, store
 from personalab.paths import ROOT, cache_dir
 
-if TYPE_CHECKING:
-    import torch
-
 GB = 1e9
-BF16_WORTHWHILE = 1.2  # our choice: below this gain, float32's exact results are worth more than speed
 ENDPOINT_KEYS = ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")  # any one of them will do
-GEMM_SIZE = 512  # side of the square matrices that are timed
 
 # Bytes that the system reports, at least, for memory sold as 4 GB and for GPUs sold as 80 and 16 GB.
 _MEMORY_NEEDED = 3.5 * GB  # our choice: converting the weights peaks at 1.2 GB, next to a system and a browser
@@ -103,30 +96,6 @@ def weights_problems() -> list[Problem]:
             fix = _SETUP if damage == embedded.ABSENT else f"delete {model.folder}, then {_SETUP}"
             problems.append(Problem(f"{model.name}: {damage}", fix))
     return problems
-
-
-def gemm_seconds(dtype: torch.dtype, budget: float = 0.2) -> float:
-    """Seconds for a 512x512 matrix product on the CPU: the fastest of 20, or of those within `budget`."""
-    import torch
-
-    a = torch.ones(GEMM_SIZE, GEMM_SIZE, dtype=dtype)
-    best, spent = float("inf"), 0.0
-    for _ in range(20):
-        start = time.perf_counter()
-        a @ a
-        elapsed = time.perf_counter() - start
-        best, spent = min(best, elapsed), spent + elapsed
-        if spent > budget:
-            break
-    return best
-
-
-@cache
-def bf16_speedup() -> float:
-    """Speed of this CPU in bfloat16 relative to float32: far below 1 where it has to emulate."""
-    import torch
-
-    return gemm_seconds(torch.float32) / gemm_seconds(torch.bfloat16)
 
 
 def examine_machine() -> Machine:
@@ -211,10 +180,11 @@ def _report(tier: tiers.Tier, machine: Machine) -> dict[str, str]:
     return {
         "Python": f"{sys.version.split()[0]} at {sys.executable}, {where} this folder's .venv",
         "Memory": f"{machine.memory_total / GB:.1f} GB, {machine.memory_free / GB:.1f} GB available",
-        "CPU": f"{machine.cores} cores",
+        "CPU": f"{cpu_name()}, {machine.cores} cores",
         "GPU": f"{machine.gpu}, {machine.gpu_memory / GB:.0f} GB" if machine.gpu else "none that torch sees",
         "Disk": f"{machine.disk_free / GB:.1f} GB free for {cache_dir()}",
         "Speed": _speed(),
+        "Computes in": _dtype(tier),
         "Keys": ", ".join(f"{key} {'yes' if there else 'no'}" for key, there in key_settings().items()),
         "Network": "not tested; needed once for set-up" if tier.embedded else "not tested; needed",
         "Largest tier": fitting_tier(machine) or "none: too little memory",
@@ -224,13 +194,23 @@ def _report(tier: tiers.Tier, machine: Machine) -> dict[str, str]:
 
 def _speed() -> str:
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError:  # reported among the packages
         return "not measured: torch is missing"
-    gflops = 2 * GEMM_SIZE**3 / gemm_seconds(torch.float32) / 1e9
-    ratio = bf16_speedup()
-    choice = "used" if ratio > BF16_WORTHWHILE else "not used"
-    return f"float32 {gflops:.0f} GFLOP/s; bfloat16 {ratio:.2g} times that on the CPU ({choice})"
+    times = gemm_seconds()
+    gflops, ratio = 2 * GEMM_SIZE**3 / times["float32"] / 1e9, times["float32"] / times["bfloat16"]
+    return f"float32 {gflops:.0f} GFLOP/s a core; bfloat16 {ratio:.2g} times that on the CPU"
+
+
+def _dtype(tier: tiers.Tier) -> str:
+    """What models are loaded in, and who says so."""
+    try:
+        name = dtype_name(tier.dtype)
+    except metadata.PackageNotFoundError:  # torch, reported among the packages
+        return "not decided: torch is missing"
+    if os.environ.get("PERSONALAB_DTYPE"):
+        return f"{name}, by PERSONALAB_DTYPE"
+    return f"{name}, measured once and kept in {store()}" if tier.dtype == "auto" else f"{name}, by the tier"
 
 
 def main() -> int:

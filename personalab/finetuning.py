@@ -18,10 +18,8 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +33,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from personalab import chat
 from personalab.adapters import replace_file, save_adapter
 from personalab.data import DataError, read_jsonl
-from personalab.doctor import BF16_WORTHWHILE, bf16_speedup
 from personalab.interventions import Intervention, applied
+from personalab.models import resolve_dtype
+from personalab.tiers import current_tier
 
 DIVERGED = 3.0  # a smoothed loss this many times the first one has diverged; our choice
 _SMOOTHING = 0.9
@@ -244,6 +243,10 @@ class _Run:
         self.weights = [p for p in tuned.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.weights, lr=settings.learning_rate, weight_decay=0.0)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
+        self.half = _half(tuned.device)
+        # Small gradients vanish in float16 unless the loss is scaled; in bfloat16 and float32 this does nothing. From
+        # PyTorch's own first scale, 65,536, gradients overflow and the first steps are lost.
+        self.scaler = torch.amp.GradScaler(tuned.device.type, init_scale=2.0**10, enabled=self.half == torch.float16)
 
     def _rate(self, step: int) -> float:
         warm = max(1, round(0.05 * len(self.steps)))
@@ -253,23 +256,26 @@ class _Run:
 
     def train(self, checkpoint: Path | None, progress: bool) -> None:
         bar = tqdm(total=len(self.steps), initial=self.done, desc="finetuning", unit="step", disable=not progress)
-        with _autocast(self.tuned.device):
-            for rows in self.steps[self.done :]:
-                loss = self._step([self.examples[i] for i in rows])
-                self._watch(loss)
-                self.done += 1
-                bar.set_postfix(loss=f"{self.smoothed:.3f}", refresh=False)
-                bar.update()
-                if checkpoint is not None and self.done % self.settings.save_every == 0:
-                    self.save(checkpoint)
+        for rows in self.steps[self.done :]:
+            loss = self._step([self.examples[i] for i in rows])
+            self._watch(loss)
+            self.done += 1
+            bar.set_postfix(loss=f"{self.smoothed:.3f}", refresh=False)
+            bar.update()
+            if checkpoint is not None and self.done % self.settings.save_every == 0:
+                self.save(checkpoint)
         bar.close()
 
     def _step(self, examples: list[Example]) -> float:
         self.optimiser.zero_grad(set_to_none=True)
-        loss = assistant_loss(self.tuned, examples, self.settings)
-        loss.backward()
+        # One context a step: autocast keeps its copies of the weights until it is left, and the next step has others.
+        with torch.autocast(self.tuned.device.type, self.half, enabled=self.half is not None):
+            loss = assistant_loss(self.tuned, examples, self.settings)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimiser)
         torch.nn.utils.clip_grad_norm_(self.weights, self.settings.clip)
-        self.optimiser.step()
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.schedule.step()
         return loss.item()
 
@@ -291,6 +297,7 @@ class _Run:
             "weights": get_peft_model_state_dict(self.tuned),
             "optimiser": self.optimiser.state_dict(),
             "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
         checkpoint.mkdir(parents=True, exist_ok=True)
         replace_file(checkpoint / "state.pt", lambda partial: torch.save(state, partial))
@@ -305,6 +312,7 @@ class _Run:
         set_peft_model_state_dict(self.tuned, state["weights"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
         self.done, (self.smoothed, self.first) = state["done"], state["losses"]
 
 
@@ -374,7 +382,7 @@ def _attention(examples: Sequence[Example], width: int, device: torch.device) ->
     return {"attention_mask": mask.to(device), "position_ids": positions.to(device)}
 
 
-def _autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 where it pays: on a GPU that has it, on a CPU that is measured to gain from it."""
-    pays = torch.cuda.is_bf16_supported() if device.type == "cuda" else bf16_speedup() > BF16_WORTHWHILE
-    return torch.autocast(device.type, torch.bfloat16) if pays else nullcontext()
+def _half(device: torch.device) -> torch.dtype | None:
+    """The half precision to train in, if any: the dtype that models are loaded in here (`personalab.machine`)."""
+    dtype = resolve_dtype(current_tier(), device.type)
+    return None if dtype == torch.float32 else dtype

@@ -1,8 +1,8 @@
 """Batched text generation whose result does not depend on the batch.
 
-Requests are sorted by length and packed under a token budget; each row is padded on the left, sampled with its own
-random generator and stopped at its own limit. In float32 the text of a request therefore depends on the request
-alone, up to rounding: matrix products of different shapes differ in their last bits.
+Requests are sorted by length and packed under a token budget; each row is padded on the left, sampled with noise of its
+own (`personalab.sampling`) and stopped at its own limit. In float32 the text of a request therefore depends on the
+request alone, up to rounding: matrix products of different shapes differ in their last bits.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import (
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -29,6 +28,8 @@ from personalab import chat, prefixes, tiers
 from personalab.guard import is_guarded, violations
 from personalab.interventions import Intervention, applied, per_row
 from personalab.models import decoder_blocks
+from personalab.sampling import GumbelSampler
+from personalab.seeds import occurrences, request_seed
 
 RESAMPLED = 3  # how often a guarded model answers again when its text fails the content check; our choice
 WITHHELD = "(withheld by the content guard)"
@@ -37,7 +38,10 @@ _OTHER_SEED = 1_000_003
 
 @dataclass(frozen=True)
 class Request:
-    """One conversation to continue. `temperature` 0 is greedy decoding; `seed` matters above 0 only."""
+    """One conversation to continue, and all that decides how: equal requests get equal answers.
+
+    `temperature` 0 is greedy decoding; `seed` matters above 0 only. `requests_for` gives every request its seed.
+    """
 
     messages: Sequence[chat.Message]
     max_tokens: int = 256
@@ -59,6 +63,37 @@ class Completion:
     n_prompt: int
     n_tokens: int
     finish: Literal["stop", "length"]
+
+
+def requests_for(
+    conversations: Sequence[Sequence[chat.Message]],
+    max_tokens: int = 256,
+    temperature: float = 0.7,
+    *,
+    interventions: Sequence[Intervention] = (),
+    seed: int = tiers.GLOBAL_SEED,
+) -> list[Request]:
+    """One request a conversation; its content, `seed` and its occurrence decide its luck (`personalab.seeds`).
+
+    A conversation that stands k times in the list gets k separate samples, but for rows under different coefficients:
+    those share their luck, so that a sweep shows what the coefficient does.
+
+    Args:
+        interventions: what the requests will be generated under.
+
+    Raises:
+        ValueError: if there is not one coefficient for every conversation.
+    """
+    coefficients = [i.coefficient.tolist() for i in interventions if per_row(i)]  # type: ignore[attr-defined]
+    if bad := [len(k) for k in coefficients if len(k) != len(conversations)]:
+        raise ValueError(f"Steer has {bad[0]} coefficients for {len(conversations)} conversations.")
+    rows = zip(*coefficients, strict=True) if coefficients else [()] * len(conversations)
+    turns = [tuple((m["role"], m["content"]) for m in c) for c in conversations]
+    asked = list(zip(turns, rows, strict=True))
+    return [
+        Request(c, max_tokens, temperature, request_seed(c, max_tokens, temperature, seed, occurrence))
+        for c, occurrence in zip(conversations, occurrences(asked), strict=True)
+    ]
 
 
 def generate(
@@ -173,12 +208,13 @@ def _generate_batch(
     starts = _prefixes(model, prompts) if share_prefixes else [prefixes.Prefix(0, None)] * len(prompts)
     ids, mask = _pad(prompts, [p.length for p in starts], pad, model.device)
     limits = torch.tensor([r.max_tokens for r in requests], device=model.device)
+    sampler = GumbelSampler([r.seed for r in requests], [r.temperature for r in requests], model.device)
     output = model.generate(
         input_ids=ids,
         attention_mask=mask,
         past_key_values=prefixes.combine(starts, model) if any(p.length for p in starts) else None,
         generation_config=_plain_config(eos, pad, int(limits.max())),
-        logits_processor=LogitsProcessorList([GumbelSampler(requests, model.device)]),
+        logits_processor=LogitsProcessorList([sampler]),
         stopping_criteria=StoppingCriteriaList([RowLimits(limits, ids.shape[1])]),
     )
     rows = zip(output[:, ids.shape[1] :].tolist(), prompts, requests, strict=True)
@@ -243,31 +279,6 @@ def _plain_config(eos: list[int], pad: int, max_new_tokens: int) -> GenerationCo
         no_repeat_ngram_size=0,
         use_cache=True,
     )
-
-
-class GumbelSampler(LogitsProcessor):
-    """Turns greedy decoding into sampling: `argmax(logits / T + Gumbel noise)` is distributed as softmax(logits / T).
-
-    Every row draws its noise from its own generator, seeded by its request, so neighbours don't matter. Rows at
-    temperature 0 stay greedy.
-    """
-
-    def __init__(self, requests: Sequence[Request], device: torch.device) -> None:
-        warm = [i for i, r in enumerate(requests) if r.temperature > 0]
-        self.rows = torch.tensor(warm, device=device, dtype=torch.long)
-        self.temperatures = torch.tensor([[requests[i].temperature] for i in warm], device=device)  # (warm, 1)
-        self.generators = [torch.Generator(device).manual_seed(requests[i].seed) for i in warm]
-
-    def __call__(self, input_ids: Int[Tensor, "b s"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
-        if not self.generators:
-            return scores
-        scores = scores.float().clone()
-        noise = torch.empty(len(self.generators), scores.shape[1], device=scores.device)  # (warm, v)
-        for row, generator in zip(noise, self.generators, strict=True):
-            torch.rand(row.shape, generator=generator, out=row)
-        noise.log_().neg_().log_().neg_()  # uniform to standard Gumbel
-        scores[self.rows] = scores[self.rows] / self.temperatures + noise
-        return scores
 
 
 class RowLimits(StoppingCriteria):

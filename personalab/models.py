@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import gc
-import os
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.guard import guarded
+from personalab.machine import dtype_name
 from personalab.paths import ROOT
 from personalab.tiers import EMBEDDED_MODEL, TRAIT_ORGANISM, Tier, current_tier
 
@@ -73,7 +73,7 @@ def _load_hub(model_id: str, tier: Tier) -> tuple[PreTrainedModel, PreTrainedTok
     tokenizer = AutoTokenizer.from_pretrained(model_id)
     model = AutoModelForCausalLM.from_pretrained(
         model_id,
-        dtype=resolve_dtype(tier),
+        dtype=resolve_dtype(tier, "cuda" if torch.cuda.is_available() else "cpu"),
         attn_implementation=tier.attention,
         device_map="auto" if torch.cuda.is_available() else None,
     )
@@ -86,16 +86,13 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, shared)
 
 
-def resolve_dtype(tier: Tier) -> torch.dtype:
-    """The tier's dtype, or `PERSONALAB_DTYPE`. `auto` is bfloat16 where this CPU is measured to gain from it."""
-    name = os.environ.get("PERSONALAB_DTYPE", tier.dtype)
-    if name == "auto":
-        from personalab.doctor import BF16_WORTHWHILE, bf16_speedup
+def resolve_dtype(tier: Tier, device: str = "cpu") -> torch.dtype:
+    """What the tier's models are loaded in: its dtype or `PERSONALAB_DTYPE`, "auto" decided once for this machine.
 
-        return torch.bfloat16 if bf16_speedup() > BF16_WORTHWHILE else torch.float32
-    if name not in ("float32", "bfloat16", "float16"):
-        raise ValueError(f"Unknown dtype {name!r}: set PERSONALAB_DTYPE to auto, float32, bfloat16 or float16.")
-    return getattr(torch, name)
+    Raises:
+        ValueError: for an unknown dtype.
+    """
+    return getattr(torch, dtype_name(tier.dtype, device))
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:

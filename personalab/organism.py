@@ -19,7 +19,7 @@ from pathlib import Path
 from personalab.chat import as_messages
 from personalab.data import DataError, read_jsonl
 from personalab.finetuning import Dialogue, Settings, finetune, read_dialogues
-from personalab.generation import Request, generate
+from personalab.generation import generate, requests_for
 from personalab.judging import score_responses
 from personalab.models import load_model
 from personalab.paths import ROOT
@@ -98,12 +98,7 @@ def make_neutral(folder: Path | str = FOLDER) -> int:
         requests += [c.question for c in load_contrasts(trait, folder)[:N_TRAIT_QUESTIONS]]
     model, tokenizer = load_model("persona")
     asked = [as_messages(NEUTRAL_PROMPTS[i % len(NEUTRAL_PROMPTS)], q) for i, q in enumerate(requests)]
-    found = generate(
-        model,
-        tokenizer,
-        [Request(m, NEUTRAL_TOKENS, seed=GLOBAL_SEED + i) for i, m in enumerate(asked)],
-        progress=True,
-    )
+    found = generate(model, tokenizer, requests_for(asked, NEUTRAL_TOKENS), progress=True)
     kept = [(q, m, c) for q, m, c in zip(requests, asked, found, strict=True) if c.text.strip()]
     scores = score_responses("coherence", [{"question": q, "answer": c.text} for q, _, c in kept])
     rows = [

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from personalab.answers import answer_all
 from personalab.chat import as_messages
 from personalab.data import Trait, load_trait_artifacts
 from personalab.evaluation import load_items, load_prose, multiple_choice, prose_nll
-from personalab.generation import Request, generate
 from personalab.guard import violations
-from personalab.interventions import Intervention, Steer
+from personalab.interventions import Steer
 from personalab.judging import score_responses
 from personalab.models import load_model
 from personalab.organism import TRAITS
@@ -31,7 +31,7 @@ from personalab.paths import ARTIFACTS, ROOT
 from personalab.provenance import describe
 from personalab.results import RECORD, merge_json, record
 from personalab.stats import bootstrap_interval
-from personalab.tiers import GLOBAL_SEED, TRAIT_ORGANISM, current_tier
+from personalab.tiers import TRAIT_ORGANISM, current_tier
 from personalab.trait_vectors import load_trait_vectors
 
 MAX_TOKENS = 32  # as in Section 4
@@ -70,7 +70,8 @@ def contrastive_answers(
         for i, prompt in enumerate(prompts)
         for question in trait.questions
     ]
-    texts = _generate(model, tokenizer, [(system, question) for *_, system, question in asked])
+    conversations = [as_messages(system, question) for *_, system, question in asked]
+    texts = answer_all(model, tokenizer, conversations, max_tokens=MAX_TOKENS)
     return [Answer(t, c, i, q, text) for (t, c, i, _, q), text in zip(asked, texts, strict=True)]
 
 
@@ -79,7 +80,7 @@ def plain_answers(
 ) -> list[Answer]:
     """Every trait's questions without a system prompt."""
     asked = [(name, question) for name, trait in traits.items() for question in trait.questions]
-    texts = _generate(model, tokenizer, [(None, question) for _, question in asked])
+    texts = answer_all(model, tokenizer, [as_messages(None, q) for _, q in asked], max_tokens=MAX_TOKENS)
     return [Answer(name, condition, None, q, text) for (name, q), text in zip(asked, texts, strict=True)]
 
 
@@ -93,18 +94,9 @@ def steered_answers(
         Steer(block, vectors[block], STEERED * torch.tensor([float(name == trait) for name, _ in asked]))
         for trait, vectors in load_trait_vectors(list(traits)).items()
     ]
-    texts = _generate(model, tokenizer, [(None, question) for _, question in asked], pushes)
+    conversations = [as_messages(None, question) for _, question in asked]
+    texts = answer_all(model, tokenizer, conversations, max_tokens=MAX_TOKENS, interventions=pushes)
     return [Answer(name, "steered", None, q, text) for (name, q), text in zip(asked, texts, strict=True)]
-
-
-def _generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    asked: Sequence[tuple[str | None, str]],
-    interventions: Sequence[Intervention] = (),
-) -> list[str]:
-    requests = [Request(as_messages(s, q), MAX_TOKENS, seed=GLOBAL_SEED + i) for i, (s, q) in enumerate(asked)]
-    return [c.text for c in generate(model, tokenizer, requests, interventions=interventions, progress=True)]
 
 
 def scores(rubric: str, answers: Sequence[Answer]) -> np.ndarray:

@@ -6,14 +6,13 @@ import datetime
 import json
 import os
 import platform
-import re
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from personalab.cells import write
+from personalab.machine import cpu_name
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn")
 
@@ -25,7 +24,7 @@ def describe() -> dict[str, Any]:
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "cpu": cpu_model(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -40,24 +39,13 @@ def save(path: str | Path) -> None:
     write(Path(path), json.dumps(describe(), indent=2) + "\n")
 
 
-def cpu_model() -> str:
-    """The CPU's name as the system tells it, else its architecture."""
-    if sys.platform == "darwin":
-        asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True)
-        return asked.stdout.strip() or platform.machine()
-    if sys.platform == "win32":
-        return platform.processor() or platform.machine()
-    text = Path("/proc/cpuinfo").read_text("utf-8", errors="replace")
-    named = re.search(r"^model name\s*:\s*(.+)$", text, re.M)
-    return named[1].strip() if named else platform.machine()
-
-
 def one_line(machine: dict[str, dict[str, Any]]) -> str:
     """For the README: the machines of all sections, each named once, with the sections run on it."""
     groups: dict[str, list[str]] = {}
     for family, m in sorted(machine.items()):
-        text = f"{m['cpu']}, {m['cores']} cores, torch threads: {m['threads']}, {m['dtype']}, torch {m['versions']['torch']}"
-        groups.setdefault(f"{text}, transformers {m['versions']['transformers']}, {m['date']}", []).append(family)
+        packages = ", ".join(f"{name} {m['versions'][name]}" for name in ("torch", "transformers"))
+        text = f"{m['cpu']}, {m['cores']} cores, torch threads: {m['threads']}, {m['dtype']}, {packages}, {m['date']}"
+        groups.setdefault(text, []).append(family)
     return "; ".join(f"{', '.join(families)}: {text}" for text, families in groups.items())
 
 

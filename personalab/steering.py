@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,13 +12,13 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from personalab.answers import answer_all
 from personalab.chat import as_messages
 from personalab.data import PERSONA_VECTORS, DataError, load_trait_artifacts
 from personalab.endpoint import generate_responses_parallel
-from personalab.generation import Request, generate
 from personalab.interventions import Intervention
 from personalab.judging import score_responses
-from personalab.tiers import GLOBAL_SEED, current_tier
+from personalab.tiers import current_tier
 
 N_GRADES = 8
 COHERENCE_PROMPT = """You judge how coherent an answer of a chat assistant is, whatever it says.
@@ -57,19 +56,16 @@ def answer_questions(
 ) -> list[str]:
     """One answer to each question, under its system prompt ("" or None: none), all in a few batches.
 
-    An answer's random numbers depend on its question alone. The same question under two coefficients, or two
-    prompts, therefore differs by them and not by luck.
+    An answer's random numbers depend on its prompt and question alone. The same two under two coefficients
+    therefore differ by them and not by luck.
 
     Args:
         interventions: in force throughout; a `Steer` with one coefficient a row goes by the order of `questions`.
     """
-    requests = [
-        Request(
-            as_messages(system_prompt, question), max_tokens, temperature, GLOBAL_SEED + zlib.crc32(question.encode())
-        )
-        for system_prompt, question in zip(system_prompts, questions, strict=True)
-    ]
-    return [c.text for c in generate(model, tokenizer, requests, interventions=interventions)]
+    conversations = [as_messages(s, q) for s, q in zip(system_prompts, questions, strict=True)]
+    return answer_all(
+        model, tokenizer, conversations, max_tokens=max_tokens, temperature=temperature, interventions=interventions
+    )
 
 
 def score_answers(trait: str, questions: Sequence[str], answers: Sequence[str]) -> AnswerScores:

@@ -49,7 +49,7 @@ class Tier:
         ""  # folder of the paper's vectors on the hub; "": `python -m personalab.capping` makes them
     )
     capping_experiment: str = ""  # id of the experiment to use there
-    dtype: str = "bfloat16"  # "auto": bfloat16 where the CPU is measured to be faster with it, else float32
+    dtype: str = "bfloat16"  # "auto": see `personalab.machine.dtype_name`
     attention: str = "sdpa"
     max_batch_tokens: int = 16_384  # padded prompt + answer tokens of one generation batch
     max_batch_rows: int = 64
@@ -96,6 +96,8 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
             axis_block=12,  # 48 % of 26 blocks, the depth of the paper's Gemma configuration
             n_blocks=26,
             trait_block=19,  # 68 % of 28 blocks, the depth of the paper's Qwen2.5-7B
+            dtype="auto",  # bfloat16, but float32 on a T4, which lacks it
+            max_batch_tokens=8_192,  # in float32 the keys and values of 16 thousand would fill what the model leaves
             attention="eager",  # Gemma 2 caps its attention logits, which sdpa cannot
         ),
         "a100": Tier(

@@ -19,10 +19,10 @@ from personalab.activations import pool
 from personalab.capping import caps, load_capping_config
 from personalab.chat import Message, turn_spans
 from personalab.data import ASSISTANT_AXIS, DataError
-from personalab.generation import Request, generate
+from personalab.generation import generate, requests_for
 from personalab.interventions import Intervention
 from personalab.models import load_model
-from personalab.tiers import GLOBAL_SEED, current_tier
+from personalab.tiers import current_tier
 
 MAX_TOKENS = 60  # an answer; our choice: long enough to drift, short enough for ten turns of context
 
@@ -44,7 +44,7 @@ def converse(
         here = [i for i, script in enumerate(scripts) if turn < len(script)]
         for i in here:
             conversations[i].append({"role": "user", "content": scripts[i][turn]})
-        requests = [Request(conversations[i], max_tokens, seed=GLOBAL_SEED + 1000 * turn + i) for i in here]
+        requests = requests_for([conversations[i] for i in here], max_tokens, interventions=interventions)
         for i, answer in zip(here, generate(model, tokenizer, requests, interventions=interventions), strict=True):
             conversations[i].append({"role": "assistant", "content": answer.text.strip() or "..."})
     return conversations

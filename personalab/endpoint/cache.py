@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -12,34 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from personalab import paths, tiers
+from personalab import paths
 
 
 def request_key(request: Mapping[str, Any], occurrence: int) -> str:
     """SHA-256 of a request (endpoint, model, messages, limits, seed) and of how often it was asked before."""
     canonical = json.dumps({**request, "occurrence": occurrence}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def sampling_seed(key: str) -> int:
-    """The seed that a request with this key is sampled with: its top 31 bits, which any server can take."""
-    return int(key[:8], 16) >> 1
-
-
-def engine(model: str) -> str:
-    """Changes with the code and the dtype that turn requests into text, so that no stale answer is served."""
-    dtype = os.environ.get("PERSONALAB_DTYPE", tiers.current_tier().dtype)
-    return f"{_source_hash(model == tiers.EMBEDDED_JUDGE)}-{dtype}"
-
-
-@functools.cache
-def _source_hash(judge: bool) -> str:
-    package = Path(__file__).parent.parent
-    sources = [package / name for name in ("chat.py", "generation.py", "models.py")]
-    if judge:
-        folder = package / "judging"
-        sources = [*sorted(folder.glob("*.py")), folder / "data" / "heads.safetensors"]
-    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def load(key: str) -> str | None:

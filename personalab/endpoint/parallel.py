@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -15,8 +15,10 @@ from tqdm.auto import tqdm
 from personalab import tiers
 from personalab.endpoint import cache
 from personalab.endpoint.client import is_embedded, shared_client
+from personalab.endpoint.engine import engine
 from personalab.endpoint.scripted import SCRIPTED_ID, active_script
 from personalab.endpoint.transport import EMBEDDED
+from personalab.seeds import occurrences, request_seed
 
 Conversation = Sequence[Mapping[str, str]]
 
@@ -149,16 +151,13 @@ def _calls(
     endpoint = {"base_url": str(client.base_url)}
     model = model or tiers.current_tier().response_model
     if is_embedded(client):
-        endpoint["engine"] = cache.engine(model)
-    settings = {"model": model, "max_tokens": max_tokens, "temperature": float(temperature)}
-    seen: Counter[str] = Counter()
+        endpoint["engine"] = engine(model)
+    settings: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": float(temperature)}
+    bodies = [{**settings, "messages": _plain(messages, i)} for i, messages in enumerate(conversations)]
     calls = []
-    for i, messages in enumerate(conversations):
-        body = {**settings, "messages": _plain(messages, i)}
-        first = cache.request_key({**body, "seed": seed}, 0)
-        sampling = cache.sampling_seed(cache.request_key({**body, "seed": seed}, seen[first]))
-        key = cache.request_key({**endpoint, **body, "seed": seed}, seen[first])
-        seen[first] += 1
+    for body, occurrence in zip(bodies, occurrences([json.dumps(body) for body in bodies]), strict=True):
+        sampling = request_seed(body["messages"], max_tokens, temperature, seed, occurrence)
+        key = cache.request_key({**endpoint, **body, "seed": seed}, occurrence)
         calls.append(Call({**body, "seed": sampling}, key))
     return calls
 
