@@ -81,6 +81,7 @@ def command(root: Path, *commands: list[str]) -> str:
     """Run commands of the command line in the copy; returns what they printed."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PERSONALAB_") and name != "CI"}
     env |= {"PERSONALAB_VENV": "off", "PERSONALAB_CACHE": str(root.parent / "cache"), "PYTHONPATH": str(root)}
+    env |= {"PERSONALAB_DTYPE": "float32"}  # not measured
     arguments = [sys.executable, "-c", DRIVER, json.dumps(commands)]
     done = subprocess.run(arguments, cwd=root, env=env, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
