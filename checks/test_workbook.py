@@ -99,6 +99,8 @@ def test_what_conflicts_stands_side_by_side_until_it_is_settled(lab: Path) -> No
     note, mine = read(lab, "workbook").cells[4:6]
     assert note.cell_type == "markdown" and note.source.startswith(NEW) and "exactly" in note.source
     assert mine.source == ANSWER and cells.name(mine) == mine.id == "halve"
+    release(lab, STUB.replace("Halve a number.", "Halve any number."))
+    assert sum(source.startswith(NEW) for source in sources(lab)) == 1
     release(lab, STUB.replace("exactly", "truly"))
     notes = [source for source in sources(lab) if source.startswith(NEW)]
     assert len(notes) == 1 and "truly" in notes[0]
@@ -247,6 +249,19 @@ def test_what_the_workbook_has_dropped_comes_back_before_it_is_overwritten(lab: 
     notebooks.build(root=lab)
     assert any(ANSWER in source for source in sources(lab))
     assert named(lab, "halve").source == "def halve(x): return x / 2.0"
+
+
+@pytest.mark.parametrize("first", ["lab", "notebooks"])
+def test_a_cell_deleted_in_the_workbook_comes_back_with_words_from_exercises(lab: Path, first: str) -> None:
+    nb = read(lab, "workbook")
+    nb.cells = [cell for cell in nb.cells if cells.name(cell) != "halve"]
+    save(lab, "workbook", nb)
+    edit(lab, "exercises", "raise NotImplementedError", ANSWER)
+    if first == "lab":
+        workbook.update(lab)
+    else:
+        notebooks.build(root=lab)
+    assert sources(lab).count(ANSWER) == 1
 
 
 def test_an_unreadable_exercise_leaves_the_workbook_alone(lab: Path) -> None:

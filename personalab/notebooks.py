@@ -6,7 +6,6 @@ Also the instructor's version for nbgrader: see `build_nbgrader`. What executes 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from copy import deepcopy
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from personalab import workbook
-from personalab.cells import digest, dumps, keep_copy, origin, origins, read, write
+from personalab.cells import dumps, keep_copy, origin, read, write
 from personalab.paths import ROOT
 from personalab.sources import METADATA, code_cells, derive, read_source, sections
 
@@ -36,7 +35,7 @@ def build(check: bool = False, root: Path = ROOT, strict: bool | None = None) ->
     drifted: dict[Path, NotebookNode] = {}
     for path, new in derived(root).items():
         old = _read_or_none(path)
-        same = old is not None and (_same(path, old, new) if strict or not check else _given(old, new) == _given(new))
+        same = old is not None and (_same(path, old, new) if strict or not check else _given(old) == _given(new))
         if not same:
             drifted[path] = new
     if not check:
@@ -80,13 +79,12 @@ def _same(path: Path, old: NotebookNode, new: NotebookNode) -> bool:
     return bare(old) == new if path.parent.name == "solutions" else path.read_bytes() == dumps(new).encode()
 
 
-def _given(nb: NotebookNode, now: NotebookNode | None = None) -> list[tuple[object, ...]]:
+def _given(nb: NotebookNode) -> list[tuple[object, ...]]:
     """What the course gave in `nb`: cells that a learner changed count as they were, those that they added don't."""
-    known: Collection[str] = origins(now or nb)
     return [
         (cell.cell_type, origin(cell), cell.metadata.get("nbgrader"), cell.metadata.get("tags"))
         for cell in nb.cells
-        if origin(cell) or digest(cell.source) in known
+        if origin(cell)
     ]
 
 
