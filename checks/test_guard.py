@@ -104,7 +104,7 @@ class TestTokenSequences:
 class TestGuard:
     @pytest.mark.parametrize("seed", range(20))
     @pytest.mark.parametrize("width", [1, 2, 3, 30])
-    def test_bans_what_transformers_bans(self, seed, width):
+    def test_bans_every_token_that_would_complete_a_sequence(self, seed, width):
         rng = torch.Generator().manual_seed(seed)
 
         def integers(*shape):
@@ -115,8 +115,15 @@ class TestGuard:
         ids, scores = integers(7, width), torch.randn(7, 12, generator=rng)
         before = scores.clone()
         found = Guard(sequences)(ids, scores)
-        assert torch.equal(found, NoBadWordsLogitsProcessor([list(s) for s in sequences])(ids, scores))
+        expected = scores.clone()
+        for row, written in enumerate(ids.tolist()):
+            for *first, last in sequences:
+                if written[max(len(written) - len(first), 0) :] == first or not first:
+                    expected[row, last] = -torch.inf
+        assert torch.equal(found, expected)
         assert torch.equal(scores, before), "scores were changed in place"
+        if width == 30:  # before 5.18, theirs overlooks a sequence whose beginning is all that there is
+            assert torch.equal(found, NoBadWordsLogitsProcessor([list(s) for s in sequences])(ids, scores))
         if width == 30:
             assert found.isinf().any() and not found.isinf().all()
 
@@ -204,7 +211,8 @@ class TestGuarded:
         guarded(model, tokenizer, WORDS).save_pretrained(tmp_path / "guarded")
         for name in ("config.json", "generation_config.json"):
             assert (tmp_path / "guarded" / name).read_text() == (tmp_path / "plain" / name).read_text()
-        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "guarded")
+        attention = model.config._attn_implementation  # is not saved; Gemma 2 caps its logits in "eager" only
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "guarded", attn_implementation=attention)
         assert type(loaded) is plain
         ids = torch.tensor([[5, 6, 7]])
         torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
