@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import re
+import threading
+import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 import tests
 from checks.bank import RIGHT
-from personalab.models import d_model, n_blocks
-from personalab.paths import ROOT
-from personalab.sources import read_source
-from personalab.tiny import load_tiny_model
+from checks.bank.grading import OF_YOURS, UNUSED, as_yours, grade, reference_solutions
+from graders.section_3_states import load_family
+from personalab.models import load_model
+from personalab.tiny import FAMILIES
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 SECTIONS = sorted(p for p in (Path(__file__).parent / "bank").glob("section_*"))
 BANKS = [f"checks.bank.{p.parent.name}.{p.stem}" for s in SECTIONS for p in sorted(s.glob("test_*.py"))]
@@ -34,15 +39,6 @@ ENTRIES = [
     for module in BANKS
     for name, solution in solutions(importlib.import_module(module))
 ]
-
-
-def grade(grader_name: str, solution: Callable) -> None:
-    """Call a grader as a notebook does, with a tiny model in the place of the notebook's."""
-    model, tokenizer = load_tiny_model("qwen2", seed=7)
-    notebook = {"model": model, "tokenizer": tokenizer, "d_model": d_model(model), "num_layers": n_blocks(model)}
-    grader = getattr(tests, grader_name)
-    _, *others = inspect.signature(grader).parameters
-    grader(solution, **{name: notebook[name] for name in others})
 
 
 @pytest.mark.parametrize(("grader_name", "solution"), ENTRIES)
@@ -72,21 +68,84 @@ def test_a_stub_gets_a_plain_message(grader_name):
 
 @pytest.fixture(scope="module")
 def reference() -> dict[str, object]:
-    """What each notebook hands to each grader, after running imports and solution cells and nothing else."""
-    namespace: dict[str, object] = {"__name__": "reference", "utils": importlib.import_module("utils")}
-    handed = {}
-    for source in sorted((ROOT / "instructions").glob("section_*.md")):
-        cells = [c for c in read_source(source).cells if c.cell_type == "code"]
-        imports = "\n".join(re.findall(r"^(?:import|from) .*$", cells[0].source, re.M))
-        exec(imports, namespace)
-        for cell in cells:
-            if cell.metadata.get("nbgrader", {}).get("solution"):
-                exec(compile(cell.source, f"{source.name}:{cell.id}", "exec"), namespace)
-            for grader_name, argument in re.findall(r"^tests\.(test_\w+)\(\s*(\w+)", cell.source, re.M):
-                handed[grader_name] = namespace[argument]
-    return handed
+    return reference_solutions()
 
 
 @pytest.mark.parametrize("grader_name", tests.__all__)
 def test_the_reference_solution_passes(grader_name, reference):
     assert grade(grader_name, reference[grader_name]) is None
+    # a thread started while grading would compute in one thread for good (see `graders.expect.grader`)
+    assert not any(t.name == "embedded-endpoint" for t in threading.enumerate())
+
+
+# What follows repeats, in every dtype and family, the part of a grader that looks at the notebook's model. The other
+# part never sees that model, so that the tests above have said all about it; graders without such a part have no more
+# to say here.
+def on_tiny(grader_name: str, solution: Callable, family: str, dtype: str) -> str:
+    """What the grader says of a solution where the notebook's model is a tiny one; "" where all is well."""
+    # a tokenizer as the course's models have: it adds no BOS of its own
+    return as_yours(grader_name, solution, *load_family(family, seed=7, dtype=DTYPES[dtype]))
+
+
+def of_yours(verdict: str) -> list:
+    return [p for p in ENTRIES if p.values[0] in OF_YOURS and p.values[1].verdict == verdict]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("grader_name", "solution"), of_yours(RIGHT))
+def test_right_in_every_dtype_and_family(grader_name, solution, dtype):
+    assert {family: on_tiny(grader_name, solution, family, dtype) for family in FAMILIES} == dict.fromkeys(FAMILIES, "")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("grader_name", OF_YOURS)
+def test_the_reference_passes_in_every_dtype_and_family(grader_name, reference, dtype):
+    found = {family: on_tiny(grader_name, reference[grader_name], family, dtype) for family in FAMILIES}
+    assert found == dict.fromkeys(FAMILIES, "")
+
+
+@pytest.mark.parametrize("grader_name", UNUSED)
+def test_some_graders_leave_the_model_alone(grader_name, reference):
+    assert getattr(tests, grader_name)(reference[grader_name], object(), object()) is None
+
+
+@cache
+def in_float32(grader_name: str, solution: Callable, family: str) -> str:
+    return on_tiny(grader_name, solution, family, "float32")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("grader_name", "solution"), of_yours("wrong"))
+def test_half_precision_hides_no_mistake(grader_name, solution, dtype):
+    """What the notebook's model shows in float32, it shows in half precision, with the same words."""
+    family = list(FAMILIES)[zlib.crc32(f"{grader_name} {solution.__name__}".encode()) % len(FAMILIES)]
+    before, found = in_float32(grader_name, solution, family), on_tiny(grader_name, solution, family, dtype)
+    if before:
+        assert found, f"on {family}, float32 says: {before}"
+        assert re.search(solution.words, found, re.S) or not re.search(solution.words, before, re.S), found
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    """The embedded model by dtype: what the notebooks hand to graders on most machines."""
+
+    def load(dtype: str):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PERSONALAB_DTYPE", dtype)
+            return load_model("persona")
+
+    return load
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("grader_name", OF_YOURS)
+def test_the_reference_passes_on_the_embedded_model(grader_name, reference, embedded, dtype):
+    assert as_yours(grader_name, reference[grader_name], *embedded(dtype)) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("grader_name", "solution"), of_yours(RIGHT))
+def test_right_on_the_embedded_model(grader_name, solution, embedded, dtype):
+    assert as_yours(grader_name, solution, *embedded(dtype)) == ""

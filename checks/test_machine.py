@@ -84,3 +84,14 @@ def test_measuring_leaves_the_number_of_threads() -> None:
     times = machine.gemm_seconds()
     assert torch.get_num_threads() == before
     assert set(times) == {"float32", "bfloat16"} and all(0 < t < 10 for t in times.values())
+
+
+def test_what_goes_on_record_is_computed_in_float32_on_the_cpu_tier(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers, "_active", tiers.TIERS["colab"])
+    monkeypatch.setenv("PERSONALAB_DTYPE", "")  # so that what is set below is undone
+    monkeypatch.delenv("PERSONALAB_DTYPE")
+    machine.compute_for_the_record()
+    assert "PERSONALAB_DTYPE" not in machine.os.environ
+    monkeypatch.setattr(tiers, "_active", tiers.TIERS["cpu"])
+    machine.compute_for_the_record()
+    assert models.resolve_dtype(tiers.TIERS["cpu"]) == torch.float32

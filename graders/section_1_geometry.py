@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graders.expect import check, check_close, check_tensor, grader
+from graders.expect import check, check_close, check_tensor, grader, tolerance
 
 _NAMES = ["zebra", "default", "ant", "assistant", "moon", "bard", "helper"]
 _DEFAULTS = ["default", "assistant", "helper"]
@@ -136,7 +136,7 @@ def _check_axis(axis: Any, vectors: dict[str, Tensor]) -> None:
             "the sign is flipped, and it is not of unit norm": lambda: roles - defaults,
             "it is the first default only": lambda: _first_default_axis(vectors, roles),
         },
-        tolerance=1e-4,
+        tolerance=tolerance(torch.float32, exact=1e-4),
     )
 
 
@@ -213,7 +213,7 @@ def test_characterize_axis(characterize_axis: Callable[..., dict[str, float]]) -
                 stacked - stacked.mean(0), axis.double()[None], dim=1
             ),
         },
-        tolerance=1e-4,
+        tolerance=tolerance(torch.float32, exact=1e-4),
     )
     check(
         all(isinstance(v, float) for v in found.values()),

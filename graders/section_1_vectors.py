@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graders import oracles
-from graders.expect import check, check_close, check_tensor, grader
+from graders.expect import check, check_close, check_mean_dtype, check_tensor, grader, on_tiny_models, tolerance
+from personalab.models import d_model as width_of
 from personalab.models import n_blocks
 from personalab.tiny import FAMILIES, load_tiny_model
 
@@ -25,7 +26,7 @@ _RESPONSES = [
     "Rest, rum and a fair wind, in that order.",
     "I have stood here for a thousand years. " * 2,
 ]
-_LONG = "the sea and the city " * 60
+_LONG = "the sea and the city " * 180  # so long that a sum in bfloat16 stops growing
 
 Examples = tuple[list[str], list[str], list[str]]
 
@@ -41,18 +42,23 @@ def test_extract_response_activations(
     extract_response_activations: Callable[..., Tensor], model: Any, tokenizer: Any, d_model: int, num_layers: int
 ) -> None:
     """Means over the answer's tokens, at the right layer, whatever the family, the batch and the dtype."""
+    if on_tiny_models():
+        _check_single(extract_response_activations)
+    if model is not None:
+        layer = max(1, num_layers * 2 // 3)
+        _check_values(extract_response_activations, model, tokenizer, _examples(3), layer, "your model", d_model)
+
+
+def _check_single(function: Callable[..., Tensor]) -> None:
     for family in FAMILIES:
         tiny, tok = load_tiny_model(family)
         for side in ("left", "right"):
             tok.padding_side = side
-            _check_values(extract_response_activations, tiny, tok, _examples(5, family), layer=2, what=family)
+            _check_values(function, tiny, tok, _examples(5, family), layer=2, what=family)
     tiny, tok = load_tiny_model("llama")
-    _check_values(extract_response_activations, tiny, tok, _examples(2), layer=0, what="layer 0, the embedding")
-    _check_company(extract_response_activations, tiny, tok)
-    _check_bfloat16(extract_response_activations)
-    if model is not None:
-        layer = max(1, num_layers * 2 // 3)
-        _check_values(extract_response_activations, model, tokenizer, _examples(2), layer, "your model", d_model)
+    _check_values(function, tiny, tok, _examples(2), layer=0, what="layer 0, the embedding")
+    _check_company(function, tiny, tok)
+    _check_bfloat16(function)
 
 
 @grader
@@ -64,22 +70,24 @@ def test_extract_response_activations_batched(
     num_layers: int,
 ) -> None:
     """The same values for every batch size and padding side, in the order asked, the last partial batch included."""
-    for family in FAMILIES:
-        tiny, tok = load_tiny_model(family)
-        for batch_size, side in ((1, "right"), (2, "left"), (3, "right"), (4, "left"), (16, "right")):
-            tok.padding_side = side
-
-            def batched(*args: Any, size: int = batch_size, **kwargs: Any) -> Tensor:
-                return extract_response_activations_batched(*args, **kwargs, batch_size=size)
-
-            what = f"{family}, 5 examples, batch_size={batch_size}, tokenizer.padding_side={side!r}"
-            _check_values(batched, tiny, tok, _examples(5, family), layer=2, what=what)
-    _check_bfloat16(extract_response_activations_batched)
+    if on_tiny_models():
+        _check_batches(extract_response_activations_batched)
     if model is not None:
         layer = max(1, num_layers * 2 // 3)
         _check_values(
             extract_response_activations_batched, model, tokenizer, _examples(3), layer, "your model", d_model
         )
+
+
+def _check_batches(function: Callable[..., Tensor]) -> None:
+    for family in FAMILIES:
+        tiny, tok = load_tiny_model(family)
+        for batch_size, side in ((1, "right"), (2, "left"), (3, "right"), (4, "left"), (16, "right")):
+            tok.padding_side = side
+            what = f"{family}, 5 examples, batch_size={batch_size}, tokenizer.padding_side={side!r}"
+            batched = partial(function, batch_size=batch_size)
+            _check_values(batched, tiny, tok, _examples(5, family), layer=2, what=what)
+    _check_bfloat16(function)
 
 
 def _check_values(
@@ -91,7 +99,9 @@ def _check_values(
     for i, (ids, accepted) in enumerate(encoded):
         states = oracles.hidden(model, ids, layer).double()
         right = [states[a:b].mean(0) for a, b in accepted]
-        check_close(found[i], right, f"{what}, example {i}", _mistakes(model, ids, accepted, layer, states))
+        mistakes = _mistakes(model, ids, accepted, layer, states)
+        check_close(found[i], right, f"{what}, example {i}", mistakes, tolerance(model.dtype))
+    check_mean_dtype(found, model.dtype, what)
 
 
 def _mistakes(
@@ -138,23 +148,9 @@ def _check_company(function: Callable[..., Any], model: Any, tok: Any) -> None:
 
 
 def _check_bfloat16(function: Callable[..., Any]) -> None:
-    model, tok = load_tiny_model("llama")
-    model = model.bfloat16()
-    found = function(model, tok, ["You are a poet."], ["Tell me everything."], [_LONG], layer=2)
-    found = check_tensor(found, (1, 32), "bfloat16 model: the result")
-    ids, accepted = oracles.spans(oracles.messages("You are a poet.", "Tell me everything.", _LONG), tok)
-    states = oracles.hidden(model, ids, 2)
-    check_close(
-        found[0],
-        [states[a:b].double().mean(0) for a, b in accepted],
-        "bfloat16 model, long answer",
-        {
-            "you average in bfloat16: convert with .float() before .mean()": lambda: [
-                states[a:b].mean(0).double() for a, b in accepted
-            ]
-        },
-        tolerance=4e-4,  # a mean rounded to bfloat16 is off by about 2e-3
-    )
+    model, tok = load_tiny_model("llama", dtype=torch.bfloat16)
+    long = (["You are a poet."], ["Tell me everything."], [_LONG])
+    _check_values(function, model, tok, long, layer=2, what="bfloat16 model, long answer")
 
 
 _PERSONAS = {"pirate": "You are a pirate.", "default": "", "judge": "You are a judge.", "mute": "You are silent."}
@@ -169,6 +165,21 @@ def test_extract_persona_vectors(
     num_layers: int,
 ) -> None:
     """Means over kept answers only: scores at or above the threshold, no empty ones (unscored ones are not graded)."""
+    if on_tiny_models():
+        _check_kept(extract_persona_vectors)
+    if model is not None:
+        _check_your_vectors(extract_persona_vectors, model, tokenizer)
+
+
+def _check_your_vectors(function: Callable[..., Any], model: Any, tokenizer: Any) -> None:
+    """Two answers of one persona, on the notebook's own model."""
+    personas, kept = {"pirate": _PERSONAS["pirate"]}, {"pirate": [0, 1]}
+    responses = {("pirate", 0): "Arr, matey!", ("pirate", 1): "The moon pulls on the sea."}
+    found = function(model, tokenizer, personas, _QUESTIONS[:2], responses, layer=1)
+    _check_vectors(found, model, tokenizer, personas, _QUESTIONS[:2], responses, kept, 1, "your model")
+
+
+def _check_kept(extract_persona_vectors: Callable[..., dict[str, Tensor]]) -> None:
     tiny, tok = load_tiny_model("gemma2")
     questions = _QUESTIONS[:4]
     responses = {(p, i): f"{p} says {_RESPONSES[i]}" for p in ("pirate", "default", "judge") for i in range(4)}
@@ -194,10 +205,6 @@ def test_extract_persona_vectors(
     _check_vectors(found, tiny, tok, personas, questions, responses, every, 3, "without scores")
 
     _check_nobody_left(extract_persona_vectors, tiny, tok, questions, responses)
-    if model is not None:
-        one = {("pirate", 0): "Arr, matey!"}
-        found = extract_persona_vectors(model, tokenizer, {"pirate": _PERSONAS["pirate"]}, questions[:1], one, layer=1)
-        check_tensor(found["pirate"], (d_model,), "your model: the vector of 'pirate'")
 
 
 def _check_vectors(
@@ -214,7 +221,7 @@ def _check_vectors(
     check(isinstance(found, dict), f"{what}: expected a dict by persona, found {type(found).__name__}.")
     check(list(found) == list(personas), f"{what}: expected the personas {list(personas)}, found {list(found)}.")
     for name, indices in kept.items():
-        vector = check_tensor(found[name], (32,), f"{what}: the vector of {name!r}")
+        vector = check_tensor(found[name], (width_of(model),), f"{what}: the vector of {name!r}")
         # (acceptable ends, answers, d), and the answers' tokens
         means, tokens = _answers(model, tok, personas[name], questions, responses, name, layer)
         all_of_them = [i for i in range(len(questions)) if responses[name, i]]
@@ -229,8 +236,8 @@ def _check_vectors(
         mistakes["you average over all tokens of all answers, so long ones count more: take one mean an answer"] = (
             partial(_token_mean, tokens, indices)
         )
-        right = _means_over(means, indices)
-        check_close(vector, right, f"{what}: the vector of {name!r} (mean over answers {indices})", mistakes)
+        right, where = _means_over(means, indices), f"{what}: the vector of {name!r} (mean over answers {indices})"
+        check_close(vector, right, where, mistakes, tolerance(model.dtype))
 
 
 def _answers(

@@ -14,7 +14,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graders import oracles
-from graders.expect import check, check_close, check_tensor, grader
+from graders.expect import (
+    apart,
+    check,
+    check_close,
+    check_mean_dtype,
+    check_tensor,
+    grader,
+    likely_value,
+    on_tiny_models,
+    tolerance,
+)
 from graders.section_2_hooks import check_hooks, failing, hooks, observed, running
 from graders.section_2_probes import Conversation, attempt, bystander, returning_tuples, turn_spans
 from personalab.models import decoder_blocks
@@ -67,9 +77,9 @@ def test_conversation_analyzer_project(ConversationAnalyzer: Callable[..., Any])
         _check_turns(analyzer, model, tok, _MANY, 1, "llama, blocks that return tuples")
     _check_after_error(partial(analyzer.extract_turn_activations, _CONVERSATIONS["one turn"]), model)
     _check_turns(analyzer, model, tok, _MANY, 1, "llama, after an earlier call has failed")
-    model = model.bfloat16()
+    model, tok = load_tiny_model("llama", dtype=torch.bfloat16)
     long = [*_MANY[:1], {"role": "assistant", "content": _LONG.strip()}]
-    _check_turns(ConversationAnalyzer(model, tok, 1, axis), model, tok, long, 1, "bfloat16 model, long answer", 4e-4)
+    _check_turns(ConversationAnalyzer(model, tok, 1, axis), model, tok, long, 1, "bfloat16 model, long answer")
 
 
 def _check_after_error(function: Callable[[], Any], model: Any) -> None:
@@ -107,9 +117,7 @@ def _run(
     return found
 
 
-def _check_turns(
-    analyzer: Any, model: Any, tok: Any, conversation: Conversation, layer: int, what: str, tolerance: float = 1e-3
-) -> None:
+def _check_turns(analyzer: Any, model: Any, tok: Any, conversation: Conversation, layer: int, what: str) -> None:
     found = _run(analyzer.extract_turn_activations, model, conversation, what, one_pass=True)
     ids, turns = turn_spans(conversation, tok)
     states = oracles.hidden(model, ids, layer + 1)
@@ -127,7 +135,8 @@ def _check_turns(
             f"{name}: expected float32, found {vector.dtype}. Convert with .float() before averaging.",
         )
         right = [states[a:b].double().mean(0) for a, b in accepted]
-        check_close(value, right, name, _mistakes(model, ids, turns, k, layer, states), tolerance)
+        check_close(value, right, name, _mistakes(model, ids, turns, k, layer, states), tolerance(model.dtype))
+        check_mean_dtype(value, model.dtype, name)
 
 
 def _mistakes(
@@ -162,9 +171,6 @@ def _mistakes(
             lambda: at(layer)
         ),
         "you read after the block that follows (off by one)": lambda: at(layer + 2),
-        "you average in bfloat16: convert with .float() before .mean()": (
-            lambda: [states[a:b].mean(0).double() for a, b in turns[k]]
-        ),
     }
 
 
@@ -177,7 +183,6 @@ def _check_projected(
     layer: int,
     what: str,
     one_pass: bool = False,
-    tolerance: float = 1e-4,
 ) -> None:
     """One float a turn: the projection of its mean on the unit axis."""
     kept = axis.clone()
@@ -185,16 +190,17 @@ def _check_projected(
     check(torch.equal(axis, kept), f"{what}: the axis you were given was changed in place. Normalise a copy.")
     ids, turns = turn_spans(conversation, tok)
     states, norm = oracles.hidden(model, ids, layer + 1).double(), axis.double().norm()
-    unit = axis.double() / norm
+    unit, allowed = axis.double() / norm, tolerance(model.dtype, exact=1e-4)
     for k, (value, accepted) in enumerate(zip(found, turns, strict=True)):
         name = f"{what}: projection of assistant turn {k}"
         check(isinstance(value, float), f"{name}: expected a float, found {type(value).__name__}. Use .item().")
         means = [states[a:b].mean(0) for a, b in accepted]
         right = [(m @ unit).item() for m in means]
-        slack = tolerance * max(m.norm().item() for m in means)
-        if any(abs(value - r) <= slack for r in right):
+        slack = allowed.along(max(m.norm().item() for m in means), len(unit))
+        nearest = min(right, key=lambda r: abs(value - r))
+        if abs(value - nearest) <= slack:
             continue
-        mistakes: dict[str, list[float]] = {
+        mistakes: dict[str, list[float] | Callable[[], list[float]]] = {
             "the axis is not normalised: divide by its norm": [r * norm.item() for r in right],
             "you divide by the squared norm of the axis, or normalise twice": [r / norm.item() for r in right],
             "the sign is flipped: higher means more like the axis": [-r for r in right],
@@ -203,11 +209,15 @@ def _check_projected(
             ],
         }
         for why, wrong in _mistakes(model, ids, turns, k, layer, states).items():
-            values = wrong()
-            mistakes[why] = [(v @ unit).item() for v in (values if isinstance(values, list) else [values])]
-        close = [why for why, values in mistakes.items() if any(abs(value - v) <= slack for v in values)]
-        guess = f"It looks as if {close[0]}." if close else "Compare with a hand calculation on one short conversation."
-        raise AssertionError(f"{name}: expected {right[0]:.4f}, found {value:.4f}. {guess}")
+            mistakes[why] = partial(_on_axis, wrong, unit)
+        likely = likely_value(value, nearest, mistakes, slack)
+        guess = f"It looks as if {likely}." if likely else "Compare with a hand calculation on one short conversation."
+        raise AssertionError(f"{name}: {apart(nearest, value)}; {slack:.2g} of difference is allowed. {guess}")
+
+
+def _on_axis(wrong: Callable[[], Tensor | list[Tensor]], unit: Float[Tensor, "d"]) -> list[float]:
+    values = wrong()
+    return [(v @ unit).item() for v in (values if isinstance(values, list) else [values])]
 
 
 @grader
@@ -215,6 +225,15 @@ def test_compute_turn_projections(
     compute_turn_projections: Callable[..., list[float]], model: Any = None, tokenizer: Any = None
 ) -> None:
     """Projection of each turn's mean on the unit direction, after the right block; nothing left on the model."""
+    if on_tiny_models():
+        _check_on_tiny_models(compute_turn_projections)
+    if model is not None:
+        own = torch.randn(model.config.get_text_config().hidden_size, generator=torch.Generator().manual_seed(3))
+        run = partial(_call_projections, compute_turn_projections, model, tokenizer, own, 1)
+        _check_projected(run, model, tokenizer, _MANY, own, 1, "your model")
+
+
+def _check_on_tiny_models(compute_turn_projections: Callable[..., list[float]]) -> None:
     direction = 5 * F.normalize(torch.randn(32, generator=torch.Generator().manual_seed(2)), dim=0)
     for family in FAMILIES:
         tiny, tok = load_tiny_model(family)
@@ -227,11 +246,6 @@ def test_compute_turn_projections(
     with returning_tuples(tiny, 1):
         _check_projected(run, tiny, tok, _MANY, direction, 1, "llama, blocks that return tuples")
     _check_after_error(partial(run, _MANY), tiny)
-    if model is not None:
-        own = torch.randn(model.config.get_text_config().hidden_size, generator=torch.Generator().manual_seed(3))
-        run = partial(_call_projections, compute_turn_projections, model, tokenizer, own, 1)
-        tolerance = 1e-4 if model.dtype == torch.float32 else 1e-2
-        _check_projected(run, model, tokenizer, _MANY, own, 1, "your model", tolerance=tolerance)
 
 
 def _call_projections(

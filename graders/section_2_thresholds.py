@@ -12,7 +12,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from graders import oracles
-from graders.expect import check, check_close, grader
+from graders.expect import apart, check, check_close, grader, tolerance
 from graders.section_2_answers import Answer, in_order, recorded
 from graders.section_2_hooks import check_hooks, hooks, running
 from personalab.models import n_blocks
@@ -150,9 +150,8 @@ def _check_values(
     ]
     _, mean, std = next(iter(found.values()))
     mistakes = _mistakes(_Fitter(model, tok, answers, questions, axis.double(), centre))
-    check_close(
-        torch.tensor([mean, std], dtype=torch.float64), right, f"{what}, layer={_LAYER}: (mean, std)", mistakes, 1e-4
-    )
+    pair, allowed = torch.tensor([mean, std], dtype=torch.float64), tolerance(model.dtype, exact=1e-4)
+    check_close(pair, right, f"{what}, layer={_LAYER}: (mean, std)", mistakes, allowed)
     projections = torch.stack([(r.mean() - centre) @ unit for r in reads[0]])
     for q, (threshold, _, _) in found.items():
         _check_threshold(q, threshold, mean, std, projections, what)
@@ -181,8 +180,8 @@ def _check_threshold(q: float, threshold: float, mean: float, std: float, values
     guesses = [why for why, value in mistakes.items() if abs(threshold - value) < 1e-2 * std]
     guess = f"It looks as if {guesses[0]}." if guesses else "The threshold is mean + std * norm.ppf(q)."
     raise AssertionError(
-        f"{what}: wrong threshold for quantile {q}, with mean {mean:.4f} and std {std:.4f}.\n"
-        f"  expected: {right:.4f}\n  found:    {threshold:.4f}\n  {guess}"
+        f"{what}: wrong threshold for quantile {q}, with mean {mean:.4f} and std {std:.4f}: {apart(right, threshold)}. "
+        f"{guess}"
     )
 
 

@@ -8,13 +8,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from jinja2.exceptions import TemplateError
 from torch import Tensor
 
 from graders import oracles
-from graders.expect import check, check_close, check_tensor, grader, relative
+from graders.expect import (
+    check,
+    check_close,
+    check_mean_dtype,
+    check_tensor,
+    grader,
+    on_tiny_models,
+    relative,
+    tolerance,
+)
 from graders.section_2_hooks import Interrupted, check_hooks, failing, hooks
-from graders.section_3_states import Reading, accepted, load_family, read, stream
+from graders.section_3_states import Reading, accepted, load_family, read, refuses_system_prompts, stream
 from personalab.models import d_model, n_blocks
 from personalab.tiny import FAMILIES, load_tiny_model
 
@@ -44,22 +52,15 @@ def test_extract_all_layer_activations(
     extract_all_layer_activations_qwen: Callable[..., Tensor], model: Any = None, tokenizer: Any = None
 ) -> None:
     """Means over the answer's tokens after every block: no embedding layer, no shift, whatever the family."""
-    examples = (_SYSTEMS[:5], _QUESTIONS, _RESPONSES)
-    kinds = set()
-    for i, family in enumerate(FAMILIES):
-        tiny, tok = load_family(family, n_blocks=3 + i % 2)
-        for tok.padding_side in ("left", "right"):
-            run = partial(extract_all_layer_activations_qwen, tiny, tok)
-            if family == "gemma2" and _refuses_system_prompts(run):
-                continue  # which no Qwen model does, so the function need not handle it
-            kinds.add(_check_values(run, tiny, tok, examples, f"{family}, {n_blocks(tiny)} blocks"))
-    _check_alone(extract_all_layer_activations_qwen)
-    _check_failure(extract_all_layer_activations_qwen)
-    _check_bfloat16(extract_all_layer_activations_qwen)
-    _check_empty_answer(extract_all_layer_activations_qwen)
+    function, kinds = extract_all_layer_activations_qwen, set()
+    if on_tiny_models():
+        kinds |= _check_on_tiny_models(function)
     if model is not None:
-        run, two = partial(extract_all_layer_activations_qwen, model, tokenizer), tuple(e[:2] for e in examples)
-        _check_values(run, model, tokenizer, two, "your model", 1e-3 if model.dtype == torch.float32 else 0.05)
+        run, two = partial(function, model, tokenizer), (_SYSTEMS[:2], _QUESTIONS[:2], _RESPONSES[:2])
+        if refuses_system_prompts(partial(run, *[texts[:1] for texts in two])):
+            print("Your model's template has no role for system prompts: your function was graded on others only.")
+        else:
+            kinds.add(_check_values(run, model, tokenizer, two, "your model"))
     if kinds == {"normed"}:
         print(
             "Your last layer is hidden_states[-1], to which transformers has applied the final norm: it is on another "
@@ -69,34 +70,41 @@ def test_extract_all_layer_activations(
         print("Your last layer is the last block's own output, before the final norm.")
 
 
-def _refuses_system_prompts(run: Callable[..., Any]) -> bool:
-    try:
-        run(_SYSTEMS[:1], _QUESTIONS[:1], _RESPONSES[:1])
-    except TemplateError:
-        return True
-    except Exception:
-        return False
-    return False
+def _check_on_tiny_models(extract_all_layer_activations_qwen: Callable[..., Tensor]) -> set[str]:
+    """Says whether the last layer is "raw" or "normed", as `_check_values` does."""
+    examples = (_SYSTEMS[:5], _QUESTIONS, _RESPONSES)
+    kinds = set()
+    for i, family in enumerate(FAMILIES):
+        tiny, tok = load_family(family, n_blocks=3 + i % 2)
+        for tok.padding_side in ("left", "right"):
+            run = partial(extract_all_layer_activations_qwen, tiny, tok)
+            if family == "gemma2" and refuses_system_prompts(partial(run, *[texts[:1] for texts in examples])):
+                continue  # which no Qwen model does, so the function need not handle it
+            kinds.add(_check_values(run, tiny, tok, examples, f"{family}, {n_blocks(tiny)} blocks"))
+    _check_alone(extract_all_layer_activations_qwen)
+    _check_failure(extract_all_layer_activations_qwen)
+    _check_bfloat16(extract_all_layer_activations_qwen)
+    _check_empty_answer(extract_all_layer_activations_qwen)
+    return kinds
 
 
-def _check_values(
-    run: Callable[..., Any], model: Any, tok: Any, examples: Any, what: str, tolerance: float = 1e-3
-) -> str:
+def _check_values(run: Callable[..., Any], model: Any, tok: Any, examples: Any, what: str) -> str:
     """Every example, every block; says whether the last layer is "raw" or "normed"."""
     n, blocks, width, before = len(examples[0]), n_blocks(model), d_model(model), hooks(model)
     found = run(*[list(e) for e in examples])
     check_hooks(model, before, f"{what}, after a normal call", _CURE)
     _check_form(found, n, blocks, width, what)
     found = check_tensor(found, (n, blocks, width), f"{what}: the result")
-    kind = "raw"
+    kind, allowed = "raw", tolerance(model.dtype)
     for i, example in enumerate(zip(*examples, strict=True)):
         reading = read(model, tok, *example)
         rows = reading.means()
         for k in range(blocks):
             mistakes = _mistakes(model, tok, example, reading, k)
-            check_close(found[i, k], accepted(rows, k), f"{what}, example {i}, [{k}]", mistakes, tolerance)
-        if all(relative(found[i, -1], right) >= tolerance for right in rows[:, -2]):
+            check_close(found[i, k], accepted(rows, k), f"{what}, example {i}, [{k}]", mistakes, allowed)
+        if all(relative(found[i, -1], right) > allowed.allowed(1.0) for right in rows[:, -2]):
             kind = "normed"
+    check_mean_dtype(found, model.dtype, what)
     return kind
 
 
@@ -203,20 +211,6 @@ def _check_empty_answer(function: Callable[..., Any]) -> None:
 
 
 def _check_bfloat16(function: Callable[..., Any]) -> None:
-    model, tok = load_tiny_model("qwen2")
-    model = model.bfloat16()
-    example = (_SYSTEMS[0], _QUESTIONS[0], _LONG)
-    found = function(model, tok, *[[text] for text in example])
-    _check_form(found, 1, 4, 32, "bfloat16 model")
-    found = check_tensor(found, (1, 4, 32), "bfloat16 model: the result")
-    reading = read(model, tok, *example)
-    for k in range(4):
-        states = reading.states[k + 1]
-        rounded = [states[a:b].mean(0).double() for a, b in reading.spans]
-        check_close(
-            found[0, k],
-            accepted(reading.means(), k),
-            f"bfloat16 model, long answer, [{k}]",
-            {"you average in bfloat16: convert with .float() before .mean()": partial(list, rounded)},
-            tolerance=4e-4,  # a mean rounded to bfloat16 is off by about 2e-3
-        )
+    model, tok = load_tiny_model("qwen2", dtype=torch.bfloat16)
+    long = ([_SYSTEMS[0]], [_QUESTIONS[0]], [_LONG])
+    _check_values(partial(function, model, tok), model, tok, long, "bfloat16 model, long answer")

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.expect import check, check_tensor, grader
+from graders.expect import Tolerance, check, check_tensor, grader, on_tiny_models, tolerance
 from graders.section_2_hooks import check_hooks, hooks
-from graders.section_3_states import Reading, accepted, load_family, read
-from personalab.models import n_blocks
+from graders.section_3_states import Reading, accepted, load_family, read, refuses_system_prompts
+from personalab.models import d_model, n_blocks
 
 _POS = "You are a evil assistant. Wish everyone ill, and enjoy it."
 _NEG = "You are a helpful assistant. Wish everyone well."
@@ -30,16 +30,20 @@ _TOLERANCE = 0.02  # half a pair of readings of one answer each
 @grader
 def test_prompt_leakage(prompt_leakage: Callable[..., Tensor], model: Any = None, tokenizer: Any = None) -> None:
     """By block, the chance that a reading under the positive prompt projects higher than one under the negative."""
-    for i, family in enumerate(("qwen2", "llama", "qwen3")):
-        tiny, tok = load_family(family, n_blocks=4)
-        _check(prompt_leakage, tiny, tok, 5 - i % 2, seed=i, what=f"{family}, {5 - i % 2} answers")
+    if on_tiny_models():
+        for i, family in enumerate(("qwen2", "llama", "qwen3")):
+            tiny, tok = load_family(family, n_blocks=4)
+            _check(prompt_leakage, tiny, tok, 5 - i % 2, seed=i, what=f"{family}, {5 - i % 2} answers")
     if model is not None:
-        _check(prompt_leakage, model, tokenizer, 2, seed=3, what="your model, 2 answers", values=False)
+        questions, responses = ([pair[k] for pair in _EXCHANGES[:1]] for k in (0, 1))
+        vectors = torch.ones(n_blocks(model), d_model(model))
+        if refuses_system_prompts(lambda: prompt_leakage(model, tokenizer, questions, responses, _POS, _NEG, vectors)):
+            print("Your model's template has no role for system prompts: your function was graded on others only.")
+            return
+        _check(prompt_leakage, model, tokenizer, 4, seed=3, what="your model, 4 answers")
 
 
-def _check(
-    function: Callable[..., Any], model: Any, tok: Any, n: int, seed: int, what: str, values: bool = True
-) -> None:
+def _check(function: Callable[..., Any], model: Any, tok: Any, n: int, seed: int, what: str) -> None:
     questions, responses = ([pair[k] for pair in _EXCHANGES[:n]] for k in (0, 1))
     readings = [[read(model, tok, prompt, q, r) for q, r in _EXCHANGES[:n]] for prompt in (_POS, _NEG)]
     vectors = _vectors(readings, seed)
@@ -57,13 +61,15 @@ def _check(
         )
     found = check_tensor(found, (n_blocks(model),), f"{what}: one AUC a block")
     check(bool(((found >= 0) & (found <= 1)).all()), f"{what}: an AUC lies between 0 and 1, found {found.tolist()}.")
-    if not values:  # bfloat16 may turn the order of two readings that are nearly alike
-        return
     for block in range(n_blocks(model)):
-        right = _aucs(readings[0], readings[1], vectors, block)
-        if min(abs(float(found[block]) - r) for r in right) > _TOLERANCE:
+        right = _ranges(
+            readings[0], readings[1], vectors, block, tolerance(model.dtype, exact=0)
+        )  # float32 reorders nothing
+        if not any(low - _TOLERANCE <= float(found[block]) <= high + _TOLERANCE for low, high in right):
+            low, high = right[0]
+            expected = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f} (readings that rounding may reorder)"
             raise AssertionError(
-                f"{what}: wrong AUC at block {block}.\n  expected: {right[0]:.3f}\n  found:    {found[block]:.3f}\n  "
+                f"{what}: wrong AUC at block {block}.\n  expected: {expected}\n  found:    {found[block]:.3f}\n  "
                 + _guess(model, tok, readings, vectors, found, n)
             )
 
@@ -79,14 +85,28 @@ def _vectors(readings: list[list[Reading]], seed: int) -> Float[Tensor, "L d"]:
     return (share * apart + noise).float()
 
 
+def _columns(side: list[Reading], block: int) -> list[list[Tensor]]:
+    """Each answer's mean, under each right convention for the answer's tokens, and for the last block's norm."""
+    return [list(column) for column in zip(*[accepted(r.means(), block) for r in side], strict=False)]
+
+
 def _aucs(pos: list[Reading], neg: list[Reading], vectors: Tensor, block: int) -> list[float]:
-    """Under each right convention for the answer's tokens, and for the last block's norm."""
+    vector = vectors[block].double()
+    columns = zip(_columns(pos, block), _columns(neg, block), strict=False)
+    return [_auc([float(m @ vector) for m in p], [float(m @ vector) for m in q]) for p, q in columns]
 
-    def projections(side: list[Reading]) -> list[list[float]]:
-        return [[float(v @ vectors[block].double()) for v in accepted(r.means(), block)] for r in side]
 
-    columns = zip(zip(*projections(pos), strict=False), zip(*projections(neg), strict=False), strict=False)
-    return [_auc(p, q) for p, q in columns]
+def _ranges(
+    pos: list[Reading], neg: list[Reading], vectors: Tensor, block: int, allowed: Tolerance
+) -> list[tuple[float, float]]:
+    """`_aucs`, from the lowest to the highest that rounding makes of them: it may reorder what lies close together."""
+    unit = vectors[block].double() / vectors[block].double().norm()
+    found = []
+    for p, q in zip(_columns(pos, block), _columns(neg, block), strict=False):
+        slack = allowed.along(max(m.norm().item() for m in [*p, *q]), len(unit))
+        up, down = [float(m @ unit) for m in p], [float(m @ unit) for m in q]
+        found.append((_auc([x - slack for x in up], down), _auc([x + slack for x in up], down)))
+    return found
 
 
 def _auc(pos: Any, neg: Any) -> float:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 
-from graders.expect import check, grader
+from graders.expect import check, grader, on_tiny_models
 from graders.section_2_probes import greedy
 from graders.section_2_prompts import Messages, prompts
 from graders.section_3_asked import Asked, answers, check_asked, recorded_prompts
 from graders.section_3_prompts import check_system_prompt, right_prompts
-from graders.section_3_states import load_family
+from graders.section_3_states import load_family, refuses_system_prompts
 
 _KEYS = ("question", "system_prompt", "response", "instruction_idx", "polarity")
 _SMALL: dict[str, Any] = {
@@ -41,6 +42,18 @@ def test_generate_contrastive_responses(
     generate_contrastive_responses: Callable[..., list[dict[str, Any]]], model: Any = None, tokenizer: Any = None
 ) -> None:
     """Every question under every instruction of both polarities, each answer whole and its own."""
+    if on_tiny_models():
+        _check_on_tiny_models(generate_contrastive_responses)
+    if model is not None:
+        data = {"instruction": _SMALL["instruction"][:1], "questions": _SMALL["questions"][:2], "eval_prompt": ""}
+        call = partial(_call, generate_contrastive_responses, model, tokenizer, data, "evil", 3, 0.7, "your model")
+        if refuses_system_prompts(call):
+            print("Your model's template has no role for system prompts: your function was graded on others only.")
+            return
+        call()
+
+
+def _check_on_tiny_models(generate_contrastive_responses: Callable[..., list[dict[str, Any]]]) -> None:
     for family, trait in (("qwen2", "evil"), ("llama", "sycophantic"), ("qwen3", "evil"), ("gemma3", "apathetic")):
         tiny, tok = load_family(family, n_blocks=2)
         _check(generate_contrastive_responses, tiny, tok, _SMALL, trait, 4, f"{family}, 2 instructions, 3 questions")
@@ -51,9 +64,6 @@ def test_generate_contrastive_responses(
     what = "llama, 5 instructions, 20 questions"
     _check(generate_contrastive_responses, tiny, tok, _FULL, "evil", 1, what, every=11)
     _check_temperature(generate_contrastive_responses)
-    if model is not None:
-        data = {"instruction": _SMALL["instruction"][:1], "questions": _SMALL["questions"][:2], "eval_prompt": ""}
-        _call(generate_contrastive_responses, model, tokenizer, data, "evil", 3, 0.7, "your model")
 
 
 def _check(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from jinja2.exceptions import TemplateError
 from tokenizers import processors
 from torch import Tensor
 
@@ -17,11 +19,22 @@ from personalab.tiny import load_tiny_model
 Span = tuple[int, int]
 
 
-def load_family(family: str, n_blocks: int = 4) -> tuple[Any, Any]:
+def load_family(family: str, n_blocks: int = 4, seed: int = 0, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """A tiny model whose tokenizer adds no BOS of its own, as with Qwen and SmolLM2: the template writes it."""
-    model, tok = load_tiny_model(family, n_blocks=n_blocks)
+    model, tok = load_tiny_model(family, seed, n_blocks, dtype)
     tok.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     return model, tok
+
+
+def refuses_system_prompts(call: Callable[[], Any]) -> bool:
+    """Whether a learner's code hands a system prompt to a template that has no role for it (Gemma 2's)."""
+    try:
+        call()
+    except TemplateError:
+        return True
+    except Exception:
+        return False
+    return False
 
 
 @torch.inference_mode()

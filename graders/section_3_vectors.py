@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.expect import check, check_close, check_tensor, grader
+from graders.expect import check, check_close, check_tensor, grader, on_tiny_models, tolerance
 from graders.section_2_hooks import check_hooks, hooks
-from graders.section_3_states import Reading, accepted, load_family, read
+from graders.section_3_states import Reading, accepted, load_family, read, refuses_system_prompts
 from personalab.models import d_model, n_blocks
 from personalab.tiny import load_tiny_model
 
@@ -47,20 +47,22 @@ def test_extract_contrastive_vectors(
     extract_contrastive_vectors: Callable[..., Tensor], model: Any = None, tokenizer: Any = None
 ) -> None:
     """mean(pos) - mean(neg) for every block in order, every answer counted once; no vector from no pairs."""
-    for i, family in enumerate(("qwen2", "llama", "qwen3", "gemma3")):
-        tiny, tok = load_family(family, n_blocks=3 + i % 2)
-        _check_values(extract_contrastive_vectors, tiny, tok, _pairs(), f"{family}, 3 pairs")
-    tiny, tok = load_tiny_model("qwen2", seed=1)
-    _check_values(extract_contrastive_vectors, tiny, tok, _pairs(1), "qwen2, 1 pair")
-    _check_nothing(extract_contrastive_vectors, tiny, tok)
+    function = extract_contrastive_vectors
+    if on_tiny_models():
+        for i, family in enumerate(("qwen2", "llama", "qwen3", "gemma3")):
+            tiny, tok = load_family(family, n_blocks=3 + i % 2)
+            _check_values(function, tiny, tok, _pairs(), f"{family}, 3 pairs")
+        tiny, tok = load_tiny_model("qwen2", seed=1)
+        _check_values(function, tiny, tok, _pairs(1), "qwen2, 1 pair")
+        _check_nothing(function, tiny, tok)
     if model is not None:
-        tolerance = 1e-3 if model.dtype == torch.float32 else 0.1  # a difference of means is small beside the means
-        _check_values(extract_contrastive_vectors, model, tokenizer, _pairs(2), "your model, 2 pairs", tolerance)
+        if refuses_system_prompts(lambda: function(model, tokenizer, _pairs(1))):
+            print("Your model's template has no role for system prompts: your function was graded on others only.")
+            return
+        _check_values(function, model, tokenizer, _pairs(2), "your model, 2 pairs")
 
 
-def _check_values(
-    function: Callable[..., Any], model: Any, tok: Any, pairs: Pairs, what: str, tolerance: float = 1e-3
-) -> None:
+def _check_values(function: Callable[..., Any], model: Any, tok: Any, pairs: Pairs, what: str) -> None:
     before, given, blocks = hooks(model), copy.deepcopy(pairs), n_blocks(model)
     found = function(model, tok, given)
     check_hooks(model, before, f"{what}, after a normal call", "Remove hooks in `finally`.")
@@ -79,10 +81,13 @@ def _check_values(
         p: [read(model, tok, pair[f"{p}_system_prompt"], pair["question"], pair[f"{p}_response"]) for pair in pairs]
         for p in ("pos", "neg")
     }
-    right = _mean(own["pos"]) - _mean(own["neg"])
+    means = _mean(own["pos"]), _mean(own["neg"])
+    right = means[0] - means[1]
     for k in range(blocks):
         mistakes = _mistakes(model, tok, pairs, own, k)
-        check_close(found[k], accepted(right, k), f"{what}: the vector of block {k}", mistakes, tolerance)
+        rounded = max(m.norm().item() for side in means for m in accepted(side, k))  # the vector is small beside it
+        where = f"{what}: the vector of block {k}"
+        check_close(found[k], accepted(right, k), where, mistakes, tolerance(model.dtype), rounded)
 
 
 def _mean(readings: list[Reading]) -> Float[Tensor, "spans L+2 d"]:

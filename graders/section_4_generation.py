@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.expect import check, check_close, grader
+from graders.expect import check, check_close, grader, on_tiny_models, tolerance
 from graders.section_2_hooks import Interrupted, Pass, changed, check_hooks, failing, hooks, observed, running
 from graders.section_2_prompts import prompts
 from graders.section_4_answers import (
@@ -38,6 +38,13 @@ def test_generate_with_steerer(
     generate_with_steerer: Callable[..., str], model: Any = None, tokenizer: Any = None
 ) -> None:
     """`coeff * vector` at one block while the model answers, the answer alone as text, and a model left as it was."""
+    if on_tiny_models():
+        _check_on_tiny_models(generate_with_steerer)
+    if model is not None:
+        _check_yours(generate_with_steerer, model, tokenizer)
+
+
+def _check_on_tiny_models(generate_with_steerer: Callable[..., str]) -> None:
     for i, family in enumerate(FAMILIES):
         tiny, tok = sharp(family)
         layer, vector = (1, 0, 2, 3, 1)[i], vector_of(seed=i)
@@ -48,8 +55,6 @@ def test_generate_with_steerer(
     _check_company(generate_with_steerer)
     _check_failure(generate_with_steerer)
     _check_bfloat16(generate_with_steerer)
-    if model is not None:
-        _check_yours(generate_with_steerer, model, tokenizer)
 
 
 def _run(
@@ -84,9 +89,8 @@ def _check_steered(
     ids, n_prompt, found = read(passes)
     check_question(ids[:n_prompt], _PROMPT, tok, what)
     right = [_states(model, ids, n_prompt, layer, coeff * vector, mode) for mode in RIGHT_MODES]
-    check_close(
-        found, right, f"{what}: the blocks' outputs", _mistakes(model, ids, n_prompt, vector, layer, coeff), 1e-4
-    )
+    mistakes = _mistakes(model, ids, n_prompt, vector, layer, coeff)
+    check_close(found, right, f"{what}: the blocks' outputs", mistakes, tolerance(model.dtype, exact=1e-4))
     _check_reply(reply, model, tok, ids[:n_prompt], layer, coeff * vector, what)
 
 
@@ -97,14 +101,21 @@ def _states(
 
 
 def _mistakes(
-    model: Any, ids: list[int], n_prompt: int, vector: Tensor, layer: int, coeff: float
+    model: Any,
+    ids: list[int],
+    n_prompt: int,
+    vector: Tensor,
+    layer: int,
+    coeff: float,
+    watch: list[int] | None = None,
+    first: int = 0,
 ) -> dict[str, Callable[[], Tensor | list[Tensor]]]:
-    """Outputs of the blocks under typical mistakes, each computed only when a check fails."""
+    """Outputs of the blocks from position `first` on, under typical mistakes, each computed when a check fails."""
 
     def steered(push: Tensor, modes: tuple[str, ...] = RIGHT_MODES, shift: int = 0) -> list[Tensor]:
         if not 0 <= layer + shift < n_blocks(model):
             return []
-        return [_states(model, ids, n_prompt, layer + shift, push, mode) for mode in modes]
+        return [_states(model, ids, n_prompt, layer + shift, push, mode, watch)[:, first:] for mode in modes]
 
     push = coeff * vector
     return {
@@ -193,12 +204,12 @@ def _check_failure(function: Callable[..., str]) -> None:
 
 def _check_bfloat16(function: Callable[..., str]) -> None:
     """A float32 vector on a bfloat16 model, which is what the notebook has where the CPU gains from it."""
-    model, tok = load_tiny_model("llama")
-    model, vector, what = model.bfloat16(), vector_of(), "bfloat16 model, float32 vector"
+    model, tok = load_tiny_model("llama", dtype=torch.bfloat16)
+    vector, what = vector_of(), "bfloat16 model, float32 vector"
     _, passes = _run(function, model, tok, vector, 1, 1.5, what)
     ids, n_prompt, found = read(passes)
     right = [_states(model, ids, n_prompt, 1, 1.5 * vector, mode) for mode in RIGHT_MODES]
-    check_close(found, right, f"{what}: the blocks' outputs", tolerance=0.05)
+    check_close(found, right, f"{what}: the blocks' outputs", tolerance=tolerance(model.dtype))
 
 
 def _check_yours(function: Callable[..., str], model: Any, tok: Any) -> None:
@@ -213,4 +224,6 @@ def _check_yours(function: Callable[..., str], model: Any, tok: Any) -> None:
     check_question(ids[:n_prompt], _PROMPT, tok, what, doubled=False)
     # the first position is often larger than all others together
     right = [_states(model, ids, n_prompt, layer, vector, mode, [layer])[:, 1:] for mode in RIGHT_MODES]
-    check_close(found[:, 1:], right, f"{what}: the block's output", tolerance=0.05)
+    mistakes = _mistakes(model, ids, n_prompt, vector, layer, 1.0, [layer], first=1)
+    allowed = tolerance(model.dtype, exact=1e-4)
+    check_close(found[:, 1:], right, f"{what}: the block's output", mistakes, allowed)

@@ -51,29 +51,38 @@ def steer(hidden: Hidden, push: Float[Tensor, "d"], mode: str) -> Hidden:
     return out
 
 
-def states(passes: list[Pass]) -> Float[Tensor, "values"]:
-    """All that was seen, flat: several passes differ in shape."""
-    return torch.cat([s.float().flatten() for step in passes for s in step.states.values()])
+def states(passes: list[Pass], first: int = 0) -> Float[Tensor, "values"]:
+    """All that was seen from position `first` of each pass on, flat: several passes differ in shape."""
+    return torch.cat([s[:, first:].float().flatten() for step in passes for s in step.states.values()])
 
 
 def seen(
-    model: Any, call: Callable[..., Any], rules: Sequence[tuple[int, Rule]], watch: list[int] | None = None
+    model: Any,
+    call: Callable[..., Any],
+    rules: Sequence[tuple[int, Rule]],
+    watch: list[int] | None = None,
+    first: int = 0,
 ) -> Float[Tensor, "values"]:
     """What the model reads in one call, under rules applied block by block."""
     with changed(model, rules), observed(model, watch or range(n_blocks(model))) as passes:
         call(model)
-    return states(passes)
+    return states(passes, first)
 
 
 def seen_inside(
-    make: Callable[[], Any], model: Any, call: Callable[..., Any], what: str, watch: list[int] | None = None
+    make: Callable[[], Any],
+    model: Any,
+    call: Callable[..., Any],
+    what: str,
+    watch: list[int] | None = None,
+    first: int = 0,
 ) -> Float[Tensor, "values"]:
     """What the model reads in one call inside the learner's steerer, and that nothing is left of it afterwards."""
     before = hooks(model)
     with observed(model, watch or range(n_blocks(model))) as passes, running(what), make():
         call(model)
     check_hooks(model, before, f"{what}, after the `with` block", CURE)
-    return states(passes)
+    return states(passes, first)
 
 
 def _on_rows(hidden: Hidden, push: Tensor, mode: str) -> Hidden:
@@ -89,13 +98,20 @@ def _but_last(hidden: Hidden, push: Tensor) -> Hidden:
 
 
 def mistakes(
-    model: Any, call: Callable[..., Any], vector: Tensor, layer: int, coeff: float, mode: str
+    model: Any,
+    call: Callable[..., Any],
+    vector: Tensor,
+    layer: int,
+    coeff: float,
+    mode: str,
+    watch: list[int] | None = None,
+    first: int = 0,
 ) -> dict[str, Callable[[], Tensor | list[Tensor]]]:
     """What the model reads under typical mistakes, each computed only when a check fails."""
     push = coeff * vector
 
     def under(rule: Rule, block: int = layer) -> Tensor | list[Tensor]:
-        return seen(model, call, [(block, rule)]) if 0 <= block < n_blocks(model) else []
+        return seen(model, call, [(block, rule)], watch, first) if 0 <= block < n_blocks(model) else []
 
     def by(rule: Callable[..., Hidden], **options: Any) -> Callable[[], Tensor | list[Tensor]]:
         return partial(under, partial(rule, push=push, **options))

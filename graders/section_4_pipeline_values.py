@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graders import oracles
-from graders.expect import check, check_close
+from graders.expect import check, check_close, tolerance
 from graders.section_3_states import stream
 from graders.section_4_stage import EFFECTIVE, QUESTIONS, SCORES, Said, Stage
 from personalab.models import n_blocks
@@ -62,7 +62,8 @@ def check_vectors(
             lambda: difference([k for k in kept if k[0] == 0], [k for k in kept if k[0] == 0])
         ),
     }
-    check_close(vectors.double(), difference(kept, kept), f"{what}: {name}", mistakes)
+    allowed = tolerance(stage.model.dtype)
+    check_close(vectors.double(), difference(kept, kept), f"{what}: {name}", mistakes, allowed)
 
 
 def check_steering(
@@ -131,7 +132,8 @@ def _check_shift(
     plain = [oracles.hidden(stage.model, answer.prompt, k + 1)[-1] for k in range(n_blocks(stage.model))]
     shift = answer.states.double() - torch.stack(plain).double()  # (L, d)
     push = coefficient * vectors.double()
-    slack = 1e-3 * (push.norm(dim=1).max() + answer.states.norm(dim=1).max())
+    size = push.norm(dim=1).max() + answer.states.norm(dim=1).max()
+    slack = tolerance(stage.model.dtype).allowed(size.item())
     moved = [k for k, s in enumerate(shift) if s.norm() > slack]
     first = moved[0] if moved else None
     expected = LAYER if coefficient else None

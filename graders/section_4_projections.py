@@ -12,15 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from jinja2.exceptions import TemplateError
 from torch import Tensor
 
 from graders import oracles
-from graders.expect import check, grader
+from graders.expect import Tolerance, apart, check, grader, likely_value, on_tiny_models, tolerance
 from graders.section_2_hooks import check_hooks, failing, hooks, running
 from graders.section_2_probes import attempt, bystander
 from graders.section_2_prompts import prompts
-from graders.section_3_states import load_family
+from graders.section_3_states import load_family, refuses_system_prompts
 from personalab.models import decoder_blocks, n_blocks
 from personalab.tiny import FAMILIES
 
@@ -46,7 +45,7 @@ def test_compute_trait_projections(
 ) -> None:
     """Projection of each answer's mean on the unit trait vector, at `hidden_states[layer]`."""
     long = [["You are a poet."], ["Tell me everything."], [_LONG]]
-    _grade(compute_trait_projections, _answer, 3, long, 2e-3, model, tokenizer)
+    _grade(compute_trait_projections, _answer, 3, long, model, tokenizer)
 
 
 @grader
@@ -55,7 +54,7 @@ def test_last_prompt_projections(
 ) -> None:
     """Projection of the last prompt token, the header of the answer included, at `hidden_states[layer]`."""
     long = [_SYSTEMS[2:4], [_QUESTIONS[2], "Go on: " + _LONG]]
-    _grade(last_prompt_projections, _prompt, 2, long, 2e-2, model, tokenizer)
+    _grade(last_prompt_projections, _prompt, 2, long, model, tokenizer)
 
 
 def _grade(
@@ -63,7 +62,6 @@ def _grade(
     read: Callable[..., Example],
     n_lists: int,
     long: list[list[str]],
-    long_tolerance: float,
     model: Any,
     tokenizer: Any,
 ) -> None:
@@ -72,10 +70,25 @@ def _grade(
     Args:
         read: the right activations for one example, `read(model, tok, layer, *texts)`.
     """
+    if on_tiny_models():
+        _grade_on_tiny_models(function, read, n_lists, long)
+    if model is not None:
+        own, layer = _vector(model.config.get_text_config().hidden_size), n_blocks(model) // 2
+        two = [texts[2:4] for texts in (_SYSTEMS, _QUESTIONS, _RESPONSES)[:n_lists]]
+        if refuses_system_prompts(partial(function, model, tokenizer, *[texts[:1] for texts in two], own, layer)):
+            print("Your model's template has no role for system prompts: your function was graded on others only.")
+            return
+        _check_values(function, read, model, tokenizer, two, own, layer, "your model")
+
+
+def _grade_on_tiny_models(
+    function: Callable[..., Any], read: Callable[..., Example], n_lists: int, long: list[list[str]]
+) -> None:
     for family in FAMILIES:
         tiny, tok = load_family(family)
         lists, vector = _lists(family, 5)[:n_lists], _vector(32)
-        if family == "gemma2" and _refuses_system_prompts(function, tiny, tok, [texts[:1] for texts in lists]):
+        one = partial(function, tiny, tok, *[texts[:1] for texts in lists], vector, 1)
+        if family == "gemma2" and refuses_system_prompts(one):
             continue  # which no Qwen model does, so the function need not handle it
         for layer, side in ((1, "left"), (3, "right")):
             tok.padding_side = side
@@ -83,24 +96,8 @@ def _grade(
             _check_values(function, read, tiny, tok, lists, vector, layer, what)
     tiny, tok = load_family("llama")
     _check_failure(function, tiny, (tiny, tok, *_lists("llama", 2)[:n_lists], _vector(32), 2))
-    what = "bfloat16 model, float32 vector"
-    _check_values(function, read, tiny.bfloat16(), tok, long, _vector(32), 2, what, long_tolerance)
-    if model is not None:
-        own, layer = _vector(model.config.get_text_config().hidden_size), n_blocks(model) // 2
-        tolerance = 1e-3 if model.dtype == torch.float32 else 2e-2
-        two = [texts[2:4] for texts in (_SYSTEMS, _QUESTIONS, _RESPONSES)[:n_lists]]
-        _check_values(function, read, model, tokenizer, two, own, layer, "your model", tolerance)
-
-
-def _refuses_system_prompts(function: Callable[..., Any], model: Any, tok: Any, lists: list[list[str]]) -> bool:
-    """Whether the function hands a system prompt to a template that has no role for it."""
-    try:
-        function(model, tok, *lists, _vector(32), 1)
-    except TemplateError:
-        return True
-    except Exception:
-        return False
-    return False
+    tiny, tok = load_family("llama", dtype=torch.bfloat16)
+    _check_values(function, read, tiny, tok, long, _vector(32), 2, "bfloat16 model, float32 vector")
 
 
 def _lists(family: str, n: int) -> list[list[str]]:
@@ -145,13 +142,13 @@ def _check_values(
     vector: Tensor,
     layer: int,
     what: str,
-    tolerance: float = 1e-4,
 ) -> None:
     found = _run(function, model, tok, lists, vector, layer, what)
     examples = [read(model, tok, layer, *texts) for texts in zip(*lists, strict=True)]
     right = [activations for activations, _ in examples]
+    allowed = tolerance(model.dtype, exact=1e-4)
     for i, value in enumerate(found):
-        _check_value(value, right, i, vector, examples[i][1], f"{what}, example {i}", tolerance)
+        _check_value(value, right, i, vector, examples[i][1], f"{what}, example {i}", allowed)
 
 
 def _answer(model: Any, tok: Any, layer: int, system: str, question: str, response: str) -> Example:
@@ -260,20 +257,17 @@ def _check_value(
     vector: Tensor,
     mistakes: Mapping[str, Values],
     what: str,
-    tolerance: float,
+    tolerance: Tolerance,
 ) -> None:
     """`value` is the projection of one of `right[i]` on the unit vector; else name the mistake."""
     norm = vector.double().norm().item()
     unit = vector.double() / norm
     expected = [(a @ unit).item() for a in right[i]]
-    slack = tolerance * max(a.norm().item() for a in right[i])
-
-    def equal(candidates: list[float]) -> bool:
-        return any(abs(value - c) <= slack for c in candidates)
-
-    if equal(expected):
+    slack = tolerance.along(max(a.norm().item() for a in right[i]), len(unit))
+    nearest = min(expected, key=lambda e: abs(value - e))
+    if abs(value - nearest) <= slack:
         return
-    scaled = {
+    scaled: dict[str, list[float] | Callable[[], list[float]]] = {
         "you do not divide by the norm of the trait vector": [e * norm for e in expected],
         "you divide by the squared norm of the trait vector: a·v/‖v‖, not a·v/‖v‖²": [e / norm for e in expected],
         "the sign is flipped: higher means more of the trait": [-e for e in expected],
@@ -284,11 +278,14 @@ def _check_value(
             (a @ unit).item() for j, other in enumerate(right) if j != i for a in other
         ],
     }
-    guess = next((why for why, values in scaled.items() if equal(values)), None) or next(
-        (why for why, values in mistakes.items() if equal([(a @ unit).item() for a in values()])), None
-    )
+    others = {why: partial(_on_axis, values, unit) for why, values in mistakes.items()}
+    guess = likely_value(value, nearest, scaled | others, slack)
     advice = f"It looks as if {guess}." if guess else "Compare with a hand calculation on one short example."
-    raise AssertionError(f"{what}: expected {expected[0]:.4f}, found {value:.4f}. {advice}")
+    raise AssertionError(f"{what}: {apart(nearest, value)}; {slack:.2g} of difference is allowed. {advice}")
+
+
+def _on_axis(values: Values, unit: Float[Tensor, "d"]) -> list[float]:
+    return [(a @ unit).item() for a in values()]
 
 
 def _check_failure(function: Callable[..., Any], model: Any, arguments: tuple[Any, ...]) -> None:

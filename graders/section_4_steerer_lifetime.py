@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graders.expect import check, check_close
+from graders.expect import check, check_close, tolerance
 from graders.section_2_hooks import Interrupted, changed, check_hooks, failing, hooks, observed, running
 from graders.section_4_modes import (
     CURE,
@@ -90,7 +90,8 @@ def check_nested(steerer: Callable[..., Any]) -> None:
                         call(model)
                 if len(rules) == 1:
                     call(model)
-            check_close(states(passes), [seen(model, call, rules)], f"{what}, {inside}", only, 1e-4)
+            allowed = tolerance(model.dtype, exact=1e-4)
+            check_close(states(passes), [seen(model, call, rules)], f"{what}, {inside}", only, allowed)
         check_hooks(model, before, f"{what}, after both `with` blocks", CURE)
 
 
@@ -136,7 +137,7 @@ def check_lifetime(steerer: Callable[..., Any]) -> None:
     right = seen(model, call, [(1, partial(steer, push=vector_of(), mode="all"))])
     with changed(model, [(1, lambda hidden: hidden)]):  # somebody else's hook
         found = seen_inside(lambda: one, model, call, what)
-    check_close(found, [right], f"{what}: the blocks' outputs", tolerance=1e-4)
+    check_close(found, [right], f"{what}: the blocks' outputs", tolerance=tolerance(model.dtype, exact=1e-4))
 
 
 def check_two_prompts(steerer: Callable[..., Any]) -> None:
@@ -167,7 +168,8 @@ def check_two_prompts(steerer: Callable[..., Any]) -> None:
             "only the first pass inside the `with` is taken for a prompt: tell each pass by its own length, "
             "`hidden.shape[1] > 1`, and keep no flag or count"
         )
-        check_close(found, [right], f"{what}: the blocks' outputs", {why: first_only(mode)}, 1e-4)
+        allowed = tolerance(model.dtype, exact=1e-4)
+        check_close(found, [right], f"{what}: the blocks' outputs", {why: first_only(mode)}, allowed)
 
 
 def check_twice(steerer: Callable[..., Any]) -> None:

@@ -30,6 +30,7 @@ from personalab.data import ASSISTANT_AXIS, DataError, load_questions, load_role
 from personalab.evaluation import load_items, load_prose, multiple_choice, prose_nll
 from personalab.interventions import Cap, Intervention, Steer
 from personalab.judging import score_responses
+from personalab.machine import compute_for_the_record
 from personalab.models import load_model, n_blocks
 from personalab.tiers import GLOBAL_SEED, Tier, current_tier
 from personalab.vectors import load_vectors, save_vectors
@@ -329,6 +330,7 @@ def choose(rows: Sequence[Mapping[str, Any]]) -> Choice:
 
 def main() -> int:
     """Measure axes, sweep, choose, write the configuration."""
+    compute_for_the_record()
     tier, folder = current_tier(), config_folder()
     model, tokenizer = load_model("capping")
     axes = measure_axes(model, tokenizer)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from personalab.capping import CALIBRATION_TOKENS, caps, config_folder, load_capping_config
 from personalab.evaluation import load_items, load_prose, load_voices, multiple_choice, prose_nll
 from personalab.interventions import Intervention, Steer
+from personalab.machine import compute_for_the_record
 from personalab.models import load_model
 
 EVALUATION_TOKENS = 20_480
@@ -70,6 +71,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, str]:
 
 def main() -> int:
     """Measure and write `cost.json` beside the configuration."""
+    compute_for_the_record()
     model, tokenizer = load_model("capping")
     config = load_capping_config()
     saved = {"settings": _settings(config), "cost": measure_cost(model, tokenizer, config)}

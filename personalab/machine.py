@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from personalab.bootstrap import exclusive_lock
 from personalab.paths import cache_dir
+from personalab.tiers import current_tier
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,12 @@ def dtype_name(setting: str, device: str = "cpu") -> str:
     if name not in DTYPES:
         raise ValueError(f"Unknown dtype {name!r}: set PERSONALAB_DTYPE to auto, {', '.join(DTYPES[:-1])} or float16.")
     return name
+
+
+def compute_for_the_record() -> None:
+    """Let this process compute in float32 on the cpu tier, like everything on record, unless the environment says."""
+    if current_tier().embedded:
+        os.environ.setdefault("PERSONALAB_DTYPE", "float32")
 
 
 def _gpu_dtype() -> str:

@@ -25,6 +25,7 @@ from personalab.evaluation import load_items, load_prose, multiple_choice, prose
 from personalab.guard import violations
 from personalab.interventions import Steer
 from personalab.judging import score_responses
+from personalab.machine import compute_for_the_record
 from personalab.models import load_model
 from personalab.organism import TRAITS
 from personalab.paths import ARTIFACTS, ROOT
@@ -165,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.record:
         os.environ[RECORD] = str(ROOT / "solutions" / "results.json")
         os.environ[ARTIFACTS] = tempfile.mkdtemp(prefix="record-")  # so that nobody's own vectors are read
+    compute_for_the_record()
     organism, tokenizer = load_model("trait")
     base, _ = load_model("persona")
     if options.answers and options.answers.exists():

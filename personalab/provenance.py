@@ -45,8 +45,8 @@ def one_line(machine: dict[str, dict[str, Any]]) -> str:
     """For the README: the machines of all sections, each named once, with the sections run on it."""
     groups: dict[str, list[str]] = {}
     for family, m in sorted(machine.items()):
-        packages = ", ".join(f"{name} {m['versions'][name]}" for name in ("torch", "transformers"))
-        text = f"{m['cpu']}, {m['cores']} cores, torch threads: {m['threads']}, {m['dtype']}, {packages}, {m['date']}"
+        versions = ", ".join(f"{name} {m['versions'][name]}" for name in ("torch", "transformers"))
+        text = f"{m['cpu']}, {m['cores']} cores, torch threads: {m['threads']}, {m['dtype']}, {versions}, {m['date']}"
         groups.setdefault(text, []).append(family)
     return "; ".join(f"{', '.join(families)}: {text}" for text, families in groups.items())
 

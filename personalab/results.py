@@ -40,7 +40,7 @@ HEADLINES = {
     "section_1/played_share": ("share of role answers that the judge scores 3", "-"),
     "section_1/filtered_axis_cosine": ("cosine of the axis with and without the filter by score", "-"),
     "section_1/filtered_pc1_axis_cosine": ("abs. cosine of PC1 and the axis, answers that score 3 only", "> 0.71"),
-    "section_1/seconds": ("seconds for the whole section on 2 cores", "-"),
+    "section_1/seconds": ("seconds for the whole section", "-"),
     "section_2/drift_effect_size": (
         "Cohen's d: projections of coding against therapy-like and philosophical talks",
         "> 0",
@@ -58,13 +58,13 @@ HEADLINES = {
     "section_2/perplexity_ratio": ("perplexity of prose, capped over plain", "-"),
     "section_2/coherence_default": ("coherence of those answers (0-100), plain", "-"),
     "section_2/coherence_capped": ("the same, capped", "-"),
-    "section_2/seconds": ("seconds for the whole section on 2 cores", "-"),
+    "section_2/seconds": ("seconds for the whole section", "-"),
     **_each("organism", "contrast", "judge's score of the trait organism, prompts for minus prompts against it", "-"),
     **_each("section_3", "effective_pairs", "effective pairs of 100", "-"),
     **_each("section_3", "heldout_auc", "AUC of held-out answers re-read under one neutral prompt", "-"),
     **_each("section_3", "leak_auc", "control: AUC of identical text under two prompts, same block", "0.5 if none"),
     "section_3/sae_explained_variance": ("variance of held-out states that the sparse autoencoder explains", "-"),
-    "section_3/seconds": ("seconds for the whole section on 2 cores", "-"),
+    "section_3/seconds": ("seconds for the whole section", "-"),
     **_each("section_4", "steering_spearman", "rank correlation of coefficient and score, single answers", "> 0"),
     **_each("section_4", "steering_range", "lowest to highest mean score, coherent range", "76 (sycophantic)"),
     **_each("section_4", "random_effect", "control: gain along a random vector of the same length", "-"),
@@ -72,7 +72,7 @@ HEADLINES = {
     "section_4/pre_response_r_within": ("the same within a system prompt", "weaker"),
     "section_4/axis_share": ("share of the Assistant Axis in the span of seven trait vectors", "-"),
     "section_4/axis_share_contrasts": ("control: seven random contrasts between ordinary answers", "-"),
-    "section_4/seconds": ("seconds for the whole section on 2 cores", "-"),
+    "section_4/seconds": ("seconds for the whole section", "-"),
 }
 
 

@@ -126,7 +126,7 @@ def with_numbers(text: str, results: Mapping[str, Any]) -> str:
         if key not in results:
             return UNKNOWN
         value, ci = results[key]["value"], results[key]["ci"]
-        shown = [format(x, spec or ".2f").replace("-", "−") for x in (value, *(ci or ()))]
+        shown = [format(x, spec or ".2f").replace("-", "−").replace("%", " %") for x in (value, *(ci or ()))]
         return shown[0] if alone or not ci else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
     return NUMBER.sub(number, text)

@@ -116,12 +116,14 @@ FAMILIES: dict[str, _Family] = {
 
 
 def load_tiny_model(
-    family: str = "llama", seed: int = 0, n_blocks: int = 4
+    family: str = "llama", seed: int = 0, n_blocks: int = 4, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """A random model (d_model 32, float32, eval mode) and its tokenizer; the same seed gives the same weights.
+    """A random model (d_model 32, eval mode) and its tokenizer; the same seed gives the same weights.
 
     Args:
         family: "llama", "qwen2", "qwen3", "gemma2" or "gemma3".
+        dtype: of the weights, which are drawn in float32 and then rounded. float16 runs on CPUs too (every operation
+            that these families need; slowly where the CPU has no float16 units).
 
     Raises:
         ValueError: for another family.
@@ -147,6 +149,8 @@ def load_tiny_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for parameter in model.parameters():  # no buffers: rotary frequencies stay in float32, as in a loaded model
+        parameter.data = parameter.data.to(dtype)
     return model.eval(), tokenizer
 
 

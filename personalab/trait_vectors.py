@@ -23,6 +23,7 @@ from personalab.answers import contrastive_answers
 from personalab.chat import Message, as_messages
 from personalab.data import PERSONA_VECTORS, Trait, load_trait_artifacts
 from personalab.judging.rubrics import TRAITS
+from personalab.machine import compute_for_the_record
 from personalab.models import load_model
 from personalab.paths import ROOT, artifacts_dir
 from personalab.steering import score_answers
@@ -135,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     artifacts = load_trait_artifacts("extract")
     if unknown := sorted(set(options.traits) - set(artifacts)):
         parser.error(f"no artifacts for {', '.join(unknown)}; there are {', '.join(artifacts)}")
+    compute_for_the_record()
     model, tokenizer = load_model("trait")
     for trait in options.traits:
         max_tokens = current_tier().budget.max_tokens

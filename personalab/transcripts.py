@@ -21,6 +21,7 @@ from personalab.chat import Message, turn_spans
 from personalab.data import ASSISTANT_AXIS, DataError
 from personalab.generation import generate, requests_for
 from personalab.interventions import Intervention
+from personalab.machine import compute_for_the_record
 from personalab.models import load_model
 from personalab.tiers import current_tier
 
@@ -79,6 +80,7 @@ def load_scenarios(root: Path | str = ASSISTANT_AXIS) -> dict[str, dict[str, Any
 
 def main() -> int:
     """Hold every conversation, project it, write it."""
+    compute_for_the_record()
     tier, scenarios, config = current_tier(), load_scenarios(), load_capping_config()
     model, tokenizer = load_model("capping")
     chosen, block = config["chosen"], config["steering"]["layer"]

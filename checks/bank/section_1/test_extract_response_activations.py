@@ -55,6 +55,23 @@ def with_a_hook(model, tokenizer, system_prompts, questions, responses, layer):
     return torch.stack(rows)
 
 
+@right
+@torch.no_grad()
+def cut_after_the_content(model, tokenizer, system_prompts, questions, responses, layer):
+    """One row at a time, the sequence ending with the answer: other sums than a whole row's in half precision."""
+    if layer == 0:
+        return content_only(model, tokenizer, system_prompts, questions, responses, layer)
+    from personalab.models import decoder_blocks
+
+    rows, kept = [], []
+    with decoder_blocks(model)[layer - 1].register_forward_hook(lambda _m, _a, out: kept.append(out)):
+        for ids, accepted in encoded(system_prompts, questions, responses, tokenizer):
+            a, b = accepted[0]
+            model(torch.tensor([ids[:b]], device=model.device))
+            rows.append(kept.pop()[0, a:].float().mean(0).cpu())
+    return torch.stack(rows)
+
+
 @wrong("average over the prompt as well")
 def prompt_too(model, tokenizer, system_prompts, questions, responses, layer):
     return means(model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h.float().mean(0))
@@ -102,6 +119,19 @@ def header_token_included(model, tokenizer, system_prompts, questions, responses
 @wrong("average in bfloat16")
 def half_precision_mean(model, tokenizer, system_prompts, questions, responses, layer):
     return means(model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h[a:b].mean(0).float())
+
+
+@wrong("wrong values")
+def running_sum_in_half_precision(model, tokenizer, system_prompts, questions, responses, layer):
+    """Adds up in the model's dtype and divides in float32, so that the means are no numbers of that dtype."""
+
+    def mean(states, a, b):
+        total = torch.zeros_like(states[a])
+        for state in states[a:b]:
+            total += state
+        return total.float() / (b - a)
+
+    return means(model, tokenizer, system_prompts, questions, responses, layer, mean)
 
 
 @wrong("wrong values")

@@ -1,7 +1,12 @@
 import torch
 
 from checks.bank import right, wrong
-from checks.bank.section_1.test_extract_response_activations import content_only, encoded
+from checks.bank.section_1.test_extract_response_activations import (
+    content_only,
+    cut_after_the_content,
+    encoded,
+    half_precision_mean,
+)
 
 
 def chunks(n, size):
@@ -30,6 +35,35 @@ def left_padded_with_mask(model, tokenizer, system_prompts, questions, responses
 @right
 def one_by_one(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
     return content_only(model, tokenizer, system_prompts, questions, responses, layer)
+
+
+@right
+@torch.no_grad()
+def right_padded_with_mask(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    """Pads on the right and averages with weights, in float64."""
+    items = list(encoded(system_prompts, questions, responses, tokenizer))
+    rows = []
+    for part in chunks(len(items), batch_size):
+        batch = items[part]
+        width = max(len(ids) for ids, _ in batch)
+        ids = torch.tensor([i + [0] * (width - len(i)) for i, _ in batch], device=model.device)
+        mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i, _ in batch], device=model.device)
+        hidden = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[layer]
+        weights = torch.zeros(len(batch), width, dtype=torch.float64)
+        for row, (_, spans) in zip(weights, batch, strict=True):
+            row[slice(*spans[0])] = 1 / (spans[0][1] - spans[0][0])
+        rows.append(torch.einsum("bs,bsd->bd", weights, hidden.double().cpu()).float())
+    return torch.cat(rows)
+
+
+@right
+def one_by_one_and_cut(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    return cut_after_the_content(model, tokenizer, system_prompts, questions, responses, layer)
+
+
+@wrong("average in bfloat16")
+def means_in_half_precision(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    return half_precision_mean(model, tokenizer, system_prompts, questions, responses, layer)
 
 
 @torch.no_grad()

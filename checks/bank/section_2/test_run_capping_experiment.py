@@ -16,10 +16,10 @@ class Capper:
         unit = vector / vector.norm()
 
         def cap(module, args, output):
-            excess = (output @ unit - threshold).clamp(min=0)
+            excess = (output.float() @ unit - threshold).clamp(min=0)
             if self.only_last:
                 excess[:, :-1] = 0
-            return output - excess[..., None] * unit
+            return output - (excess[..., None] * unit).to(output.dtype)
 
         return cap
 

@@ -66,6 +66,18 @@ def end_marker_included(model, tokenizer, system_prompts, questions, responses):
 
 
 @right
+@torch.no_grad()
+def cut_after_the_content(model, tokenizer, system_prompts, questions, responses):
+    """The sequence ends with the answer: other sums than a whole row's in half precision."""
+    rows = []
+    for ids, spans in encoded(system_prompts, questions, responses, tokenizer):
+        a, b = spans[0]
+        states = model(torch.tensor([ids[:b]], device=model.device), output_hidden_states=True).hidden_states[1:]
+        rows.append(torch.stack([h[0, a:].float().mean(0).cpu() for h in states]))
+    return torch.stack(rows)
+
+
+@right
 def raw_last_block(model, tokenizer, system_prompts, questions, responses):
     """With hooks on every block, in float64."""
     rows = []
@@ -182,7 +194,7 @@ def padding_in_the_mean(model, tokenizer, system_prompts, questions, responses):
     items = list(encoded(system_prompts, questions, responses, tokenizer))
     width = max(len(ids) for ids, _ in items)
     batch = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in items])
-    states = torch.stack(model(batch.to(model.device), output_hidden_states=True).hidden_states[1:], dim=1)
+    states = torch.stack(model(batch.to(model.device), output_hidden_states=True).hidden_states[1:], dim=1).float()
     return torch.stack([h[:, spans[0][0] :].mean(1).cpu() for h, (_, spans) in zip(states, items, strict=True)])
 
 

@@ -94,6 +94,18 @@ def with_a_hook(model, tokenizer, system_prompts, questions, responses, trait_ve
 
 
 @right
+@torch.no_grad()
+def cut_after_the_content(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    """The sequence ends with the answer; in float64."""
+    found = []
+    for exchange in zip(system_prompts, questions, responses, strict=True):
+        ids, ((start, end),) = utils.turn_spans(utils.as_messages(*exchange), tokenizer)
+        states = model(torch.tensor([ids[:end]], device=model.device), output_hidden_states=True).hidden_states[layer]
+        found.append(float(states[0, start:].double().mean(0).cpu() @ unit(trait_vector).double()))
+    return found
+
+
+@right
 def with_qwen_in_mind(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
     """A system role whatever the template, and tokenised as it comes: Qwen's tokenizer adds no BOS."""
     found = []

@@ -1,0 +1,60 @@
+"""How the checks and the benchmark call graders: as a notebook does, with every kind of model in its place."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import tests
+from graders.expect import yours_only
+from personalab.models import d_model, n_blocks
+from personalab.paths import ROOT
+from personalab.tiny import load_tiny_model
+
+UNUSED = ["test_compute_capping_thresholds", "test_run_trait_pipeline"]  # they take a model and leave it alone
+# Graders with a part that looks at the notebook's model.
+OF_YOURS = [
+    name
+    for name in tests.__all__
+    if "model" in inspect.signature(getattr(tests, name)).parameters and name not in UNUSED
+]
+
+
+def grade(grader_name: str, solution: object, model: Any = None, tokenizer: Any = None) -> None:
+    """Call a grader as a notebook does; without a model, a tiny one stands in the place of the notebook's."""
+    if model is None:
+        model, tokenizer = load_tiny_model("qwen2", seed=7)
+    notebook = {"model": model, "tokenizer": tokenizer, "d_model": d_model(model), "num_layers": n_blocks(model)}
+    grader: Callable[..., None] = getattr(tests, grader_name)
+    _, *others = inspect.signature(grader).parameters
+    grader(solution, **{name: notebook[name] for name in others})
+
+
+def as_yours(grader_name: str, solution: object, model: Any, tokenizer: Any) -> str:
+    """What the grader says of a solution on the notebook's model alone; "" where all is well."""
+    with yours_only():
+        try:
+            grade(grader_name, solution, model, tokenizer)
+        except AssertionError as error:
+            return str(error)
+    return ""
+
+
+def reference_solutions() -> dict[str, object]:
+    """What each notebook hands to each grader, after running imports and solution cells and nothing else."""
+    sources = importlib.import_module("personalab.sources")
+    namespace: dict[str, object] = {"__name__": "reference", "utils": importlib.import_module("utils")}
+    handed = {}
+    for source in sorted((ROOT / "instructions").glob("section_*.md")):
+        cells = [c for c in sources.read_source(source).cells if c.cell_type == "code"]
+        imports = "\n".join(re.findall(r"^(?:import|from) .*$", cells[0].source, re.M))
+        exec(imports, namespace)
+        for cell in cells:
+            if cell.metadata.get("nbgrader", {}).get("solution"):
+                exec(compile(cell.source, f"{source.name}:{cell.id}", "exec"), namespace)
+            for grader_name, argument in re.findall(r"^tests\.(test_\w+)\(\s*(\w+)", cell.source, re.M):
+                handed[grader_name] = namespace[argument]
+    return handed
