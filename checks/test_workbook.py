@@ -120,6 +120,19 @@ def test_an_edited_grader_or_text_is_kept_too(lab: Path, words: str) -> None:
     assert any("halve(5)" in source for source in found) and any("any number" in source for source in found)
 
 
+@pytest.mark.parametrize("folder", ["workbook", "exercises"])
+def test_pasted_pictures_are_words_too(lab: Path, folder: str) -> None:
+    if folder == "exercises":
+        edit(lab, "workbook", "# Toys", "Something else.")
+    nb, picture = read(lab, folder), {"image.png": {"image/png": "eA=="}}
+    (cell,) = [cell for cell in nb.cells if "# Toys" in cell.source]
+    cell.update(source="# Toys\n\n![image.png](attachment:image.png)", attachments=picture)
+    save(lab, folder, nb)
+    release(lab, PROSE)
+    (kept,) = [cell for cell in read(lab, "workbook").cells if "attachment:" in cell.source]
+    assert kept.attachments == picture
+
+
 def test_cells_that_the_course_drops_go_unless_they_were_changed(lab: Path) -> None:
     grader = TOY[TOY.index("```{code-cell} ipython3\n:tags: [grader") :]
     release(lab, TOY.replace(grader, ""))

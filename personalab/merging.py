@@ -124,6 +124,8 @@ class _Merger:
         kept = deepcopy(new) | {"source": own.source, "metadata": own.metadata | new.metadata}
         if own.cell_type == new.cell_type == "code":
             kept |= {"outputs": own.outputs, "execution_count": own.execution_count}
+        elif "attachments" in own and new.cell_type == "markdown":  # pictures that were pasted in
+            kept["attachments"] = own.attachments
         before = origin(own) or (origin(self.base[key]) if key in self.base else None)
         changed = before != origin(new) or own.id in self.pending
         beside = changed and digest(own.source) != digest(new.source)
@@ -213,6 +215,8 @@ def _note(text: str, cell: NotebookNode, beside: str | None = None) -> NotebookN
     ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", cell.source)), default=0))
     shown = f"{ticks}python\n{cell.source}\n{ticks}" if cell.cell_type == "code" else cell.source
     note = nbformat.v4.new_markdown_cell(f"{text}\n\n{shown}")
+    if "attachments" in cell:
+        note.attachments = cell.attachments
     if beside:
         note.id = f"new-{beside}"[:64]
         stamp(note)

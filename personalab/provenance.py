@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from personalab.cells import write
+from personalab.doctor import examine_machine
 from personalab.machine import cpu_name
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn")
@@ -22,14 +23,15 @@ def describe() -> dict[str, Any]:
 
     `dtype` and `threads` are those that the engine uses in this process, None where it has not loaded torch.
     """
+    settings = _torch_settings()  # first, because what examines the machine loads torch
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        **_torch_settings(),
+        "memory_gib": round(examine_machine().memory_total / 2**30, 1),
+        **settings,
         "versions": {name: _version(name) for name in PACKAGES},
     }
 
@@ -47,12 +49,6 @@ def one_line(machine: dict[str, dict[str, Any]]) -> str:
         text = f"{m['cpu']}, {m['cores']} cores, torch threads: {m['threads']}, {m['dtype']}, {versions}, {m['date']}"
         groups.setdefault(text, []).append(family)
     return "; ".join(f"{', '.join(families)}: {text}" for text, families in groups.items())
-
-
-def _memory_gib() -> float:
-    from personalab.doctor import examine_machine
-
-    return round(examine_machine().memory_total / 2**30, 1)
 
 
 def _torch_settings() -> dict[str, Any]:
