@@ -43,12 +43,12 @@ def test_what_was_rounded_counts_in_half_precision_only():
 
 
 def test_a_projection_sees_little_of_an_error():
-    """A share of 1/√width, thrice for safety; never more than the whole, and float32 as strict as ever."""
+    """A share of 1/√width, twice for safety; never more than the whole, and float32 as strict as ever."""
     torch.manual_seed(0)
     errors, unit = torch.randn(2000, 576), torch.nn.functional.normalize(torch.randn(576), dim=0)
     allowed = torch.tensor([tolerance(torch.bfloat16).along(e.norm().item(), 576) for e in errors])
     seen = (errors @ unit).abs() * ROUNDINGS * 2**-8
-    assert (seen <= allowed).float().mean() > 0.99
+    assert (seen <= allowed).float().mean() > 0.9
     assert tolerance(torch.bfloat16).along(1.0, 4) == ROUNDINGS * 2**-8
     assert tolerance(torch.float32, exact=1e-4).along(1.0, 576) == 1e-4
 

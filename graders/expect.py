@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -107,9 +107,14 @@ class Tolerance:
     def along(self, norm: float, width: int) -> float:
         """Difference allowed in the projection of a vector of this norm on a unit vector unrelated to its error.
 
-        Such a unit vector sees 1/√width of an error's norm, give or take: three standard deviations are allowed.
+        Such a unit vector sees 1/√width of an error's norm, give or take: two standard deviations of the largest
+        error are allowed.
         """
-        return max(self.exact, self.rounding * min(1.0, 3 / width**0.5)) * norm
+        return max(self.exact, self.rounding * min(1.0, 2 / width**0.5)) * norm
+
+    def over(self, n: int) -> Tolerance:
+        """For the mean over `n` tokens of a tiny model's one row, whose roundings are independent: 1/√n of each."""
+        return replace(self, rounding=self.rounding / n**0.5)
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graders import oracles
-from graders.expect import Tolerance, apart, check, grader, likely_value, on_tiny_models, tolerance
+from graders.expect import Tolerance, apart, check, grader, on_tiny_models, tolerance
 from graders.section_2_hooks import check_hooks, failing, hooks, running
 from graders.section_2_probes import attempt, bystander
 from graders.section_2_prompts import prompts
@@ -33,6 +33,7 @@ _RESPONSES = [
     "I have stood here for a thousand years, and two more.",
 ]
 _LONG = "the sea" + " and the city" * 80
+_HEADER, _BEFORE = "a token of the header is included", "you read the token before the last"
 _CURE = "Remove it in `finally`, so that an error can't skip that."
 
 Values = Callable[[], list[Tensor]]
@@ -45,7 +46,7 @@ def test_compute_trait_projections(
 ) -> None:
     """Projection of each answer's mean on the unit trait vector, at `hidden_states[layer]`."""
     long = [["You are a poet."], ["Tell me everything."], [_LONG]]
-    _grade(compute_trait_projections, _answer, 3, long, model, tokenizer)
+    _grade(compute_trait_projections, _answer, 3, long, _HEADER, model, tokenizer)
 
 
 @grader
@@ -54,7 +55,7 @@ def test_last_prompt_projections(
 ) -> None:
     """Projection of the last prompt token, the header of the answer included, at `hidden_states[layer]`."""
     long = [_SYSTEMS[2:4], [_QUESTIONS[2], "Go on: " + _LONG]]
-    _grade(last_prompt_projections, _prompt, 2, long, model, tokenizer)
+    _grade(last_prompt_projections, _prompt, 2, long, _BEFORE, model, tokenizer)
 
 
 def _grade(
@@ -62,6 +63,7 @@ def _grade(
     read: Callable[..., Example],
     n_lists: int,
     long: list[list[str]],
+    subtle: str,
     model: Any,
     tokenizer: Any,
 ) -> None:
@@ -69,16 +71,23 @@ def _grade(
 
     Args:
         read: the right activations for one example, `read(model, tok, layer, *texts)`.
+        subtle: the mistake that changes least. On the notebook's model, in half precision, it shows along the vector
+            in which it differs, where along another rounding may hide it.
     """
     if on_tiny_models():
         _grade_on_tiny_models(function, read, n_lists, long)
     if model is not None:
-        own, layer = _vector(model.config.get_text_config().hidden_size), n_blocks(model) // 2
-        two = [texts[2:4] for texts in (_SYSTEMS, _QUESTIONS, _RESPONSES)[:n_lists]]
-        if refuses_system_prompts(partial(function, model, tokenizer, *[texts[:1] for texts in two], own, layer)):
+        width, layer = model.config.get_text_config().hidden_size, n_blocks(model) // 2
+        lists = _lists("", 5)[:n_lists]  # one projection says little of a vector where much rounding is allowed
+        one = partial(function, model, tokenizer, *[texts[:1] for texts in lists], _vector(width), layer)
+        if refuses_system_prompts(one):
             print("Your model's template has no role for system prompts: your function was graded on others only.")
             return
-        _check_values(function, read, model, tokenizer, two, own, layer, "your model")
+        shortest = [texts[2] for texts in lists]
+        right, mistakes = read(model, tokenizer, layer, *shortest)
+        telling = 3 * F.normalize(mistakes[subtle]()[0] - right[0], dim=0).float()
+        for vector in (_vector(width), telling):
+            _check_values(function, read, model, tokenizer, lists, vector, layer, "your model")
 
 
 def _grade_on_tiny_models(
@@ -145,10 +154,14 @@ def _check_values(
 ) -> None:
     found = _run(function, model, tok, lists, vector, layer, what)
     examples = [read(model, tok, layer, *texts) for texts in zip(*lists, strict=True)]
-    right = [activations for activations, _ in examples]
     allowed = tolerance(model.dtype, exact=1e-4)
-    for i, value in enumerate(found):
-        _check_value(value, right, i, vector, examples[i][1], f"{what}, example {i}", allowed)
+    numbers = [_number(value, examples, i, vector, allowed) for i, value in enumerate(found)]
+    for i, number in enumerate(numbers):
+        check(
+            number.is_right(),
+            f"{what}, example {i}: {apart(number.right, number.found)}; {number.slack:.2g} of difference is allowed. "
+            + ("" if number.is_right() else _likely(numbers, number)),
+        )
 
 
 def _answer(model: Any, tok: Any, layer: int, system: str, question: str, response: str) -> Example:
@@ -180,7 +193,7 @@ def _answer_mistakes(model: Any, ids: list[int], accepted: list[tuple[int, int]]
         "you take the last token only: take the mean over the answer": lambda: [states()[b - 1] for b in ends],
         "you take the last prompt token: take the mean over the answer": lambda: [states()[start - 1]],
         "the answer's first token is lost": partial(means, layer, start + 1),
-        "a token of the header is included": partial(means, layer, start - 1),
+        _HEADER: partial(means, layer, start - 1),
     }
 
 
@@ -242,7 +255,7 @@ def _prompt_mistakes(
         "you read a token of the answer: read the last token of the prompt, before any output": answered,
         "you read a padding token: index -1 is the last prompt token only with padding on the left": padded,
         "you average over the prompt: read its last token": lambda: [states(ids).mean(0) for ids in right],
-        "you read the token before the last": lambda: [states(ids)[-2] for ids in right],
+        _BEFORE: lambda: [states(ids)[-2] for ids in right],
         "the BOS token is there twice: tokenise with add_special_tokens=False": lambda: [
             states([tok.bos_token_id, *ids])[-1] for ids in right if tok.bos_token_id is not None
         ],
@@ -250,38 +263,57 @@ def _prompt_mistakes(
     }
 
 
-def _check_value(
-    value: float,
-    right: list[list[Tensor]],
-    i: int,
-    vector: Tensor,
-    mistakes: Mapping[str, Values],
-    what: str,
-    tolerance: Tolerance,
-) -> None:
-    """`value` is the projection of one of `right[i]` on the unit vector; else name the mistake."""
+class _Number(NamedTuple):
+    """A projection found, the nearest right one, how far it may lie from it, and what mistakes would give."""
+
+    found: float
+    right: float
+    slack: float
+    mistakes: dict[str, list[float] | Callable[[], list[float]]]
+
+    def is_right(self) -> bool:
+        return abs(self.found - self.right) <= self.slack
+
+    def distance(self, mistake: str) -> float:
+        """From what the mistake would give; infinite where that is too far, or no nearer than what is right."""
+        values = self.mistakes.get(mistake, [])
+        nearest = min((abs(self.found - v) for v in (values() if callable(values) else values)), default=float("inf"))
+        return nearest if nearest <= min(self.slack, abs(self.found - self.right)) else float("inf")
+
+
+def _number(found: float, examples: list[Example], i: int, vector: Tensor, allowed: Tolerance) -> _Number:
+    """`found` beside the projections on the unit vector that are right for example `i`."""
     norm = vector.double().norm().item()
-    unit = vector.double() / norm
-    expected = [(a @ unit).item() for a in right[i]]
-    slack = tolerance.along(max(a.norm().item() for a in right[i]), len(unit))
-    nearest = min(expected, key=lambda e: abs(value - e))
-    if abs(value - nearest) <= slack:
-        return
-    scaled: dict[str, list[float] | Callable[[], list[float]]] = {
+    unit, right = vector.double() / norm, examples[i][0]
+    expected = [(a @ unit).item() for a in right]
+    mistakes: dict[str, list[float] | Callable[[], list[float]]] = {
         "you do not divide by the norm of the trait vector": [e * norm for e in expected],
         "you divide by the squared norm of the trait vector: a·v/‖v‖, not a·v/‖v‖²": [e / norm for e in expected],
         "the sign is flipped: higher means more of the trait": [-e for e in expected],
         "this is the cosine: do not divide by the norm of the activation": [
-            e / a.norm().item() for e, a in zip(expected, right[i], strict=True)
+            e / a.norm().item() for e, a in zip(expected, right, strict=True)
         ],
         "this is another example's value: keep the order of the inputs": [
-            (a @ unit).item() for j, other in enumerate(right) if j != i for a in other
+            (a @ unit).item() for j, (other, _) in enumerate(examples) if j != i for a in other
         ],
     }
-    others = {why: partial(_on_axis, values, unit) for why, values in mistakes.items()}
-    guess = likely_value(value, nearest, scaled | others, slack)
-    advice = f"It looks as if {guess}." if guess else "Compare with a hand calculation on one short example."
-    raise AssertionError(f"{what}: {apart(nearest, value)}; {slack:.2g} of difference is allowed. {advice}")
+    mistakes |= {why: partial(_on_axis, values, unit) for why, values in examples[i][1].items()}
+    slack = allowed.along(max(a.norm().item() for a in right), len(unit))
+    return _Number(found, min(expected, key=lambda e: abs(found - e)), slack, mistakes)
+
+
+def _likely(numbers: list[_Number], wrong: _Number) -> str:
+    """The mistake nearest to the wrong number that explains all the others too: one alone may match by chance."""
+    near: dict[str, float] = {}
+    for why in wrong.mistakes:
+        distance = wrong.distance(why)
+        if distance < float("inf") and all(n.is_right() or n.distance(why) < float("inf") for n in numbers):
+            near[why] = distance
+            if distance <= 1e-4 * abs(wrong.right):  # no need to compute the others
+                break
+    if near:
+        return f"It looks as if {min(near, key=lambda why: near[why])}."
+    return "Compare with a hand calculation on one short example."
 
 
 def _on_axis(values: Values, unit: Float[Tensor, "d"]) -> list[float]:

@@ -185,7 +185,7 @@ def padding_averaged(model, tokenizer, system_prompts, questions, responses, tra
         ids = ids + [tokenizer.pad_token_id] * (longest - len(ids))
         with torch.no_grad():
             states = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[layer][0]
-        found.append((states[start:].mean(0) @ unit(trait_vector)).item())
+        found.append((states[start:].float().mean(0) @ unit(trait_vector)).item())
     return found
 
 
