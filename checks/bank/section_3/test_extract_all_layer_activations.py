@@ -182,6 +182,19 @@ def half_precision(model, tokenizer, system_prompts, questions, responses):
     return solve(model, tokenizer, system_prompts, questions, responses, mean=lambda h, a, b: h[:, a:b].mean(1))
 
 
+@wrong("wrong values")
+def running_sum_in_half_precision(model, tokenizer, system_prompts, questions, responses):
+    """Adds up in the model's dtype and divides in float32, so that the means are no numbers of that dtype."""
+
+    def mean(states, a, b):
+        total = torch.zeros_like(states[:, a])
+        for t in range(a, b):
+            total += states[:, t]
+        return total.float() / (b - a)
+
+    return solve(model, tokenizer, system_prompts, questions, responses, mean=mean)
+
+
 @wrong("average in bfloat16")
 def half_precision_mean(model, tokenizer, system_prompts, questions, responses):
     return half_precision(model, tokenizer, system_prompts, questions, responses).float()
