@@ -57,7 +57,7 @@ def test_extract_all_layer_activations(
         kinds |= _check_on_tiny_models(function)
     if model is not None:
         run, two = partial(function, model, tokenizer), (_SYSTEMS[:2], _QUESTIONS[:2], _RESPONSES[:2])
-        if refuses_system_prompts(partial(run, *[texts[:1] for texts in two])):
+        if refuses_system_prompts(tokenizer, partial(run, *[texts[:1] for texts in two])):
             print("Your model's template has no role for system prompts: your function was graded on others only.")
         else:
             kinds.add(_check_values(run, model, tokenizer, two, "your model"))
@@ -78,8 +78,8 @@ def _check_on_tiny_models(extract_all_layer_activations_qwen: Callable[..., Tens
         tiny, tok = load_family(family, n_blocks=3 + i % 2)
         for tok.padding_side in ("left", "right"):
             run = partial(extract_all_layer_activations_qwen, tiny, tok)
-            if family == "gemma2" and refuses_system_prompts(partial(run, *[texts[:1] for texts in examples])):
-                continue  # which no Qwen model does, so the function need not handle it
+            if refuses_system_prompts(tok, partial(run, *[texts[:1] for texts in examples])):
+                continue
             kinds.add(_check_values(run, tiny, tok, examples, f"{family}, {n_blocks(tiny)} blocks"))
     _check_alone(extract_all_layer_activations_qwen)
     _check_failure(extract_all_layer_activations_qwen)

@@ -37,10 +37,12 @@ def test_prompt_leakage(prompt_leakage: Callable[..., Tensor], model: Any = None
     if model is not None:
         questions, responses = ([pair[k] for pair in _EXCHANGES[:1]] for k in (0, 1))
         vectors = torch.ones(n_blocks(model), d_model(model))
-        if refuses_system_prompts(lambda: prompt_leakage(model, tokenizer, questions, responses, _POS, _NEG, vectors)):
+        if refuses_system_prompts(
+            tokenizer, lambda: prompt_leakage(model, tokenizer, questions, responses, _POS, _NEG, vectors)
+        ):
             print("Your model's template has no role for system prompts: your function was graded on others only.")
             return
-        _check(prompt_leakage, model, tokenizer, 4, seed=3, what="your model, 4 answers")
+        _check(prompt_leakage, model, tokenizer, 3, seed=3, what="your model, 3 answers")
 
 
 def _check(function: Callable[..., Any], model: Any, tok: Any, n: int, seed: int, what: str) -> None:

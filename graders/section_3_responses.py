@@ -47,7 +47,7 @@ def test_generate_contrastive_responses(
     if model is not None:
         data = {"instruction": _SMALL["instruction"][:1], "questions": _SMALL["questions"][:2], "eval_prompt": ""}
         call = partial(_call, generate_contrastive_responses, model, tokenizer, data, "evil", 3, 0.7, "your model")
-        if refuses_system_prompts(call):
+        if refuses_system_prompts(tokenizer, call):
             print("Your model's template has no role for system prompts: your function was graded on others only.")
             return
         call()

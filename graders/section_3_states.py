@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,14 @@ def load_family(family: str, n_blocks: int = 4, seed: int = 0, dtype: torch.dtyp
     return model, tok
 
 
-def refuses_system_prompts(call: Callable[[], Any]) -> bool:
-    """Whether a learner's code hands a system prompt to a template that has no role for it (Gemma 2's)."""
+def refuses_system_prompts(tok: Any, call: Callable[[], Any]) -> bool:
+    """Whether a learner's code, in `call`, hands a system prompt to a template that has no role for it (Gemma 2's).
+
+    No Qwen model's template is like that, so such code is right: it is graded on other models.
+    """
+    with suppress(TemplateError):
+        tok.apply_chat_template([{"role": "system", "content": "-"}, {"role": "user", "content": "-"}], tokenize=False)
+        return False
     try:
         call()
     except TemplateError:

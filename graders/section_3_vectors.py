@@ -56,7 +56,7 @@ def test_extract_contrastive_vectors(
         _check_values(function, tiny, tok, _pairs(1), "qwen2, 1 pair")
         _check_nothing(function, tiny, tok)
     if model is not None:
-        if refuses_system_prompts(lambda: function(model, tokenizer, _pairs(1))):
+        if refuses_system_prompts(tokenizer, lambda: function(model, tokenizer, _pairs(1))):
             print("Your model's template has no role for system prompts: your function was graded on others only.")
             return
         _check_values(function, model, tokenizer, _pairs(2), "your model, 2 pairs")

@@ -78,16 +78,14 @@ def _grade(
         _grade_on_tiny_models(function, read, n_lists, long)
     if model is not None:
         width, layer = model.config.get_text_config().hidden_size, n_blocks(model) // 2
-        lists = _lists("", 5)[:n_lists]  # one projection says little of a vector where much rounding is allowed
+        lists = [texts[2:] for texts in _lists("", 5)[:n_lists]]  # the shortest of them first
         one = partial(function, model, tokenizer, *[texts[:1] for texts in lists], _vector(width), layer)
-        if refuses_system_prompts(one):
+        if refuses_system_prompts(tokenizer, one):
             print("Your model's template has no role for system prompts: your function was graded on others only.")
             return
-        shortest = [texts[2] for texts in lists]
-        right, mistakes = read(model, tokenizer, layer, *shortest)
+        right, mistakes = read(model, tokenizer, layer, *[texts[0] for texts in lists])
         telling = 3 * F.normalize(mistakes[subtle]()[0] - right[0], dim=0).float()
-        for vector in (_vector(width), telling):
-            _check_values(function, read, model, tokenizer, lists, vector, layer, "your model")
+        _check_values(function, read, model, tokenizer, lists, telling, layer, "your model")
 
 
 def _grade_on_tiny_models(
@@ -97,8 +95,8 @@ def _grade_on_tiny_models(
         tiny, tok = load_family(family)
         lists, vector = _lists(family, 5)[:n_lists], _vector(32)
         one = partial(function, tiny, tok, *[texts[:1] for texts in lists], vector, 1)
-        if family == "gemma2" and refuses_system_prompts(one):
-            continue  # which no Qwen model does, so the function need not handle it
+        if refuses_system_prompts(tok, one):
+            continue
         for layer, side in ((1, "left"), (3, "right")):
             tok.padding_side = side
             what = f"{family}, layer={layer}, tokenizer.padding_side={side!r}"
@@ -275,10 +273,10 @@ class _Number(NamedTuple):
         return abs(self.found - self.right) <= self.slack
 
     def distance(self, mistake: str) -> float:
-        """From what the mistake would give; infinite where that is too far, or no nearer than what is right."""
+        """From what the mistake would give; infinite where that is too far, or not much nearer than what is right."""
         values = self.mistakes.get(mistake, [])
         nearest = min((abs(self.found - v) for v in (values() if callable(values) else values)), default=float("inf"))
-        return nearest if nearest <= min(self.slack, abs(self.found - self.right)) else float("inf")
+        return nearest if nearest <= min(self.slack, abs(self.found - self.right) / 4) else float("inf")
 
 
 def _number(found: float, examples: list[Example], i: int, vector: Tensor, allowed: Tolerance) -> _Number:
