@@ -51,7 +51,7 @@ from personalab.plots import (
     plot_tradeoff,
     show_side_by_side,
 )
-from personalab.results import record
+from personalab.results import measure, record
 from personalab.sae import load_sae, sae_block
 from personalab.sae_statistics import (
     Text,
@@ -129,6 +129,7 @@ __all__ = [
     "max_activating",
     "mean_by_question",
     "mean_response_activations",
+    "measure",
     "measure_axes",
     "multiple_choice",
     "n_blocks",

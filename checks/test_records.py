@@ -103,8 +103,32 @@ def test_a_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():
     assert 0.88 < hits / 200 < 0.99
     with pytest.raises(ValueError, match="at least 2"):
         stats.bootstrap_interval(1, lambda i: 0.0)
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="finite on 0 of 2000 resamples"):
         stats.bootstrap_interval(3, lambda i: float("nan"))
+
+
+def test_resamples_that_leave_a_group_empty_are_drawn_again():
+    x = np.array([1.0, 2.0, np.nan, np.nan, np.nan, 3.0])
+    low, high = stats.bootstrap_interval(6, lambda i: float(np.nanmean(x[i])), n_resamples=200)
+    assert 1 <= low < 1.5 and 2.5 < high <= 3
+    with pytest.raises(ValueError, match="empty groups"):  # a ratio that has something below it in one of three
+        stats.bootstrap_interval(3, lambda i: 1.0 if (i == 0).all() else np.inf)
+
+
+def test_what_cannot_be_measured_is_said_and_not_recorded(tmp_path, monkeypatch, capsys):
+    tiers.use_tier("cpu")
+    target = tmp_path / "results.json"
+    monkeypatch.setenv("PERSONALAB_RECORD", str(target))
+    x = np.arange(8.0)
+    found = results.measure("section_4/mean", 8, lambda i: x[i].mean(), n=80, model="m")
+    entry = json.loads(target.read_text())["section_4/mean"]
+    assert (entry["value"], entry["n"], entry["ci"], entry["model"]) == (3.5, 80, list(found), "m")
+    assert results.measure("section_4/nothing", 0, lambda i: x[i].mean()) is None
+    assert results.measure("section_2/cut", 8, lambda i: 1 - x[i].sum() / 0.0) is None
+    assert set(json.loads(target.read_text())) == {"section_4/mean"}
+    said = capsys.readouterr().out
+    assert "section_4/nothing: not measured. A bootstrap needs at least 2 units" in said
+    assert "section_2/cut: not measured. The statistic is finite on 0 of" in said
 
 
 def test_a_jackknife_interval_of_a_mean_is_students():

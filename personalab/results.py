@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from personalab.cells import write
 from personalab.paths import ROOT
 from personalab.provenance import one_line
+from personalab.stats import Interval, bootstrap_interval
 from personalab.tiers import GLOBAL_SEED, current_tier
 
 RECORD = "PERSONALAB_RECORD"  # environment: the JSON file in which `record` collects results; unset: print only
@@ -115,6 +118,34 @@ def record(
     print(f"{key}: {describe(entry)}")
     if target := os.environ.get(RECORD):
         _merge(Path(target), {key: entry})
+
+
+def measure(
+    key: str,
+    n_units: int,
+    statistic: Callable[[np.ndarray], float],
+    n: int | None = None,
+    *,
+    model: str | None = None,
+) -> Interval | None:
+    """Record `statistic` of all units with its bootstrap interval, which is returned.
+
+    Where there are too few values to measure it (a model that refuses nearly every question, say), the reason is
+    printed, nothing is recorded, and None is returned.
+
+    Args:
+        n_units: what is resampled: questions, prompts, answers.
+        statistic: takes an integer array of indices of units, returns a number.
+        n: number of values behind the statistic (default: `n_units`).
+        key, model: see `record`.
+    """
+    try:
+        ci = bootstrap_interval(n_units, statistic, n_resamples=current_tier().budget.n_bootstrap)
+    except ValueError as error:
+        print(f"{key}: not measured. {error}")
+        return None
+    record(key, statistic(np.arange(n_units)), n_units if n is None else n, ci, model=model)
+    return ci
 
 
 def describe(entry: dict[str, Any]) -> str:

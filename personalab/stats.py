@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,18 +27,28 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile interval of `statistic(indices)` over resamples of `n` units (questions, say) with replacement.
 
+    A resample that leaves a group empty, so that the statistic is not finite, is drawn again.
+
     Args:
         statistic: takes an integer array of `n` indices, returns a number.
 
     Raises:
-        ValueError: if there are fewer than two units, or a resample gives no finite number.
+        ValueError: if there are fewer than two units, or the statistic is finite on fewer than half of the resamples.
     """
     if n < 2:
         raise ValueError(f"A bootstrap needs at least 2 units, not {n}.")
     rng = np.random.default_rng(seed)
-    values = np.array([statistic(rng.integers(0, n, n)) for _ in range(n_resamples)])
-    if not np.isfinite(values).all():
-        raise ValueError("The statistic is not finite on every resample: check for empty groups.")
+    values: list[float] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's and SciPy's, of empty and of constant groups
+        for _ in range(2 * n_resamples):
+            values += [value for value in [statistic(rng.integers(0, n, n))] if np.isfinite(value)]
+            if len(values) == n_resamples:
+                break
+    if len(values) < n_resamples:
+        raise ValueError(
+            f"The statistic is finite on {len(values)} of {2 * n_resamples} resamples: check for empty groups."
+        )
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 

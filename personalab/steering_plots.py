@@ -109,7 +109,7 @@ def plot_monitor(
     for trait in projections:
         x, y = projections[trait].ravel(), scores[trait].ravel()
         known = ~np.isnan(y)
-        correlations.append(float(pearsonr(x[known], y[known]).statistic))
+        correlations.append(float(pearsonr(x[known], y[known]).statistic) if known.sum() > 2 else float("nan"))
         titles.append(f"{trait}: r = {correlations[-1]:.2f}")
     interactive = make_subplots(rows=1, cols=len(projections), shared_yaxes=True, subplot_titles=titles)
     for col, trait in enumerate(projections):
