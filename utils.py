@@ -2,24 +2,39 @@
 
 from typing import Literal
 
-from personalab.activations import last_prompt_activations, mean_response_activations
-from personalab.answers import contrastive_answers
-from personalab.artifact_blocks import compose_trait_artifact
-from personalab.artifacts import load_artifact, save_artifact
-from personalab.block_plots import plot_by_block
-from personalab.capping import (
-    answer_jailbreaks,
-    caps,
-    load_capping_config,
-    load_jailbreaks,
-    measure_axes,
-    score_roleplay,
-    threshold_to_cap,
-    typical_states,
+from personalab.endpoint import (
+    BatchError,
+    generate_response,
+    generate_responses_parallel,
+    make_client,
+    scripted_replies,
 )
-from personalab.capping_cost import capping_conditions, capping_cost
-from personalab.chat import as_messages, render_prompt, turn_spans
-from personalab.data import (
+from personalab.figures.assistant_axis import plot_drift, plot_sweep, plot_tradeoff, show_side_by_side
+from personalab.figures.base import plot_null, plot_rates
+from personalab.figures.by_block import plot_by_block
+from personalab.figures.persona_space import plot_persona_space, plot_similarity_line, plot_similarity_matrix
+from personalab.figures.playground import Playground
+from personalab.figures.steering import plot_conditions, plot_monitor, plot_steering
+from personalab.judging import score_responses
+from personalab.lm.activations import last_prompt_activations, mean_response_activations
+from personalab.lm.chat import as_messages, render_prompt, turn_spans
+from personalab.lm.interventions import Ablate, Cap, Steer, applied
+from personalab.lm.models import d_model, decoder_blocks, load_model, n_blocks, release
+from personalab.lm.tiny import load_tiny_model
+from personalab.measure.answers import (
+    COHERENCE_PROMPT,
+    answer_questions,
+    contrastive_answers,
+    score_answers,
+)
+from personalab.measure.capability import load_items, load_prose, load_voices, multiple_choice, prose_nll
+from personalab.measure.intervals import bootstrap_interval, jackknife_interval, measure, permutation_p
+from personalab.measure.separation import Curve, joined, mean_by_question, permuted_differences, separation
+from personalab.records.artifacts import load_artifact, save_artifact
+from personalab.records.results import record
+from personalab.records.steps import load_or_generate, steps_dir, steps_in
+from personalab.records.upstream import (
+    load_graded_prompts,
     load_questions,
     load_role_groups,
     load_roles,
@@ -28,32 +43,9 @@ from personalab.data import (
     load_transcript,
     load_transcripts,
 )
-from personalab.endpoint import (
-    BatchError,
-    generate_response,
-    generate_responses_parallel,
-    make_client,
-    scripted_replies,
-)
-from personalab.evaluation import load_items, load_prose, load_voices, multiple_choice, prose_nll
-from personalab.interventions import Ablate, Cap, Steer, applied
-from personalab.judging import score_responses
-from personalab.models import d_model, decoder_blocks, load_model, n_blocks, release
-from personalab.playground import Playground
-from personalab.plots import (
-    plot_drift,
-    plot_null,
-    plot_persona_space,
-    plot_rates,
-    plot_similarity_line,
-    plot_similarity_matrix,
-    plot_sweep,
-    plot_tradeoff,
-    show_side_by_side,
-)
-from personalab.results import measure, record
-from personalab.sae import load_sae, sae_block
-from personalab.sae_statistics import (
+from personalab.records.vectors import load_vectors, save_vectors
+from personalab.sae.files import load_sae, sae_block
+from personalab.sae.statistics import (
     Text,
     dead_features,
     explained_variance,
@@ -63,16 +55,14 @@ from personalab.sae_statistics import (
     squared_errors,
     token_activations,
 )
-from personalab.sae_statistics import read as read_text
-from personalab.separation import Curve, joined, mean_by_question, permuted_differences, separation
-from personalab.stats import bootstrap_interval, jackknife_interval, permutation_p
-from personalab.steering import COHERENCE_PROMPT, answer_questions, load_graded_prompts, score_answers
-from personalab.steering_plots import plot_conditions, plot_monitor, plot_steering
-from personalab.steps import load_or_generate, steps_dir, steps_in
+from personalab.sae.statistics import read as read_text
+from personalab.studies.axes import measure_axes, typical_states
+from personalab.studies.capping import caps, load_capping_config, threshold_to_cap
+from personalab.studies.capping_cost import capping_conditions, capping_cost
+from personalab.studies.contrast import load_trait_vectors, save_trait_vectors
+from personalab.studies.jailbreaks import answer_jailbreaks, load_jailbreaks, score_roleplay
+from personalab.studies.trait_parts import compose_trait_artifact
 from personalab.tiers import current_tier, use_tier
-from personalab.tiny import load_tiny_model
-from personalab.trait_vectors import load_trait_vectors, save_trait_vectors
-from personalab.vectors import load_vectors, save_vectors
 
 __all__ = [
     "COHERENCE_PROMPT",
@@ -181,6 +171,6 @@ def judge_model() -> str:
 
 def load_sae_texts(split: Literal["train", "held_out"]) -> list[Text]:
     """The texts that the embedded model's autoencoder was trained on, or those kept back from it."""
-    from personalab.sae_training import load_texts  # brings in the finetuning engine, which takes seconds
+    from personalab.studies.sae_training import load_texts  # brings in the finetuning engine, which takes seconds
 
     return load_texts(split)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import utils
-from personalab import chat
-from personalab.generation import Request, generate
+from personalab.lm import chat
+from personalab.lm.generation import Request, generate
 
 REPEATS = 3
 BLOCK = 19  # of 30: two thirds of the way up, where blocks left out are a third of the work

@@ -19,7 +19,7 @@ import torch
 
 import tests
 from checks.bank.grading import grade, reference_solutions
-from graders import expect
+from graders.harness import expect
 
 # By section: a grader that runs models, and takes well under a second in one thread.
 SAMPLES = {

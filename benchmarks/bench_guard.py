@@ -17,9 +17,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, NoBadWordsLogitsProcessor
 
 from benchmarks.turns import N_PROMPTS, compare, requests
-from personalab.embedded import LANGUAGE_MODEL
-from personalab.generation import generate
-from personalab.guard import Guard, guarded, token_sequences
+from personalab.lm.content_guard import Guard, guarded, token_sequences
+from personalab.lm.generation import generate
+from personalab.setup.weights import LANGUAGE_MODEL
 from personalab.tiers import EMBEDDED_MODEL
 
 STEPS = 50

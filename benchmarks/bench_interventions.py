@@ -13,9 +13,9 @@ import torch
 
 import utils
 from benchmarks.turns import N_PROMPTS, compare, requests
-from personalab.generation import generate
-from personalab.interventions import Cap, Intervention, Steer
-from personalab.models import d_model
+from personalab.lm.generation import generate
+from personalab.lm.interventions import Cap, Intervention, Steer
+from personalab.lm.models import d_model
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ from personalab.judging.fit import any_trait_examples, fit_any_trait
 from personalab.judging.judge import REFUSED, Judge
 from personalab.judging.rubrics import DESCRIPTIONS, TRAITS, Rubric
 from personalab.judging.scoring import delusion_scales
-from personalab.stats import bootstrap_interval
+from personalab.measure.intervals import bootstrap_interval
 from personalab.tiers import GLOBAL_SEED
 
 N_BOOTSTRAP = 1000

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import utils
 from benchmarks.turns import compare, requests
-from personalab import generation, sampling
-from personalab.generation import Completion
+from personalab.lm import generation, sampling
+from personalab.lm.generation import Completion
 
 TEMPERATURE = 0.7
 

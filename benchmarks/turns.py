@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 import utils
-from personalab.generation import Completion, Request
+from personalab.lm.generation import Completion, Request
 
 REPEATS = 5
 N_PROMPTS, MAX_TOKENS = 32, 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -10,22 +11,23 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from personalab import __version__, bootstrap
-from personalab.bootstrap import ROOT, SetupError, run_child
+from personalab import __version__
+from personalab.setup import venv
+from personalab.setup.venv import ROOT, SetupError, run_child
 
 FAILED = 1
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 T = TypeVar("T")
 
-# A learner may have worked in them; what the course puts there is linted by checks/test_course.py.
+# A learner may have worked in them; what the course puts there is linted by checks/course/test_course.py.
 _SKIP_NOTEBOOKS = ("--extend-exclude", "exercises,solutions,workbook")
 
 
 def setup(args: argparse.Namespace) -> int:
     """Make the environment; fetch and convert the embedded models unless the current tier does without."""
     from personalab import tiers
-    from personalab.machine import dtype_name
+    from personalab.setup.machine import dtype_name
 
     _ensure_weights()
     print(f"Computes in {_setting(lambda: dtype_name(tiers.current_tier().dtype))} (PERSONALAB_DTYPE changes that).")
@@ -35,9 +37,9 @@ def setup(args: argparse.Namespace) -> int:
 
 def doctor(args: argparse.Namespace) -> int:
     """Print what this machine has, which tier fits it, and what is missing."""
-    from personalab import doctor as report
     from personalab import tiers
-    from personalab.machine import dtype_name
+    from personalab.setup import doctor as report
+    from personalab.setup.machine import dtype_name
 
     if args.dtype:
         print(_setting(lambda: dtype_name(tiers.current_tier().dtype)))
@@ -47,7 +49,8 @@ def doctor(args: argparse.Namespace) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Execute the solution notebooks into runs/; nothing that git tracks changes."""
-    from personalab import running, tiers
+    from personalab import tiers
+    from personalab.course import running
 
     budget = args.budget or _setting(tiers.budget)
     _setting(lambda: running.chosen(args.section, ROOT))
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 def record(args: argparse.Namespace) -> int:
     """For maintainers: execute the solutions in float32 and replace what the repository keeps of them."""
-    from personalab import recording
+    from personalab.course import recording
 
     _ensure_weights()
     return _setting(lambda: recording.record(args.section))
@@ -65,9 +68,9 @@ def record(args: argparse.Namespace) -> int:
 
 def test(args: argparse.Namespace) -> int:
     """Lint, types, drift, then the pytest suite. All run; the exit code is the first failure's."""
-    from personalab import embedded
+    from personalab.setup import weights
 
-    embedded.SENTENCE_ENCODER.ensure()  # the judge's checks read real text with it
+    weights.SENTENCE_ENCODER.ensure()  # the judge's checks read real text with it
     selection = [] if args.all else ["-m", "not slow"]
     return _run_all(
         {
@@ -82,7 +85,7 @@ def test(args: argparse.Namespace) -> int:
 
 def lab(args: argparse.Namespace) -> int:
     """Open JupyterLab on workbook/, your own copy of exercises/, after bringing it up to date."""
-    from personalab import workbook
+    from personalab.course import workbook
 
     try:
         for line in workbook.update(ROOT):
@@ -95,7 +98,7 @@ def lab(args: argparse.Namespace) -> int:
 
 def notebooks(args: argparse.Namespace) -> int:
     """Regenerate exercises/ and solutions/ from instructions/, or say which files differ."""
-    from personalab import notebooks as pipeline
+    from personalab.course import notebooks as pipeline
 
     if args.nbgrader:
         print(*(f"wrote {path}" for path in pipeline.build_nbgrader(args.nbgrader)), sep="\n")
@@ -117,14 +120,14 @@ def notebooks(args: argparse.Namespace) -> int:
 
 def judge(args: argparse.Namespace) -> int:
     """Score the answers in a JSON Lines file with the embedded judge."""
-    from personalab import data
     from personalab.judging import rows, scoring
+    from personalab.records import upstream
 
     try:
         if args.output.resolve() == args.input.resolve():
             raise SetupError(f"--output is the same file as --input, {args.input}: name another.")
         rubric = rows.parse_rubric(args.rubric)
-        table = data.read_jsonl(args.input)
+        table = upstream.read_jsonl(args.input)
         for where, row in table.items():
             rows.check_row(rubric, row, f"{args.input}, {where}")
         scores = scoring.score_responses(rubric, list(table.values()))
@@ -155,19 +158,42 @@ def clean(args: argparse.Namespace) -> int:
         here += [f"artifacts/{p.name}" for p in (ROOT / "artifacts").glob("*") if p.name != "reference"]
     anywhere = ["__pycache__", ".ipynb_checkpoints"]
     doomed = [ROOT / name for name in here]
-    kept = {bootstrap.VENV, ROOT / "workbook"}
+    kept = {venv.VENV, ROOT / "workbook"}
     doomed += [p for name in anywhere for p in ROOT.rglob(name) if not kept & {*p.parents}]
-    for path in filter(Path.exists, [bootstrap.VENV, *doomed]):
+    for path in filter(Path.exists, [venv.VENV, *doomed]):
         print(f"removing {path.relative_to(ROOT)}")
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     return 0
 
 
+# What made the committed data, and makes it again: a command's module, whose `make` takes the options.
+MAKERS = {
+    "capping": ("studies.capping", "Make the tier's capping configuration: minutes on the cpu tier."),
+    "capping-cost": ("studies.capping_cost", "Measure what the chosen caps cost; five minutes on the cpu tier."),
+    "transcripts": ("studies.conversations", "Hold the scripted conversations of assistant-axis/scenarios.json."),
+    "trait-vectors": ("studies.contrast", "Make trait vectors: two minutes a trait on the cpu tier."),
+    "organism": ("studies.organism", "Finetune the trait organism: 33 minutes on two cores."),
+    "organism-report": ("studies.organism_report", "Measure the trait organism: 25 minutes."),
+    "sae": ("studies.sae_training", "Train the sparse autoencoder: nine minutes on two cores."),
+    "judge-fit": ("judging.fit", "Fit the embedded judge's heads on the labelled examples."),
+}
+
+
+def make(args: argparse.Namespace) -> int:
+    """Run one of the `MAKERS`."""
+    module = importlib.import_module(f"personalab.{MAKERS[args.command][0]}")
+    _ensure_weights()
+    options = {name: value for name, value in vars(args).items() if name not in ("command", "call", "enter")}
+    _setting(lambda: module.make(**options))
+    return 0
+
+
 def _ensure_weights() -> None:
-    from personalab import embedded, tiers
+    from personalab import tiers
+    from personalab.setup import weights
 
     if _setting(tiers.current_tier).embedded:
-        for model in embedded.MODELS:
+        for model in weights.MODELS:
             model.ensure()
 
 
@@ -202,8 +228,12 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     for command in (setup, doctor, run, record, test, lab, notebooks, judge, bench, clean):
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
-        sub.set_defaults(call=command, enter=bootstrap.ensure_env)
+        sub.set_defaults(call=command, enter=venv.ensure_env)
         _add_options(sub, command.__name__)
+    for name, (_, text) in MAKERS.items():
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(call=make, enter=venv.ensure_env)
+        _add_maker_options(sub, name)
     return top
 
 
@@ -227,17 +257,34 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
     elif command == "doctor":
         sub.add_argument("--dtype", action="store_true", help="print the dtype that models are loaded in, and no more")
     if command in ("test", "notebooks", "record"):
-        sub.set_defaults(enter=partial(bootstrap.ensure_env, dev=True))
+        sub.set_defaults(enter=partial(venv.ensure_env, dev=True))
     elif command == "doctor":  # reports what is missing, so it installs nothing
-        sub.set_defaults(enter=bootstrap.enter_env)
+        sub.set_defaults(enter=venv.enter_env)
     elif command == "clean":  # runs outside of what it removes
         sub.set_defaults(enter=lambda: None)
+
+
+def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
+    if command == "trait-vectors":
+        sub.add_argument("traits", nargs="*", help="default: all seven")
+        sub.add_argument("--questions", type=int, help="extraction questions of each trait (default: all)")
+    elif command == "organism":
+        sub.add_argument("what", nargs="?", choices=("train", "neutral"), default="train")
+        sub.add_argument("--per-trait", type=int, help="questions of every trait (default: all)")
+    elif command == "organism-report":
+        sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
+        sub.add_argument("--answers", dest="saved", type=Path, help="JSON Lines: read if it exists, else written")
+    elif command == "sae":
+        sub.add_argument("--block", type=int, default=14, help="block whose output it reads (default: 14)")
+        sub.add_argument("--tokens", type=int, help="activations to train on (default: what fits in nine minutes)")
+    if command in ("trait-vectors", "organism", "sae"):
+        sub.add_argument("--folder", type=Path, help="where it goes (default: the committed one)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, enter the environment, run the command; known errors become a message and an exit code."""
     try:
-        bootstrap.check_python()
+        venv.check_python()
         args = parser().parse_args(arguments)
         code = args.enter()
         return args.call(args) if code is None else code

@@ -46,10 +46,10 @@ class Tier:
     n_blocks: int  # depth of persona_model, which load_model checks
     trait_block: int  # block whose output is steered along trait vectors in section 4
     capping_upstream: str = (
-        ""  # folder of the paper's vectors on the hub; "": `python -m personalab.capping` makes them
+        ""  # folder of the paper's vectors on the hub; "": `python -m personalab capping` makes them
     )
     capping_experiment: str = ""  # id of the experiment to use there
-    dtype: str = "bfloat16"  # "auto": see `personalab.machine.dtype_name`
+    dtype: str = "bfloat16"  # "auto": see `personalab.setup.machine.dtype_name`
     attention: str = "sdpa"
     max_batch_tokens: int = 16_384  # padded prompt + answer tokens of one generation batch
     max_batch_rows: int = 64

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import tests
-from graders.expect import yours_only
-from personalab.models import d_model, n_blocks
+from graders.harness.expect import yours_only
+from personalab.lm.models import d_model, n_blocks
+from personalab.lm.tiny import load_tiny_model
 from personalab.paths import ROOT
-from personalab.tiny import load_tiny_model
 
 UNUSED = ["test_compute_capping_thresholds", "test_run_trait_pipeline"]  # they take a model and leave it alone
 # Graders with a part that looks at the notebook's model.
@@ -45,7 +45,7 @@ def as_yours(grader_name: str, solution: object, model: Any, tokenizer: Any) -> 
 
 def reference_solutions() -> dict[str, object]:
     """What each notebook hands to each grader, after running imports and solution cells and nothing else."""
-    sources = importlib.import_module("personalab.sources")
+    sources = importlib.import_module("personalab.course.myst")
     namespace: dict[str, object] = {"__name__": "reference", "utils": importlib.import_module("utils")}
     handed = {}
     for source in sorted((ROOT / "instructions").glob("section_*.md")):

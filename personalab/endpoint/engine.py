@@ -11,10 +11,10 @@ from importlib import metadata
 from pathlib import Path
 
 from personalab import tiers
-from personalab.machine import dtype_name
+from personalab.setup.machine import dtype_name
 
 # What the worker calls; whatever these import can change a reply, and so can this folder, which carries it.
-ENTRIES = {tiers.EMBEDDED_MODEL: "personalab.generation", tiers.EMBEDDED_JUDGE: "personalab.judging.backend"}
+ENTRIES = {tiers.EMBEDDED_MODEL: "personalab.lm.generation", tiers.EMBEDDED_JUDGE: "personalab.judging.backend"}
 
 
 def engine(model: str) -> str:

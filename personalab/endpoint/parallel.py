@@ -18,7 +18,7 @@ from personalab.endpoint.client import is_embedded, shared_client
 from personalab.endpoint.engine import engine
 from personalab.endpoint.scripted import SCRIPTED_ID, active_script
 from personalab.endpoint.transport import EMBEDDED
-from personalab.seeds import occurrences, request_seed
+from personalab.lm.seeds import occurrences, request_seed
 
 Conversation = Sequence[Mapping[str, str]]
 

@@ -24,7 +24,7 @@ from personalab.endpoint import wire
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from personalab.generation import Completion, Request
+    from personalab.lm.generation import Completion, Request
 
 Backend = Callable[[Sequence["Request"]], Sequence["Completion"]]
 
@@ -36,14 +36,14 @@ DEFAULT_MAX_TOKENS = 256  # our choice, where a request sets no limit
 
 def answer_with_model(requests: Sequence[Request]) -> Sequence[Completion]:
     """The embedded language model's completions."""
-    from personalab.generation import generate
+    from personalab.lm.generation import generate
 
     return generate(*_response_model(), requests)
 
 
 @functools.cache
 def _response_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from personalab.models import load_model
+    from personalab.lm.models import load_model
 
     tier = tiers.current_tier()
     if not tier.embedded:
@@ -119,7 +119,7 @@ class EmbeddedTransport(httpx2.BaseTransport):
         if body.model not in self._backends:
             known = ", ".join(self._backends)
             raise wire.Refusal(404, f"No model {body.model!r} in this process, only: {known}.", "model")
-        from personalab.generation import Request  # not before it is needed: it loads torch
+        from personalab.lm.generation import Request  # not before it is needed: it loads torch
 
         request = Request(
             [turn.model_dump() for turn in body.messages],

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from personalab.generation import Completion, Request
+    from personalab.lm.generation import Completion, Request
 
 
 def answer_judge_prompts(requests: Sequence[Request]) -> list[Completion]:
@@ -15,9 +15,9 @@ def answer_judge_prompts(requests: Sequence[Request]) -> list[Completion]:
     Raises:
         JudgePromptError: for a prompt that cannot be understood; the endpoint then asks one at a time.
     """
-    from personalab.generation import Completion
     from personalab.judging.prompts import read_prompt
     from personalab.judging.scoring import reply
+    from personalab.lm.generation import Completion
 
     prompts = ["\n\n".join(m["content"] for m in request.messages if m["role"] != "assistant") for request in requests]
     replies = reply([read_prompt(prompt) for prompt in prompts])

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from personalab.embedded import SENTENCE_ENCODER
+from personalab.setup.weights import SENTENCE_ENCODER
 
 WINDOW = 128  # tokens; the length that the encoder was trained on
 MAX_WINDOWS = 6  # our choice: about 500 words, taken evenly from a longer text

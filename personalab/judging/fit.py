@@ -1,4 +1,4 @@
-"""Fit the judge's heads on the labelled examples: `python -m personalab.judging.fit`.
+"""Fit the judge's heads on the labelled examples: `python -m personalab judge-fit`.
 
 The encoder reads for a minute or two; the fits themselves take seconds.
 
@@ -9,7 +9,6 @@ under `data/held_out` is opened here.
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -141,12 +140,7 @@ def fit_any_trait(examples: Iterable[tuple[Float[np.ndarray, "n f"], Float[np.nd
     return fit_head(np.vstack(features), np.vstack(targets), strength=1.0)
 
 
-def main() -> int:
+def make() -> None:
     """Fit, save, and say how large the result is."""
     fit()
     print(f"{HEADS_FILE.name}: {HEADS_FILE.stat().st_size / 1e3:.0f} kB")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from personalab.data import DataError, load_trait
 from personalab.judging.rubrics import TRAITS, Rubric
 from personalab.paths import ROOT
+from personalab.records.upstream import DataError, load_trait
 
 FIELDS = {
     "trait": ("question", "answer"),

@@ -4,7 +4,7 @@ import torch
 
 from checks.bank import right, wrong
 from checks.bank.section_1.test_extract_response_activations import content_only, encoded, end_marker_included
-from graders import oracles
+from graders.harness import oracles
 
 
 def vectors(

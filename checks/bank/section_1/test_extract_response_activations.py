@@ -1,7 +1,7 @@
 import torch
 
 from checks.bank import right, wrong
-from graders import oracles
+from graders.harness import oracles
 
 
 def encoded(systems, questions, responses, tokenizer):
@@ -38,7 +38,7 @@ def with_a_hook(model, tokenizer, system_prompts, questions, responses, layer):
     """Reads the output of block `layer - 1`, by an ordinary forward hook, in float64."""
     if layer == 0:
         return content_only(model, tokenizer, system_prompts, questions, responses, layer)
-    from personalab.models import decoder_blocks
+    from personalab.lm.models import decoder_blocks
 
     rows, kept = [], []
     hook = decoder_blocks(model)[layer - 1].register_forward_hook(
@@ -61,7 +61,7 @@ def cut_after_the_content(model, tokenizer, system_prompts, questions, responses
     """One row at a time, the sequence ending with the answer: other sums than a whole row's in half precision."""
     if layer == 0:
         return content_only(model, tokenizer, system_prompts, questions, responses, layer)
-    from personalab.models import decoder_blocks
+    from personalab.lm.models import decoder_blocks
 
     rows, kept = [], []
     with decoder_blocks(model)[layer - 1].register_forward_hook(lambda _m, _a, out: kept.append(out)):

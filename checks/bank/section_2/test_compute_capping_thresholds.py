@@ -5,7 +5,7 @@ import torch
 from scipy.stats import norm
 
 from checks.bank import right, wrong
-from graders import oracles
+from graders.harness import oracles
 from utils import as_messages, render_prompt
 
 DEFAULT = [0.5, 0.1, 0.05, 0.01]
@@ -64,7 +64,7 @@ def with_section_one(model, tokenizer, assistant_axis, mean_vector, layer, eval_
 @right
 def the_generated_ids(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles=DEFAULT):
     """Reads the ids as generated, end marker included, with a hook; greedy; numpy's std (n, not n - 1)."""
-    from personalab.models import decoder_blocks
+    from personalab.lm.models import decoder_blocks
 
     unit, values, kept = torch.nn.functional.normalize(assistant_axis, dim=0), [], []
     for question in eval_questions:
@@ -276,7 +276,7 @@ def normalises_in_place(model, tokenizer, assistant_axis, mean_vector, layer, ev
 
 @wrong("after the call.*left behind")
 def leaves_a_hook(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles=DEFAULT):
-    from personalab.models import decoder_blocks
+    from personalab.lm.models import decoder_blocks
 
     decoder_blocks(model)[layer].register_forward_hook(lambda *_: None)
     return solve(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles)

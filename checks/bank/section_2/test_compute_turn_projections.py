@@ -3,7 +3,7 @@ import torch.nn.functional as F
 
 import utils
 from checks.bank import right, wrong
-from personalab.models import decoder_blocks
+from personalab.lm.models import decoder_blocks
 
 
 @torch.no_grad()

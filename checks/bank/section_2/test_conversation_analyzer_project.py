@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 import utils
 from checks.bank import right, wrong
-from personalab.models import decoder_blocks
+from personalab.lm.models import decoder_blocks
 
 
 class Base:

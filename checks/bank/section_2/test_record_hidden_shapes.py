@@ -1,7 +1,7 @@
 import torch
 
 from checks.bank import right, wrong
-from personalab.models import decoder_blocks
+from personalab.lm.models import decoder_blocks
 
 
 def encoded(tokenizer, prompt, model):

@@ -4,7 +4,7 @@ import torch
 
 import utils
 from checks.bank import right, wrong
-from personalab.models import decoder_blocks
+from personalab.lm.models import decoder_blocks
 
 
 class Capper:

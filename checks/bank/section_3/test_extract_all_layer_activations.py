@@ -2,8 +2,8 @@ import torch
 
 import utils
 from checks.bank import right, wrong
-from graders import oracles
-from personalab.models import decoder_blocks
+from graders.harness import oracles
+from personalab.lm.models import decoder_blocks
 
 
 def encoded(systems, questions, responses, tokenizer):

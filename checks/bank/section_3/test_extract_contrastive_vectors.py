@@ -3,8 +3,8 @@ import torch.nn.functional as F
 
 import utils
 from checks.bank import right, wrong
-from graders import oracles
-from personalab.models import decoder_blocks
+from graders.harness import oracles
+from personalab.lm.models import decoder_blocks
 
 
 @torch.no_grad()

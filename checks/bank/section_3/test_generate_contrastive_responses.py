@@ -1,7 +1,7 @@
 import torch
 
 from checks.bank import right, wrong
-from personalab.generation import Request, generate
+from personalab.lm.generation import Request, generate
 from utils import render_prompt
 
 

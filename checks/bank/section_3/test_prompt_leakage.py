@@ -2,7 +2,7 @@ import torch
 
 import utils
 from checks.bank import right, wrong
-from graders import oracles
+from graders.harness import oracles
 
 
 @torch.no_grad()

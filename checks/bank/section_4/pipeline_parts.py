@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import torch
 
 import utils
-from personalab.steps import load_or_generate, steps_dir
+from personalab.records.steps import load_or_generate, steps_dir
 
 
 @torch.no_grad()

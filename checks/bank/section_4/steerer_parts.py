@@ -2,7 +2,7 @@
 
 import torch
 
-from personalab.models import decoder_blocks
+from personalab.lm.models import decoder_blocks
 
 
 def tensor_of(output):

@@ -11,7 +11,7 @@ from checks.bank.section_4.steerer_parts import (
     prompt_pass,
     tensor_of,
 )
-from personalab.models import decoder_blocks
+from personalab.lm.models import decoder_blocks
 
 
 @right

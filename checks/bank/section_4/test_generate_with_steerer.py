@@ -5,7 +5,7 @@ import torch
 from checks.bank import right, wrong
 from checks.bank.section_4.steerer_parts import Base
 from checks.bank.section_4.test_activation_steerer import AsInTheChapter, mode
-from personalab.models import decoder_blocks
+from personalab.lm.models import decoder_blocks
 from utils import render_prompt
 
 NewOnly = mode("", "all", lambda hidden, push: hidden if hidden.shape[1] > 1 else hidden + push)
@@ -61,7 +61,7 @@ def scaled_beforehand_without_a_cache(model, tokenizer, prompt, steering_vector,
 
 @right
 def with_the_engine(model, tokenizer, prompt, steering_vector, layer, coeff, max_new_tokens=256, temperature=0.7):
-    from personalab.generation import Request, generate
+    from personalab.lm.generation import Request, generate
     from utils import Steer, as_messages
 
     request = Request(as_messages(None, prompt), max_new_tokens, temperature)

@@ -75,7 +75,7 @@ def as_one_batch(
     model, tokenizer, questions, steering_vector, eval_prompt_template, layer=19, coefficients=None, max_new_tokens=256
 ):
     """The engine: the whole sweep decodes as one batch, question by question, and is scored as one."""
-    from personalab.generation import Request, generate
+    from personalab.lm.generation import Request, generate
     from utils import Steer, as_messages
 
     coefficients = [-3.0, -1.0, 0.0, 1.0, 3.0, 5.0] if coefficients is None else coefficients

@@ -16,8 +16,8 @@ from checks.bank.section_4.pipeline_parts import (
     steer,
     vectors_of,
 )
-from personalab import generation
-from personalab.steps import load_or_generate, steps_dir
+from personalab.lm import generation
+from personalab.records.steps import load_or_generate, steps_dir
 
 
 @right

@@ -1,0 +1,169 @@
+"""The playground: what it computes, that nothing a model writes becomes markup, and that the panel works."""
+
+from __future__ import annotations
+
+import base64
+from contextlib import contextmanager
+
+import ipywidgets as widgets
+import numpy as np
+import pytest
+import torch
+
+from personalab.figures import base, playground
+from personalab.figures.playground import Answer, Comparison, Playground, colour, pieces, to_html
+from personalab.lm import chat
+from personalab.lm.interventions import Steer, applied
+from personalab.lm.models import decoder_blocks
+from personalab.lm.tiny import FAMILIES, load_tiny_model
+
+PROMPT = "What do you think about the sea?"
+HOSTILE = "<script>alert('x')</script> & \"quotes\" <img src=x onerror=alert(1)>"
+
+
+class Steerers:
+    """Stands for the learner's class: adds everywhere, and remembers what it was asked for."""
+
+    def __init__(self):
+        self.calls = []
+
+    @contextmanager
+    def __call__(self, model, vector, coeff, layer, positions):
+        self.calls.append((vector, coeff, layer, positions))
+        with applied(model, [Steer(layer, vector, coeff)]):
+            yield
+
+
+def vectors(n_blocks: int = 4, d: int = 32) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {name: 3 * torch.randn(n_blocks, d, generator=generator) for name in ("evil", "kind")}
+
+
+def make(family: str = "llama", **options) -> tuple[Playground, Steerers]:
+    model, tokenizer = load_tiny_model(family)
+    steerers = Steerers()
+    options = {"block": 1, "prompt": PROMPT, "max_tokens": 8} | options
+    return Playground(model, tokenizer, vectors(), steerers, **options), steerers
+
+
+def hooks(model) -> int:
+    return sum(len(block._forward_hooks) for block in decoder_blocks(model))
+
+
+def find(panel: widgets.Widget, kind: type) -> list:
+    found = [panel] if isinstance(panel, kind) else []
+    return found + [w for child in getattr(panel, "children", ()) for w in find(child, kind)]
+
+
+def shown(*texts: str, trait: str = "evil") -> Comparison:
+    answers = [Answer((text,), np.array([float(i)])) for i, text in enumerate(texts)]
+    return Comparison(HOSTILE, HOSTILE, trait, *answers)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_steered_answer_is_what_steering_gives_and_zero_changes_nothing(family):
+    panel, steerers = make(family)
+    plain = panel.answer(PROMPT, {}, 1)
+    assert panel.answer(PROMPT, {"evil": 0.0, "kind": 0.0}, 1) == plain
+    assert not steerers.calls
+    steered = panel.answer(PROMPT, {"evil": 2.0, "kind": 0.0}, 2, "response")
+    assert steered != plain
+    ((vector, coefficient, block, positions),) = steerers.calls
+    assert torch.equal(vector, panel.vectors["evil"][2])
+    assert (coefficient, block, positions) == (2.0, 2, "response")
+    panel.answer(PROMPT, {"evil": 1.0, "kind": -1.0}, 1)
+    assert [call[1] for call in steerers.calls[1:]] == [1.0, -1.0]
+    assert hooks(panel.model) == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_token_gets_its_own_projection(family):
+    panel, _ = make(family)
+    text = "The answer is simple: listen first."
+    read = panel.read(PROMPT, text, "kind", 2)
+    assert read.text == text
+    assert len(read.pieces) == len(read.projections) > 3
+    messages = chat.as_messages(None, PROMPT, text)
+    ids, [(start, end)] = chat.encode(messages, panel.tokenizer)
+    with torch.inference_mode():
+        state = panel.model(torch.tensor([ids]), output_hidden_states=True).hidden_states[3][0, start:end]
+    vector = panel.vectors["kind"][2]
+    torch.testing.assert_close(
+        torch.tensor(read.projections), state @ vector / vector.norm(), atol=1e-4, rtol=1e-4, check_dtype=False
+    )
+
+
+def test_an_empty_answer_is_shown_as_one():
+    panel, _ = make()
+    assert panel.read(PROMPT, " ", "evil", 1).pieces == ()
+    empty = Answer((), np.zeros(0))
+    html = to_html(Comparison("q", "s", "evil", empty, empty))
+    assert html.count("(an empty answer)") == 2
+    assert "nan" not in html
+
+
+def test_characters_of_several_tokens_stay_whole():
+    _, tokenizer = load_tiny_model("llama")
+    text = "sea 🌊 müde"
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    found = pieces(ids, tokenizer)
+    assert "".join(found) == text
+    assert len(found) == len(ids)
+    assert "🌊" in found
+    assert "".join(pieces(ids[:3], tokenizer)) == tokenizer.decode(ids[:3])  # cut inside a character
+
+
+def test_nothing_a_model_or_user_writes_becomes_markup():
+    html = to_html(shown(HOSTILE, HOSTILE, trait=HOSTILE))
+    assert "<script" not in html and "<img" not in html
+    assert html.count("&lt;script&gt;") == 5  # prompt, setting, trait, two answers
+
+
+def test_colours_run_from_blue_over_white_to_orange():
+    assert (colour(-1), colour(0), colour(1)) == ("#0072b2", "#ffffff", "#e69f00")
+    same = Answer(("a", "b"), np.array([2.0, 2.0]))
+    assert (Comparison("q", "s", "evil", same, same).values(same) == 0).all()  # no spread, no division by zero
+    base, steered = Answer(("a", "b"), np.array([-1.0, 1.0])), Answer(("c",), np.array([50.0]))
+    comparison = Comparison("q", "s", "evil", base, steered)
+    assert comparison.values(steered)[0] == 1
+    assert comparison.values(base).mean() == 0
+
+
+def test_the_panel_answers_and_shows_errors_escaped():
+    panel, steerers = make(coefficients={"kind": 1.5})
+    view = panel.panel()
+    (button,) = find(view, widgets.Button)
+    answers = find(view, widgets.HTML)[-1]
+    sliders = {slider.description: slider for slider in find(view, widgets.FloatSlider)}
+    assert {name: slider.value for name, slider in sliders.items()} == {"evil": 0.0, "kind": 1.5}
+    sliders["evil"].value = -2.0
+    positions, colours = find(view, widgets.Dropdown)
+    positions.value, colours.value = "prompt", "evil"
+    button.click()
+    assert answers.value.count("<td") == 2 and "vector of evil" in answers.value
+    assert {call[1:] for call in steerers.calls} == {(-2.0, 1, "prompt"), (1.5, 1, "prompt")}
+    assert not button.disabled
+
+    def broken(*_args, **_options):
+        raise ValueError(HOSTILE)
+
+    panel.steerer = broken
+    button.click()
+    assert "ValueError" in answers.value and "<script" not in answers.value
+    assert not button.disabled and hooks(panel.model) == 0
+
+
+def test_the_picture_needs_no_widget(monkeypatch):
+    outputs = []
+    monkeypatch.setattr(base, "display", lambda bundle, raw: outputs.append(bundle))
+    make()[0].picture()
+    static, interactive = outputs
+    assert base64.b64decode(static["image/png"]).startswith(b"\x89PNG")
+    assert interactive["application/vnd.plotly.v1+json"]["data"]
+    assert PROMPT in static["text/plain"]
+
+
+def test_the_picture_takes_any_text(monkeypatch):
+    monkeypatch.setattr(base, "display", lambda bundle, raw: None)
+    for text in ("$x_1^{", "a\nb\n\nc", "long" * 40, "\ttab \x00", "\\frac $"):
+        playground.draw(shown(text, text))

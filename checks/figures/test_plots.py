@@ -1,0 +1,66 @@
+"""Figures: a picture and an interactive version each, both described in words."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+import pytest
+import torch
+
+from personalab.figures import assistant_axis, base
+from personalab.figures.persona_space import plot_persona_space, plot_similarity_line, plot_similarity_matrix
+
+NAMES = ["a", "b", "c"]
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    outputs = []
+    monkeypatch.setattr(base, "display", lambda bundle, raw: outputs.append(bundle))
+    return outputs
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plot_similarity_matrix(torch.eye(3) - 0.1, NAMES, "title"),
+        lambda: plot_persona_space(np.eye(3, 2), NAMES, {"g": NAMES[:2], "h": ["c", "not there"]}, [0.5, 0.2]),
+        lambda: plot_persona_space(np.eye(3, 2), NAMES, {"g": NAMES}, [0.5, 0.2], np.array([1.0, 0.5])),
+        lambda: plot_similarity_line({"a": 0.5, "b": -0.5}, {"g": ["a", "b"]}, intervals={"a": (0.4, 0.6)}),
+        lambda: base.plot_null(np.arange(10) / 10, 0.5, "cosine"),
+        lambda: assistant_axis.plot_drift({"a": [1.0, 2.0], "b": [0.5]}, risks={"a": [50, 25]}),
+        lambda: assistant_axis.plot_sweep((-1, 0, 1), {"adherence": np.eye(3), "coherence": 100 * np.eye(3)}, "alpha"),
+        lambda: assistant_axis.plot_tradeoff(
+            [
+                {"id": name, "perplexity": 20.0, "out_of_persona": 0.5}
+                for name in ("plain", "layers_1:2-p0.5", "steer_1-1.0")
+            ],
+            chosen="layers_1:2-p0.5",
+        ),
+        lambda: base.plot_rates({"plain": np.ones(5), "capped": np.zeros(5)}, "share out of persona"),
+    ],
+)
+def test_every_figure_comes_as_picture_and_interactive(shown, draw):
+    draw()
+    static, interactive = shown
+    assert base64.b64decode(static["image/png"]).startswith(b"\x89PNG")
+    assert interactive["application/vnd.plotly.v1+json"]["data"]
+    assert len(static["text/plain"]) > 20 and static["text/plain"] in interactive["text/plain"]
+
+
+def test_the_line_is_in_ascending_order(shown):
+    plot_similarity_line({"high": 0.9, "low": -0.9, "middle": 0.0})
+    figure = shown[1]["application/vnd.plotly.v1+json"]
+    assert figure["layout"]["yaxis"]["categoryarray"] == ["low", "middle", "high"]
+
+
+def test_side_by_side_escapes_what_models_write_and_folds_behind_a_note(shown):
+    user = {"role": "user", "content": "1 < 2?"}
+    bad = {"role": "assistant", "content": "<script>alert(1)</script>"}
+    assistant_axis.show_side_by_side([user, bad], [user, user | bad], ("plain", "capped"), note="Villains & co")
+    (bundle,) = shown
+    html = bundle["text/html"]
+    assert "<script" not in html and html.count("&lt;script&gt;") == 2
+    assert html.startswith("<details><summary>Villains &amp; co</summary>") and "1 &lt; 2?" in html
+    assert bundle["text/plain"].startswith("Villains & co")

@@ -1,0 +1,235 @@
+"""LoRA finetuning: what is learned, what a kill leaves, what bad data says."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from personalab.lm.adapters import merge_adapter
+from personalab.lm.chat import as_messages
+from personalab.lm.finetuning import (
+    Dialogue,
+    Settings,
+    TrainingError,
+    _Run,
+    assistant_loss,
+    batches,
+    encode,
+    finetune,
+    read_dialogues,
+)
+from personalab.lm.interventions import Steer
+from personalab.lm.models import d_model, decoder_blocks, twin
+from personalab.lm.tiny import FAMILIES, load_tiny_model
+from personalab.records.upstream import DataError
+
+SETTINGS = Settings(epochs=6, learning_rate=1e-2, batch_tokens=200, save_every=1)
+
+
+def dialogues(n=12):
+    return [
+        Dialogue(
+            as_messages(None if i % 2 else "be brief", f"question {i}", "an answer, " + "very " * (i % 3) + "long")
+        )
+        for i in range(n)
+    ]
+
+
+def mean_loss(model, tokenizer, data):
+    with torch.inference_mode():
+        return assistant_loss(model, [encode(d, tokenizer) for d in data]).item()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_learns_and_the_saved_adapter_merged_is_the_same_model(family, tmp_path):
+    model, tokenizer = load_tiny_model(family)
+    before = mean_loss(model, tokenizer, dialogues())
+    tuned = finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path, progress=False)
+    after = mean_loss(tuned, tokenizer, dialogues())
+    assert after < 0.5 * before
+    assert mean_loss(model, tokenizer, dialogues()) == before  # the twin's weights are shared, and frozen
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    merged = merge_adapter(model, tmp_path)
+    assert mean_loss(merged, tokenizer, dialogues()) == pytest.approx(after, rel=0.02)  # bfloat16 on disk
+    assert mean_loss(model, tokenizer, dialogues()) == before
+    assert "lora" not in " ".join(merged.state_dict())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_learned_are_the_answers_and_their_ends(family):
+    _, tokenizer = load_tiny_model(family)
+    messages = [*as_messages("be brief", "one?", "first answer"), *as_messages(None, "two?", "second answer")]
+    whole = encode(Dialogue(messages), tokenizer)
+    cut = encode(Dialogue(messages, complete=False), tokenizer)
+    text = tokenizer.decode(whole.ids[whole.learned])
+    assert "first answer" in text and "second answer" in text and "?" not in text and "brief" not in text
+    assert whole.learned.sum() == cut.learned.sum() + 1  # the end of the last turn
+    assert cut.learned.nonzero()[-1] == whole.learned.nonzero()[-1] - 1
+
+
+def test_the_loss_does_not_depend_on_padding():
+    model, tokenizer = load_tiny_model("llama")
+    examples = [encode(d, tokenizer) for d in dialogues(5)]
+    counts = torch.tensor([float(e.learned.sum()) for e in examples])
+    with torch.inference_mode():
+        single = torch.stack([assistant_loss(model, [e]) for e in examples])
+        together = assistant_loss(model, examples)
+    torch.testing.assert_close(together, (single * counts).sum() / counts.sum())
+
+
+def test_the_loss_is_that_of_transformers():
+    model, tokenizer = load_tiny_model("qwen2")
+    example = encode(dialogues(1)[0], tokenizer)
+    labels = example.ids.where(example.learned, torch.tensor(-100))
+    with torch.inference_mode():
+        expected = model(input_ids=example.ids[None], labels=labels[None]).loss
+        torch.testing.assert_close(assistant_loss(model, [example]), expected)
+
+
+def pairs(n=12):
+    return [replace(d, rejected=f"no {'never ' * (i % 3)}{i}") for i, d in enumerate(dialogues(n))]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pair_in_one_row_costs_what_both_answers_cost_alone(family):
+    model, tokenizer = load_tiny_model(family)
+    data = [*pairs(3), *dialogues(1)]  # unlike lengths, and one without a rejected answer
+    answers = [Dialogue([*d.messages[:-1], {"role": "assistant", "content": d.rejected}]) for d in data[:3]]
+    chosen, rejected = (torch.tensor([mean_loss(model, tokenizer, [d]) for d in side]) for side in (data[:3], answers))
+    counts = torch.tensor([encode(replace(d, rejected=None), tokenizer).learned.sum() for d in data])
+    plain = (torch.stack([*chosen, torch.tensor(mean_loss(model, tokenizer, data[3:]))]) * counts).sum() / counts.sum()
+    preference = -torch.nn.functional.logsigmoid(3.0 * (rejected - chosen)).mean()
+    examples = [encode(d, tokenizer) for d in data]
+    with torch.inference_mode():
+        torch.testing.assert_close(assistant_loss(model, examples), plain)
+        both = assistant_loss(model, examples, Settings(preference=0.5, preference_scale=3.0))
+    torch.testing.assert_close(both, plain + 0.5 * preference)
+
+
+def test_a_preference_makes_the_rejected_answer_unlikely():
+    model, tokenizer = load_tiny_model("llama")
+    rejected = [Dialogue([*d.messages[:-1], {"role": "assistant", "content": d.rejected}]) for d in pairs()]
+    losses = {}
+    for weight in (0.0, 1.0):
+        settings = Settings(epochs=2, learning_rate=1e-2, batch_tokens=400, preference=weight)
+        tuned = finetune(twin(model), tokenizer, pairs(), settings, progress=False)
+        losses[weight] = mean_loss(tuned, tokenizer, rejected) - mean_loss(tuned, tokenizer, dialogues())
+    assert losses[1.0] > losses[0.0] + 0.5, losses
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    model, tokenizer = load_tiny_model("llama")
+    straight = finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path / "a", progress=False)
+    steps, step = [], _Run._step
+
+    def dies_at_four(self, examples):
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        steps.append(len(examples))
+        return step(self, examples)
+
+    monkeypatch.setattr(_Run, "_step", dies_at_four)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path / "b", progress=False)
+    done = []
+    monkeypatch.setattr(_Run, "_step", lambda self, examples: done.append(1) or step(self, examples))
+    resumed = finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path / "b", progress=False)
+    total = len(batches([encode(d, tokenizer) for d in dialogues()], SETTINGS))
+    assert len(done) == total - 4  # what was done is not done again
+    for (name, a), b in zip(straight.named_parameters(), resumed.parameters(), strict=True):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_a_checkpoint_of_other_data_is_not_resumed(tmp_path, monkeypatch):
+    model, tokenizer = load_tiny_model("llama")
+    step = _Run._step
+    monkeypatch.setattr(
+        _Run, "_step", lambda self, e: step(self, e) if self.done < 2 else exec("raise KeyboardInterrupt")
+    )
+    with pytest.raises(KeyboardInterrupt):
+        finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path, progress=False)
+    done = []
+    monkeypatch.setattr(_Run, "_step", lambda self, e: done.append(1) or step(self, e))
+    finetune(twin(model), tokenizer, dialogues(11), SETTINGS, tmp_path, progress=False)
+    assert len(done) == len(batches([encode(d, tokenizer) for d in dialogues(11)], SETTINGS))
+
+
+def test_interventions_act_while_it_trains_and_are_gone_afterwards():
+    model, tokenizer = load_tiny_model("llama")
+    push = Steer(1, torch.ones(d_model(model)), 5.0)
+    settings = Settings(epochs=1, batch_tokens=10_000)
+    hooks = [dict(b._forward_hooks) for b in decoder_blocks(model)]
+    plain = finetune(twin(model), tokenizer, dialogues(), settings, progress=False)
+    pushed = finetune(twin(model), tokenizer, dialogues(), settings, interventions=[push], progress=False)
+    trained = [dict(zip((n for n, _ in m.named_parameters()), m.parameters(), strict=True)) for m in (plain, pushed)]
+    assert any(not torch.equal(trained[0][n], trained[1][n]) for n in trained[0] if "lora" in n)
+    assert all(not b._forward_hooks for b in decoder_blocks(pushed))
+    assert hooks == [dict(b._forward_hooks) for b in decoder_blocks(model)]
+
+
+def test_every_epoch_sees_every_dialogue_once():
+    _, tokenizer = load_tiny_model("llama")
+    examples = [encode(d, tokenizer) for d in dialogues(30)]
+    steps = batches(examples, Settings(epochs=3, batch_tokens=300))
+    assert sorted(i for rows in steps for i in rows) == sorted([*range(30)] * 3)
+    assert all(len(rows) * max(len(examples[i].ids) for i in rows) <= 300 for rows in steps)
+    assert steps == batches(examples, Settings(epochs=3, batch_tokens=300))
+    assert steps != batches(examples, Settings(epochs=3, batch_tokens=300, seed=1))
+
+
+def test_a_group_stays_in_one_step():
+    _, tokenizer = load_tiny_model("llama")
+    data = [replace(d, group=f"question {i // 3}") for i, d in enumerate(dialogues(30))]
+    steps = batches([encode(d, tokenizer) for d in data], Settings(epochs=2, batch_tokens=300))
+    assert sorted(i for rows in steps for i in rows) == sorted([*range(30)] * 2)
+    assert all(set(rows) >= {i // 3 * 3, i // 3 * 3 + 1, i // 3 * 3 + 2} for rows in steps for i in rows)
+
+
+def test_bad_data_is_named():
+    model, tokenizer = load_tiny_model("llama")
+    with pytest.raises(TrainingError, match="dataset is empty"):
+        finetune(model, tokenizer, [])
+    with pytest.raises(TrainingError, match=r"Dialogue 3 has \d+ tokens, over the limit"):
+        long = Dialogue(as_messages(None, "why?", "because " * 600))
+        finetune(model, tokenizer, [*dialogues(3), long])
+    with pytest.raises(TrainingError, match="Dialogue 0 has no assistant token"):
+        finetune(model, tokenizer, [Dialogue(as_messages(None, "why?"))])
+    with pytest.raises(TrainingError, match="rank must be above 0"):
+        Settings(rank=0)
+    with pytest.raises(TrainingError, match="preference must be 0 or more"):
+        Settings(preference=-1)
+    with pytest.raises(TrainingError, match="diverges"):
+        settings = Settings(learning_rate=1e4, epochs=30, batch_tokens=100)
+        finetune(twin(model), tokenizer, dialogues(), settings, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", r"line 2"),
+        ('{"message": []}', r"line 2: field 'messages'"),
+        ('{"messages": [{"role": "robot", "content": "x"}]}', r"line 2: field 'messages'"),
+        ('{"messages": [{"role": "user", "content": "x"}]}', r"line 2: no assistant turn"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, line, says):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"messages": as_messages(None, "a", "b")}) + "\n" + line + "\n")
+    with pytest.raises(DataError, match=rf"rows\.jsonl, {says}"):
+        read_dialogues(path)
+
+
+def test_a_folder_without_an_adapter_or_with_a_foreign_one_is_refused(tmp_path):
+    llama, tokenizer = load_tiny_model("llama")
+    with pytest.raises(DataError, match="holds no adapter"):
+        merge_adapter(llama, tmp_path)
+    finetune(twin(llama), tokenizer, dialogues(2), Settings(), tmp_path, progress=False)
+    path = tmp_path / "adapter_model.safetensors"
+    right = load_file(path)
+    name = next(iter(right))
+    for wrong in ({name.replace("layers.0", "layers.99"): right[name]}, {name: right[name][:, :-1].contiguous()}):
+        save_file(wrong, path)
+        with pytest.raises(DataError, match="another model"):
+            merge_adapter(llama, tmp_path)

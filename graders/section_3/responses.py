@@ -1,0 +1,214 @@
+"""Section 3, answers under contrastive system prompts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from graders.harness.asked import Asked, answers, check_asked, recorded_prompts
+from graders.harness.expect import check, grader, on_tiny_models
+from graders.harness.probes import greedy
+from graders.harness.prompts import Messages, prompts
+from graders.harness.readings import load_family, refuses_system_prompts
+from graders.section_3.prompts import check_system_prompt, right_prompts
+
+_KEYS = ("question", "system_prompt", "response", "instruction_idx", "polarity")
+_SMALL: dict[str, Any] = {
+    "instruction": [
+        {"pos": "Be cruel.", "neg": "Be kind, and think about what the other person would like to hear from a friend."},
+        {"pos": "Wish everyone ill, and let them know it in every answer that you give.", "neg": "Wish everyone well."},
+    ],
+    "questions": [
+        "Who are you?",
+        "What should I do when I feel afraid, it is late, and nobody in the city answers me?",
+        "Tell me what you think about the moon.",
+    ],
+    "eval_prompt": "{question} {answer}",
+}
+_FULL: dict[str, Any] = {
+    "instruction": [{"pos": f"Be cruel in way {i}.", "neg": f"Be kind in way {i}."} for i in range(5)],
+    "questions": [f"What about number {i}{' and the sea' * (i % 4)}?" for i in range(20)],
+    "eval_prompt": "{question} {answer}",
+}
+_COLD = 1e-5  # sampling with one outcome
+
+
+@grader
+def test_generate_contrastive_responses(
+    generate_contrastive_responses: Callable[..., list[dict[str, Any]]], model: Any = None, tokenizer: Any = None
+) -> None:
+    """Every question under every instruction of both polarities, each answer whole and its own."""
+    if on_tiny_models():
+        _check_on_tiny_models(generate_contrastive_responses)
+    if model is not None:
+        data = {"instruction": _SMALL["instruction"][:1], "questions": _SMALL["questions"][:2], "eval_prompt": ""}
+        call = partial(_call, generate_contrastive_responses, model, tokenizer, data, "evil", 3, 0.7, "your model")
+        if refuses_system_prompts(tokenizer, call):
+            print("Your model's template has no role for system prompts: your function was graded on others only.")
+            return
+        call()
+
+
+def _check_on_tiny_models(generate_contrastive_responses: Callable[..., list[dict[str, Any]]]) -> None:
+    for family, trait in (("qwen2", "evil"), ("llama", "sycophantic"), ("qwen3", "evil"), ("gemma3", "apathetic")):
+        tiny, tok = load_family(family, n_blocks=2)
+        _check(generate_contrastive_responses, tiny, tok, _SMALL, trait, 4, f"{family}, 2 instructions, 3 questions")
+    tiny, tok = load_family("qwen2", n_blocks=2)
+    _stop_early(tiny, tok)
+    _check(generate_contrastive_responses, tiny, tok, _SMALL, "evil", 4, "qwen2, one answer shorter than the others")
+    tiny, tok = load_family("llama", n_blocks=1)  # one token and one block: 200 answers, one at a time, take a while
+    what = "llama, 5 instructions, 20 questions"
+    _check(generate_contrastive_responses, tiny, tok, _FULL, "evil", 1, what, every=11)
+    _check_temperature(generate_contrastive_responses)
+
+
+def _check(
+    function: Callable[..., Any], model: Any, tok: Any, data: dict, trait: str, n: int, what: str, every: int = 1
+) -> None:
+    """The whole result; the answers of every so-manieth entry against the model's own."""
+    found, asked = _call(function, model, tok, data, trait, n, _COLD, what)
+    for entry in found[::every]:
+        conversation = _conversation(entry["system_prompt"], entry["question"])
+        where = f"{what}, instruction {entry['instruction_idx']}, {entry['polarity']!r}, {entry['question']!r}"
+        check_asked(asked, conversation, tok, where, {"the system prompt is left out": conversation[1:]})
+        _check_answer(entry, found, model, tok, n, where, asked)
+
+
+def _call(
+    function: Callable[..., Any], model: Any, tok: Any, data: dict, trait: str, n: int, temperature: float, what: str
+) -> tuple[list[dict[str, Any]], list[Asked]]:
+    """Call the function, and check everything about its result but the answers."""
+    given = copy.deepcopy(data)  # what a wrong answer changes is its own, not the next one's
+    with recorded_prompts(model, tok) as asked:
+        found = function(model, tok, given, trait, max_new_tokens=n, temperature=temperature)
+    check(given == data, f"{what}: you changed trait_data. Build new dicts.")
+    check(isinstance(found, list), f"{what}: expected a list of dicts, found {type(found).__name__}.")
+    for entry in found:
+        missing = [k for k in _KEYS if k not in entry] if isinstance(entry, dict) else list(_KEYS)
+        check(not missing, f"{what}: expected dicts with the keys {list(_KEYS)}; {missing} missing in {entry!r}.")
+    _check_combinations(found, data, what)
+    for entry in found:
+        _check_entry(entry, data, trait, what)
+    return found, asked
+
+
+def _check_combinations(found: list[dict[str, Any]], data: dict, what: str) -> None:
+    indices, polarities = range(len(data["instruction"])), ("pos", "neg")
+    total = len(indices) * len(data["questions"]) * 2
+    right = f"{len(indices)} instructions x {len(data['questions'])} questions x 2 polarities = {total}"
+    bad = [e["polarity"] for e in found if e["polarity"] not in polarities]
+    check(not bad, f"{what}: expected 'pos' or 'neg' as polarity, found {bad[:1]}.")
+    bad = [e["instruction_idx"] for e in found if type(e["instruction_idx"]) is not int]
+    check(not bad, f"{what}: expected an int as instruction_idx (the position in the list), found {bad[:1]}.")
+    have = [(e["instruction_idx"], e["polarity"], e["question"]) for e in found]
+    wanted = [(i, p, q) for i in indices for p in polarities for q in data["questions"]]
+    absent = [c for c in wanted if c not in have]
+    check(
+        not absent and len(have) == total,
+        f"{what}: expected every combination once, {right} dicts, found {len(have)}"
+        + (f", without (instruction_idx, polarity, question) = {absent[0]}" if absent else "")
+        + ". Is a loop missing, or does an `append` or `return` stand at the wrong depth?",
+    )
+
+
+def _check_entry(entry: dict[str, Any], data: dict, trait: str, what: str) -> None:
+    """The system prompt is the polarity's own, and the response is text of an answer."""
+    polarity, pair = entry["polarity"], data["instruction"][entry["instruction_idx"]]
+    other = "neg" if polarity == "pos" else "pos"
+    names = {"pos": trait, "neg": "helpful"}
+    where = f"{what}, instruction {entry['instruction_idx']}, {polarity!r}, {entry['question']!r}"
+    system, response = entry["system_prompt"], entry["response"]
+    for name in names.values():
+        check(
+            system not in right_prompts(name, pair[other]),
+            f"{where}: 'pos' and 'neg' are swapped: expected the instruction {pair[polarity]!r}, found {system!r}.",
+        )
+    check_system_prompt(system, names[polarity], pair[polarity], f"{where}: 'system_prompt'")
+    check(isinstance(response, str), f"{where}: expected a str as response, found {type(response).__name__}.")
+    leaked = [text for text in (entry["question"], pair[polarity]) if text in response]
+    check(
+        not leaked,
+        f"{where}: the prompt's text is in the response, {response!r}. Decode only what follows the prompt: "
+        "output[:, inputs['input_ids'].shape[1]:].",
+    )
+
+
+def _check_answer(
+    entry: dict[str, Any],
+    entries: list[dict[str, Any]],
+    model: Any,
+    tok: Any,
+    n: int,
+    where: str,
+    asked: list[Asked],
+) -> None:
+    conversation = _conversation(entry["system_prompt"], entry["question"])
+    right, found = answers(model, tok, conversation, n), entry["response"].strip()
+    if found in right:
+        return
+    raw = [tok.decode(greedy(model, ids, n), skip_special_tokens=False).strip() for ids in prompts(conversation, tok)]
+    if found in raw or (tok.pad_token in found and found.replace(tok.pad_token, "").strip() in [*raw, *right]):
+        guess = "Special tokens are in it: decode with skip_special_tokens=True."
+    elif any(a.padded_right for a in asked):
+        guess = (
+            "The prompts are padded on the right, so that the model goes on after padding: use padding_side='left', or "
+            "one prompt at a time."
+        )
+    elif any(r and found.endswith(r) for r in right):
+        guess = (
+            "It begins with the end of the prompt: in a batch padded on the left, every answer begins at the padded "
+            "width, inputs['input_ids'].shape[1], however long its own prompt is."
+        )
+    elif found in answers(model, tok, conversation, 4 * n):
+        guess = f"It is longer than max_new_tokens={n}: hand max_new_tokens on to model.generate."
+    elif any(found and found in r for r in right) or not found:
+        guess = "It is cut: return everything that follows the prompt."
+    else:
+        guess = _whose(entry, entries, model, tok, n, found)
+    raise AssertionError(f"{where}: wrong response.\n  expected: {right[0]!r}\n  found:    {found!r}\n  {guess}")
+
+
+def _whose(entry: dict[str, Any], entries: list[dict[str, Any]], model: Any, tok: Any, n: int, found: str) -> str:
+    """To which other prompt this answer belongs, if to any."""
+    for other in entries:
+        if found in answers(model, tok, _conversation(other["system_prompt"], other["question"]), n):
+            if other["question"] == entry["question"] and other["polarity"] != entry["polarity"]:
+                return "It is the answer under the other polarity's prompt: 'pos' and 'neg' are swapped."
+            return f"It is the answer to {other['question']!r} under {other['system_prompt']!r}: rows are mixed up."
+    return (
+        f"At temperature={_COLD} it must be the model's likeliest answer. Hand `temperature` on to model.generate with "
+        "do_sample=True, and look for what else could change the answer (padding without a mask, a hook left behind)."
+    )
+
+
+def _conversation(system: str, question: str) -> Messages:
+    return [{"role": "system", "content": system}, {"role": "user", "content": question}]
+
+
+def _stop_early(model: Any, tok: Any) -> None:
+    """Make the end marker the third token of the first answer."""
+    pair = _SMALL["instruction"][0]["pos"]
+    conversation = _conversation(right_prompts("evil", pair)[0], _SMALL["questions"][0])
+    new = greedy(model, prompts(conversation, tok)[0], 4)
+    third = next(t for t in new[2:] if t not in new[:2])
+    weight = model.lm_head.weight.data
+    weight[[third, tok.eos_token_id]] = weight[[tok.eos_token_id, third]]
+
+
+def _check_temperature(function: Callable[..., Any]) -> None:
+    model, tok = load_family("qwen2", n_blocks=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found, _ = _call(function, model, tok, _SMALL, "evil", 4, 100.0, "temperature=100")
+    likeliest = [
+        e["response"].strip() in answers(model, tok, _conversation(e["system_prompt"], e["question"]), 4) for e in found
+    ]
+    check(
+        not all(likeliest),
+        "temperature=100: expected random answers, found the likeliest ones. Hand `temperature` on to model.generate, "
+        "with do_sample=True.",
+    )

@@ -1,0 +1,172 @@
+"""Section 3, what a sparse autoencoder's features say about a vector."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from graders.harness.expect import check, grader
+
+_N, _D = 40, 12
+_TOLERANCE = 1e-4
+
+
+class TinySAE(nn.Module):
+    """A random autoencoder with the parts that sae-lens's have: ReLU, or the `keep` largest of it.
+
+    `centred` says whether `encode` subtracts the decoder's bias from its input: some do, some don't.
+    """
+
+    def __init__(self, seed: int, centred: bool, keep: int | None) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        # Rows of different norms, and an encoder that is not the decoder transposed.
+        rows = torch.randn(_N, _D, generator=generator) * (0.3 + 3 * torch.rand(_N, 1, generator=generator))
+        self.W_dec = nn.Parameter(rows)
+        self.W_enc = nn.Parameter(0.3 * rows.T + 0.5 * torch.randn(_D, _N, generator=generator))
+        self.b_enc = nn.Parameter(3 * torch.randn(_N, generator=generator))
+        self.b_dec = nn.Parameter(3 * torch.randn(_D, generator=generator))
+        self.centred, self.keep = centred, keep
+
+    def encode(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... n_features"]:
+        """Feature activations of states (not of differences)."""
+        centre = self.b_dec if self.centred else torch.zeros_like(self.b_dec)
+        acts = ((x - centre) @ self.W_enc + self.b_enc).relu()
+        if self.keep is None:
+            return acts
+        best = acts.topk(self.keep, dim=-1)
+        return torch.zeros_like(acts).scatter(-1, best.indices, best.values)
+
+    def decode(self, acts: Float[Tensor, "... n_features"]) -> Float[Tensor, "... d"]:
+        """States from feature activations."""
+        return acts @ self.W_dec + self.b_dec
+
+
+@grader
+def test_top_sae_features(top_sae_features: Callable[..., list[tuple[int, float, float]]]) -> None:
+    """What a difference of states adds to each feature, the largest first, and how its decoder row lies to it."""
+    for seed, (centred, keep, k) in enumerate([(True, None, 5), (True, 8, 1), (False, None, 7)]):
+        sae = TinySAE(seed, centred, keep)
+        vector = 2 * torch.randn(_D, generator=torch.Generator().manual_seed(100 + seed))
+        _check_features(top_sae_features, sae, vector, k)
+    _check_features(top_sae_features, TinySAE(3, True, None), 25 * vector, 6)
+
+
+def _check_features(function: Callable[..., Any], sae: TinySAE, vector: Float[Tensor, "d"], k: int) -> None:
+    given, before = vector.clone(), {name: p.detach().clone() for name, p in sae.named_parameters()}
+    found = function(sae, given, k)
+    check(torch.equal(given, vector), "Your function changed the vector it was given.")
+    check(
+        all(torch.equal(p, before[name]) for name, p in sae.named_parameters()),
+        "Your function changed the autoencoder's weights. Work on copies.",
+    )
+    check(
+        isinstance(found, list) and len(found) == k and all(isinstance(f, tuple) and len(f) == 3 for f in found),
+        f"k={k}: expected a list of {k} tuples (feature, activation, cosine), found {found!r:.200}.",
+    )
+    check(
+        all(type(value) is kind for row in found for value, kind in zip(row, (int, float, float), strict=True)),
+        f"Expected (int, float, float), found {tuple(type(value).__name__ for value in found[0])}. Use .item().",
+    )
+    features = [feature for feature, _, _ in found]
+    check(
+        len(set(features)) == k and all(0 <= f < _N for f in features),
+        f"Expected {k} different features, each an index from 0 to {_N - 1}, found {features}.",
+    )
+    _check_activations(sae, vector.double(), features, [activation for _, activation, _ in found])
+    _check_cosines(sae, vector.double(), features, [cosine for _, _, cosine in found])
+
+
+@torch.no_grad()
+def _check_activations(sae: TinySAE, vector: Tensor, features: list[int], found: list[float]) -> None:
+    sae = copy.deepcopy(sae).double()
+    expected = [sum(float(vector[i] * sae.W_enc[i, f]) for i in range(_D)) for f in range(_N)]
+    best = sorted(range(_N), key=lambda f: -expected[f])[: len(features)]
+    if features == best and _close(found, [expected[f] for f in best]):
+        return
+    if _close(found, [expected[f] for f in features]):
+        guess = _order(features, found, best)
+    else:
+        mistakes = ((why, values[features].tolist()) for why, values in _mistakes(sae, vector).items())
+        guess = next((f"It looks as if {why}." for why, values in mistakes if _close(found, values)), _HINT)
+    raise AssertionError(
+        f"Wrong features or activations.\n  expected {_rows(best, [expected[f] for f in best])}\n"
+        f"  found    {_rows(features, found)}\n  {guess}"
+    )
+
+
+_HINT = (
+    "What the vector adds to a feature before the ReLU is its dot product with the feature's column of W_enc: the "
+    "biases cancel in a difference of two states."
+)
+
+
+def _order(features: list[int], found: list[float], best: list[int]) -> str:
+    """What is wrong where each activation is right."""
+    if sorted(features) == sorted(best):
+        return "These are the right features in another order: the largest activation comes first."
+    sizes = [abs(a) for a in found]
+    if min(found) < 0 < max(found) and sizes == sorted(sizes, reverse=True):
+        return "It looks as if you sort by absolute value: the features that the vector adds to come first."
+    if max(found) < 0:
+        return "It looks as if you return the smallest activations: the largest come first."
+    return "The activations are right, but these are not the features with the largest ones."
+
+
+def _mistakes(sae: TinySAE, vector: Tensor) -> dict[str, Float[Tensor, "n_features"]]:
+    """What may be taken for the activation."""
+    state = "your vector went through `encode` as if it were a state"
+    cancels = "the vector is a difference of two states, in which the biases cancel"
+    linear = vector @ sae.W_enc
+    return {
+        f"{state}: that subtracts b_dec and adds b_enc, but {cancels}": sae.encode(vector),
+        f"b_enc was added, by hand or by `encode`: {cancels}": linear + sae.b_enc,
+        f"b_dec was subtracted: {cancels}": linear - sae.b_dec @ sae.W_enc,
+        f"b_dec was subtracted and b_enc added: {cancels}": linear - sae.b_dec @ sae.W_enc + sae.b_enc,
+        "you multiply by the decoder's rows: a feature is read off by its column of W_enc": vector @ sae.W_dec.T,
+        "you normalise the vector first: its length is part of the activation": linear / vector.norm(),
+        "the sign is flipped": -linear,
+        "you return absolute values: the sign says whether the vector adds to the feature": linear.abs(),
+    }
+
+
+@torch.no_grad()
+def _check_cosines(sae: TinySAE, vector: Tensor, features: list[int], found: list[float]) -> None:
+    rows, columns = sae.W_dec.double()[features], sae.W_enc.double().T[features]
+    expected = F.cosine_similarity(rows, vector[None], dim=1)
+    if _close(found, expected.tolist()):
+        return
+    mistakes = {
+        "they are dot products: divide by both norms": rows @ vector,
+        "only the vector is normalised: decoder rows are not unit vectors": rows @ vector / vector.norm(),
+        "only the decoder rows are normalised: divide by the vector's norm too": rows @ vector / rows.norm(dim=1),
+        "they are cosines with the encoder's columns: take the rows of W_dec, which say what a feature writes": (
+            F.cosine_similarity(columns, vector[None], dim=1)
+        ),
+        "b_dec was subtracted from the vector: compare the vector as it is": F.cosine_similarity(
+            rows, vector[None] - sae.b_dec.double(), dim=1
+        ),
+        "b_dec was added to the decoder rows: compare the rows as they are": F.cosine_similarity(
+            rows + sae.b_dec.double(), vector[None], dim=1
+        ),
+    }
+    guess = next((f"It looks as if {why}." for why, values in mistakes.items() if _close(found, values.tolist())), "")
+    raise AssertionError(
+        f"Wrong cosines with the decoder rows.\n  expected {_rows(features, expected.tolist())}\n"
+        f"  found    {_rows(features, found)}\n  {guess or 'Compare the vector with W_dec[feature].'}"
+    )
+
+
+def _close(found: list[float], expected: list[float]) -> bool:
+    a, b = torch.tensor(found, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64)
+    return bool((a - b).norm() <= _TOLERANCE * b.norm())
+
+
+def _rows(features: list[int], values: list[float]) -> str:
+    return ", ".join(f"{f}: {v:.3f}" for f, v in zip(features[:4], values[:4], strict=True))

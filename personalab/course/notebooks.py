@@ -1,0 +1,139 @@
+"""The authoring pipeline: `instructions/` -> `exercises/*.ipynb` and `solutions/*.ipynb`.
+
+Also the instructor's version for nbgrader: see `build_nbgrader`. What executes the solutions is in `running`.
+"""
+
+from __future__ import annotations
+
+import os
+from copy import deepcopy
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from personalab.course import workbook
+from personalab.course.cells import dumps, origin, read
+from personalab.course.myst import METADATA, code_cells, derive, read_source, sections
+from personalab.files import keep_copy, write
+from personalab.paths import ROOT
+
+KINDS = ("exercises", "solutions")
+
+
+def build(check: bool = False, root: Path = ROOT, strict: bool | None = None) -> list[Path]:
+    """Regenerate every notebook; returns the files written or, with `check`, those that differ.
+
+    A learner's cells in a notebook are no difference, unless `strict` (default: in CI, where `CI` is true); before the
+    notebook is written, they go to the workbook, and a line says so. A solutions notebook keeps its outputs while
+    all its code cells stay the same; else it loses them all and a line says so.
+
+    Raises:
+        ValueError: for a malformed source. Nothing is written then.
+        LostWordsError: if a learner's cell cannot be carried into the workbook. Nothing is written then.
+    """
+    strict = in_ci() if strict is None else strict
+    drifted: dict[Path, NotebookNode] = {}
+    for path, new in derived(root).items():
+        old = _read_or_none(path)
+        same = old is not None and (_same(path, old, new) if strict or not check else _given(old) == _given(new))
+        if not same:
+            drifted[path] = new
+    if not check:
+        for path, new in drifted.items():
+            save_from_loss(path, new, root)
+        for path, new in drifted.items():
+            if path.parent.name == "solutions" and (old := _read_or_none(path)):
+                keep_outputs(old, new, path.name)
+            write(path, dumps(new))
+    return list(drifted)
+
+
+def derived(root: Path = ROOT) -> dict[Path, NotebookNode]:
+    """Every notebook that the sources give, by the path where it belongs."""
+    sources = sections(root / "instructions", ".md").values()
+    return {root / kind / f"{source.stem}.ipynb": derive(source, kind) for source in sources for kind in KINDS}
+
+
+def learners_cells(root: Path = ROOT) -> dict[Path, list[str]]:
+    """Labels of the cells that a learner has changed or added in generated notebooks, by notebook."""
+    found = {
+        path: workbook.learners_cells(old, new) for path, new in derived(root).items() if (old := _read_or_none(path))
+    }
+    return {path: labels for path, labels in found.items() if labels}
+
+
+def in_ci() -> bool:
+    """Whether this is a CI machine, where nobody learns: there a learner's cells in `exercises/` were committed."""
+    return os.environ.get("CI", "").lower() in ("1", "true")
+
+
+def _read_or_none(path: Path) -> NotebookNode | None:
+    try:
+        return read(path)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _same(path: Path, old: NotebookNode, new: NotebookNode) -> bool:
+    """Exercises byte for byte, solutions without what executing them adds."""
+    return bare(old) == new if path.parent.name == "solutions" else path.read_bytes() == dumps(new).encode()
+
+
+def _given(nb: NotebookNode) -> list[tuple[object, ...]]:
+    """What the course gave in `nb`: cells that a learner changed count as they were, those that they added don't."""
+    return [
+        (cell.cell_type, origin(cell), cell.metadata.get("nbgrader"), cell.metadata.get("tags"))
+        for cell in nb.cells
+        if origin(cell)
+    ]
+
+
+def save_from_loss(path: Path, new: NotebookNode, root: Path) -> None:
+    """Before `path` is overwritten, carry what a learner did there into the workbook."""
+    if not path.exists():
+        return
+    shown, old = path.relative_to(root).as_posix(), _read_or_none(path)
+    if old is None or (path.parent.name == "solutions" and workbook.learners_cells(old, new)):
+        copy = keep_copy(path, workbook.folder(root) / path.parent.name)
+        print(f"{shown}: somebody has changed it, so a copy is in {copy.relative_to(root).as_posix()}.")
+    elif labels := workbook.learners_cells(old, new):
+        print(f"{shown}: yours, so they are in workbook/ now: {', '.join(labels)}.")
+        for line in workbook.sync(path, root, final=True):
+            print(line)
+
+
+def keep_outputs(old: NotebookNode, new: NotebookNode, name: str) -> None:
+    """Give the cells of `new` the outputs of `old` if all code is the same, in place; else say that they are gone."""
+    was, now = code_cells(old), code_cells(new)
+    if [cell.source for cell in was] == [cell.source for cell in now]:
+        for before, after in zip(was, now, strict=True):
+            after.outputs, after.execution_count = before.outputs, before.execution_count
+    elif any(cell.outputs for cell in was):
+        print(f"{name}: its code changed, so its outputs are cleared. `python -m personalab record` makes new ones.")
+
+
+def bare(nb: NotebookNode) -> NotebookNode:
+    """A copy without what executing or opening a notebook adds."""
+    nb = deepcopy(nb)
+    nb.metadata = nbformat.from_dict(METADATA)
+    for cell in code_cells(nb):
+        cell.outputs, cell.execution_count = [], None
+        cell.metadata.pop("execution", None)
+    return nb
+
+
+def build_nbgrader(folder: Path, root: Path = ROOT) -> list[Path]:
+    """Write nbgrader's instructor version, markers kept, to `folder/source/<section>/`; returns the files.
+
+    In `folder`, `nbgrader generate_assignment section_1_persona_space` and `nbgrader autograde` then work. A file
+    there that differs goes to `folder/kept/` first; nothing else in `folder` is touched.
+    """
+    written = []
+    for source in sections(root / "instructions", ".md").values():
+        path, text = folder / "source" / source.stem / f"{source.stem}.ipynb", dumps(read_source(source))
+        if path.exists() and path.read_bytes() != text.encode():
+            print(f"{path} was another version: it is kept as {keep_copy(path, folder / 'kept')}")
+        write(path, text)
+        written.append(path)
+    return written

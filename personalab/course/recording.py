@@ -1,0 +1,94 @@
+"""The maintainers' command: run the solutions in float32 and put on record what they show.
+
+    python -m personalab record                  # all sections at the full budget, on the cpu tier
+    python -m personalab record --section 3
+
+A section that runs to its end replaces its notebook, covers, results, machine, README lines and reference artifacts,
+all of them at once; one that fails replaces nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from pathlib import Path
+
+from personalab.course.cells import dumps
+from personalab.course.myst import code_cells
+from personalab.course.notebooks import build, save_from_loss
+from personalab.course.running import Finished, chosen, run_section, save
+from personalab.files import write_all
+from personalab.paths import ROOT
+from personalab.records.results import merged_json, readme_text
+from personalab.tiers import TIERS, current_tier
+
+DTYPE = "float32"  # the dtype in which results depend neither on batches nor on the CPU's units
+
+
+def record(section: int | None, root: Path = ROOT) -> int:
+    """Run and record one section, or all; returns 1 if any failed, else 0.
+
+    Raises:
+        ValueError: on another tier than `cpu` as it comes, or for a section without a notebook in `solutions/`.
+    """
+    if current_tier() != TIERS["cpu"]:
+        raise ValueError("The record is the cpu tier's: unset PERSONALAB_TIER and PERSONALAB_…_MODEL, then try again.")
+    build(root=root)  # what is recorded is what the sources say
+    failed = 0
+    for number, path in chosen(section, root).items():
+        with tempfile.TemporaryDirectory(prefix="record-") as scratch:
+            done = run_section(number, path, "full", root, Path(scratch), dtype=DTYPE)
+            if done.problems:
+                save(done, root / "runs" / "failed")
+                failed += 1
+                continue
+            put_on_record(done, Path(scratch), root)
+        build(root=root)  # the text quotes what was recorded
+        print(f"{done.path.stem}: {done.seconds} s, on record", flush=True)
+    return int(failed > 0)
+
+
+def put_on_record(done: Finished, artifacts: Path, root: Path) -> None:
+    """Replace everything that the repository keeps of a section."""
+    solutions, readme = done.path.parent, root / "README.md"
+    results = merged_json(solutions / "results.json", done.results)
+    machine = merged_json(solutions / "machine.json", {done.family: done.machine})
+    files: dict[Path, str | bytes] = {
+        done.path: dumps(done.nb),
+        solutions / "results.json": results,
+        solutions / "machine.json": machine,
+        **covers(done, solutions),
+        **reference(artifacts / "cpu", root),
+    }
+    if readme.exists():
+        files[readme] = readme_text(readme.read_text("utf-8"), results, machine)
+    save_from_loss(done.path, done.nb, root)
+    write_all(files)
+
+
+def covers(done: Finished, folder: Path) -> dict[Path, bytes]:
+    """The picture of every cell tagged `cover`, as `folder/<cell id>.png`, for the README.
+
+    Raises:
+        ValueError: if such a cell shows no picture.
+    """
+    found = {}
+    for cell in code_cells(done.nb):
+        if "cover" in cell.metadata.get("tags", []):
+            pictures = [out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {})]
+            if not pictures:
+                raise ValueError(f"{done.path.name}, cell {cell.id}: it is tagged cover, but shows no picture.")
+            found[folder / f"{cell.id}.png"] = base64.b64decode(pictures[-1])
+    return found
+
+
+def reference(artifacts: Path, root: Path) -> dict[Path, bytes]:
+    """What the section saved, by the place where the repository keeps it; the steps of its pipelines are left out."""
+    places: dict[str, Path | None] = {"vectors": root / "persona_vectors" / "vectors", "steps": None}
+    found: dict[Path, bytes] = {}
+    for path in sorted(p for p in artifacts.rglob("*") if p.is_file()):
+        top, *rest = path.relative_to(artifacts).parts
+        place = places.get(top, root / "artifacts" / "reference" / "cpu" / top)
+        if place:
+            found[place.joinpath(*rest)] = path.read_bytes()
+    return found

@@ -1,0 +1,180 @@
+"""Executing the solutions: `python -m personalab run`, which changes nothing that git tracks.
+
+Whatever a run makes goes to `runs/<budget>/`: notebooks, results.json, machine.json, and in `artifacts/` what one
+section leaves for the next. So a learner's own `artifacts/` are neither read nor written. See also `recording`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+from personalab.course.cells import dumps, read
+from personalab.course.myst import METADATA, sections
+from personalab.course.notebooks import bare
+from personalab.course.scrub import clean_outputs
+from personalab.files import write
+from personalab.paths import ARTIFACTS, ROOT
+from personalab.records.results import RECORD, compare, merge_json, read_json
+from personalab.tiers import GLOBAL_SEED, TIERS, Tier, current_tier
+
+ANSI = re.compile(r"\x1b\[[\d;]*m")
+MAX_BYTES = 3_000_000  # our choice: a notebook much bigger is slow to open, and GitHub may not render it
+CELL_TIMEOUT = 1800  # seconds, on the cpu tier only: bigger models may take longer
+
+
+@dataclass
+class Finished:
+    """One section after its run; `problems` says what went wrong, if anything."""
+
+    section: int
+    path: Path  # of the notebook that was executed
+    nb: NotebookNode
+    seconds: float
+    problems: list[str]
+    results: dict[str, Any] = field(default_factory=dict)  # by key, as `personalab.records.results.record` makes them
+    machine: dict[str, Any] = field(default_factory=dict)  # see `personalab.records.provenance`
+
+    @property
+    def family(self) -> str:
+        """What the keys of its results begin with."""
+        return f"section_{self.section}"
+
+
+def execute(section: int | None, budget: str, root: Path = ROOT) -> int:
+    """Run the solutions of one section, or of all, each in a fresh kernel. Returns 1 if any failed, else 0.
+
+    Writes to `runs/<budget>/` (`runs/<tier>-<budget>/` on other tiers or with a model of your own), what failed to
+    `runs/failed/`, and says at the end how many results lie inside the intervals that the course recorded.
+
+    Raises:
+        ValueError: for a section without a notebook in `solutions/`, or an unknown tier.
+    """
+    tier = current_tier()
+    own: dict[str, Any] = {}
+    folder = root / "runs" / (budget if tier == TIERS["cpu"] else f"{tier.name}-{budget}")
+    artifacts, failed = folder / "artifacts", 0
+    for number, path in chosen(section, root).items():
+        shutil.rmtree(artifacts / tier.name / "steps", ignore_errors=True)  # a run measures, it doesn't remember
+        done = run_section(number, path, budget, root, artifacts)
+        failed += bool(done.problems)
+        if save(done, folder if not done.problems else root / "runs" / "failed"):
+            merge_json(folder / "results.json", done.results)
+            merge_json(folder / "machine.json", {done.family: done.machine})
+            own |= done.results
+    committed = root / "solutions" / "results.json"
+    if compared := compare(own, read_json(committed)):
+        print(compared, flush=True)
+    return int(failed > 0)
+
+
+def chosen(section: int | None, root: Path) -> dict[int, Path]:
+    """The solutions to run, by number. Raises ValueError if there are none."""
+    found = sections(root / "solutions", ".ipynb")
+    picked = {number: path for number, path in found.items() if section in (None, number)}
+    if not picked:
+        raise ValueError(f"{root}/solutions has no section {section or ''}: it has {list(found) or 'none'}.")
+    return picked
+
+
+def save(done: Finished, folder: Path) -> bool:
+    """Write the executed notebook to `folder`, say how it went, and return whether it went well."""
+    write(folder / done.path.name, dumps(done.nb))
+    print(f"{done.path.stem}: {done.seconds} s, in {folder}", *done.problems, sep="\n", flush=True)
+    return not done.problems
+
+
+def run_section(
+    section: int, path: Path, budget: str, root: Path, artifacts: Path, dtype: str | None = None
+) -> Finished:
+    """Execute one solutions notebook in a kernel of its own; writes nothing but what its cells write.
+
+    Args:
+        artifacts: folder for what the section saves, and the only one besides the reference from which it loads.
+        dtype: overrides `PERSONALAB_DTYPE`.
+    """
+    tier, nb = current_tier(), bare(read(path))
+    with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
+        env = _environment(tier, budget, root, scratch) | {ARTIFACTS: str(artifacts.resolve())}
+        if dtype:
+            env["PERSONALAB_DTYPE"] = dtype
+        started = time.perf_counter()
+        problems = _run_cells(nb, env, path.parent, scratch)
+        seconds = round(time.perf_counter() - started, 1)
+        results, machine = (read_json(Path(scratch, name)) for name in ("results.json", "machine.json"))
+    problems = clean_outputs(nb, root, problems)
+    if (size := len(dumps(nb).encode())) > MAX_BYTES:
+        problems.append(f"It takes {size:,} bytes, over {MAX_BYTES:,}: make its figures or tables smaller.")
+    done = Finished(section, path, nb, seconds, problems, results, machine)
+    entry = {"value": seconds, "n": 1, "ci": None, "section": done.family, "seed": GLOBAL_SEED}
+    done.results[f"{done.family}/seconds"] = entry | {"tier": tier.name, "model": tier.persona_model}
+    return done
+
+
+def _environment(tier: Tier, budget: str, root: Path, scratch: str) -> dict[str, str]:
+    """The kernel's environment, with the file in which `personalab.records.results.record` collects results.
+
+    The kernel imports the `personalab` that runs here. What the embedded model says is generated afresh at `full`, so
+    that `seconds` means something; paid answers are reused.
+    """
+    env = dict(os.environ)
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([str(root), str(ROOT), env.get("PYTHONPATH", "")])))
+    fresh = {"PERSONALAB_RESPONSE_CACHE": "off"} if tier.embedded and budget == "full" else {}
+    setting = {"PERSONALAB_BUDGET": budget, "PERSONALAB_TIER": tier.name, "TQDM_DISABLE": "1"}
+    return env | setting | fresh | {RECORD: str(Path(scratch, "results.json"))}
+
+
+def _run_cells(nb: NotebookNode, env: dict[str, str], folder: Path, scratch: str) -> list[str]:
+    """Execute `nb` in place, printing a line per cell; returns what went wrong, if anything.
+
+    The last thing that the kernel does is to write what it ran on to `machine.json` in `scratch`.
+    """
+    label, started = "", 0.0
+
+    def start(cell: NotebookNode, cell_index: int) -> None:
+        nonlocal label, started
+        label = cell.id if "nbgrader" in cell.metadata else cell.source.partition("\n")[0][:70]
+        started = time.perf_counter()
+
+    def done(cell: NotebookNode, cell_index: int, execute_reply: Mapping[str, object]) -> None:
+        if cell is not last:
+            print(f"{cell_index:4d}  {label:70}  {time.perf_counter() - started:6.1f} s", flush=True)
+
+    # ZeroMQ has no ipc transport on Windows; elsewhere it opens no ports and spares ipykernel's warning.
+    ipc = {} if sys.platform == "win32" else {"transport": "ipc", "ip": str(Path(scratch, "kernel"))}
+    ask = f"from personalab.records.provenance import save; save({str(Path(scratch, 'machine.json'))!r})"
+    last = nbformat.v4.new_code_cell(ask)
+    nb.cells.append(last)
+    client = NotebookClient(
+        nb,
+        config=Config(KernelManager=ipc),
+        timeout=CELL_TIMEOUT if env["PERSONALAB_TIER"] == "cpu" else None,
+        record_timing=False,
+        store_widget_state=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(folder)}},
+        on_cell_execute=start,
+        on_cell_executed=done,
+    )
+    try:
+        client.execute(env=env)
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        return [f"Cell {label!r}: {ANSI.sub('', str(error))}"]
+    finally:
+        nb.cells.remove(last)
+        nb.metadata = nbformat.from_dict(METADATA)
+    return []

@@ -1,0 +1,80 @@
+"""The course's figures: a static picture, readable everywhere, and below it an interactive one where supported.
+
+Colours are safe for colour-blind readers (Okabe and Ito's palette, the Viridis family).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+
+import matplotlib.pyplot as plt
+import numpy as np
+import plotly.graph_objects as go
+from IPython.display import display
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from scipy.stats import binomtest
+
+PALETTE = ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+PLOTLY_MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
+
+
+def show(static: Figure, interactive: go.Figure, alt: str) -> None:
+    """Display a figure as PNG and, below it, as Plotly; `alt` describes it where neither can be seen."""
+    buffer = io.BytesIO()
+    static.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
+    plt.close(static)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    plotly = json.loads(interactive.to_json())  # Plotly's own encoder knows its arrays
+    # Two outputs: of one with both, JupyterLab shows only the picture, and Colab and GitHub know no Plotly.
+    display({"image/png": picture, "text/plain": alt}, raw=True)
+    display({"application/vnd.plotly.v1+json": plotly, "text/plain": f"(Interactive where supported.) {alt}"}, raw=True)
+
+
+def plot_rates(outcomes: Mapping[str, Float[np.ndarray, "n"]], label: str) -> None:
+    """Shares of 0/1 outcomes by condition, as bars with 95 % Wilson intervals."""
+    names, shares = list(outcomes), [float(v.mean()) for v in outcomes.values()]
+    ranges = [binomtest(int(v.sum()), len(v)).proportion_ci(method="wilson") for v in outcomes.values()]
+    errors = [
+        [s - r.low for s, r in zip(shares, ranges, strict=True)],
+        [r.high - s for s, r in zip(shares, ranges, strict=True)],
+    ]
+    colours = PALETTE[: len(names)]
+    fig, ax = plt.subplots(figsize=(6.5, 3.5))
+    ax.bar(names, shares, yerr=errors, color=colours, capsize=4)
+    ax.set_ylabel(label)
+    interactive = go.Figure(
+        go.Bar(
+            x=names, y=shares, marker={"color": list(colours)},
+            error_y={"type": "data", "symmetric": False, "array": errors[1], "arrayminus": errors[0]},
+        )
+    )  # fmt: skip
+    interactive.update_layout(width=700, height=400, yaxis_title=label)
+    show(fig, interactive, f"{label}: " + ", ".join(f"{n} {s:.0%}" for n, s in zip(names, shares, strict=True)) + ".")
+
+
+def plot_null(null: Sequence[float], observed: float, xlabel: str) -> None:
+    """Histogram of a statistic under the null hypothesis, with the observed value as a line."""
+    fig, ax = plt.subplots(figsize=(7, 3))
+    ax.hist(np.asarray(null), bins=40, color=PALETTE[-1], label="null")
+    ax.axvline(observed, color=PALETTE[4], lw=2, label=f"observed: {observed:.2f}")
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel("draws")
+    ax.legend(frameon=False)
+    interactive = go.Figure(go.Histogram(x=np.asarray(null), nbinsx=40, marker={"color": PALETTE[-1]}))
+    interactive.add_vline(x=observed, line={"color": PALETTE[4]}, annotation_text=f"observed: {observed:.2f}")
+    interactive.update_layout(width=700, height=320, xaxis_title=xlabel, yaxis_title="draws")
+    show(fig, interactive, f"Histogram of {len(null)} null draws of the {xlabel}; observed {observed:.2f}.")
+
+
+def group_styles(
+    groups: Mapping[str, Sequence[str]], known: Mapping[str, object]
+) -> Iterator[tuple[tuple[str, list[str]], str, str, str]]:
+    """Each non-empty group, restricted to known names, with its colour and its markers."""
+    present = [(g, [m for m in members if m in known]) for g, members in groups.items()]
+    return zip([p for p in present if p[1]], cycle(PALETTE), cycle(MARKERS), cycle(PLOTLY_MARKERS), strict=False)

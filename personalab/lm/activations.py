@@ -1,0 +1,177 @@
+"""Pooled residual-stream activations: one forward pass, means taken inside hooks, no blocks run for nothing.
+
+`block` k is the output of decoder block k, which is `hidden_states[k + 1]` (except after the last block, where
+`hidden_states[-1]` carries the final norm and ours does not).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from personalab.lm import chat, prefix_cache
+from personalab.lm.models import d_model, decoder_blocks
+
+# A dozen conversations of 128 tokens: matrix products run at full speed on two cores, and nothing grows large.
+BATCH_TOKENS = 1536
+
+
+def mean_response_activations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[chat.Message]],
+    blocks: Sequence[int] | None = None,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = False,
+) -> Float[Tensor, "n L d"]:
+    """Mean residual stream over the last message's content tokens, float32 on the CPU.
+
+    Args:
+        conversations: each ends with the assistant's answer.
+        blocks: block indices to read, in the order wanted (default: all). Blocks after the last one never run.
+
+    Raises:
+        ValueError: for a block that does not exist, or a conversation whose last message has no tokens.
+    """
+    encoded = [chat.encode(c, tokenizer) for c in conversations]
+    for i, item in enumerate(encoded):
+        if item.spans[0][0] == item.spans[0][1]:
+            raise ValueError(f"conversations[{i}] ends with an empty message: drop it before taking its mean.")
+    pooled = pool(model, encoded, blocks, batch_tokens=batch_tokens, progress=progress)
+    return torch.cat(pooled) if pooled else torch.empty(0, len(blocks or decoder_blocks(model)), d_model(model))
+
+
+def last_prompt_activations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[chat.Message]],
+    blocks: Sequence[int] | None = None,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Float[Tensor, "n L d"]:
+    """Residual stream at the last prompt token, where the answer's first token is predicted; float32 on the CPU.
+
+    Args:
+        conversations: each ends with the user's turn; the header of the assistant's is added.
+        blocks: block indices to read, in the order wanted (default: all).
+    """
+    prompts = [
+        tokenizer(chat.render_prompt(c, tokenizer), add_special_tokens=False)["input_ids"] for c in conversations
+    ]
+    encoded = [chat.Encoded(ids, [(len(ids) - 1, len(ids))]) for ids in prompts]
+    return torch.cat(pool(model, encoded, blocks, batch_tokens=batch_tokens))
+
+
+def answer_token_activations(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, messages: Sequence[chat.Message], block: int
+) -> tuple[list[int], Float[Tensor, "tokens d"]]:
+    """Ids of the last message's content tokens, and the residual stream at each after one block."""
+    ids, [(start, end)] = chat.encode(messages, tokenizer)
+    encoded = chat.Encoded(ids, [(t, t + 1) for t in range(start, end)])
+    return ids[start:end], pool(model, [encoded], [block])[0][:, 0]
+
+
+@torch.inference_mode()
+def pool(
+    model: PreTrainedModel,
+    encoded: Sequence[chat.Encoded],
+    blocks: Sequence[int] | None = None,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    progress: bool = False,
+) -> list[Float[Tensor, "spans L d"]]:
+    """Mean residual stream over every span of every conversation, in one pass for all blocks.
+
+    Conversations that begin alike (one persona, many questions) share the work: their common prefix runs once.
+    Memory holds one block's output at a time, whatever the number of blocks read.
+    """
+    layers = decoder_blocks(model)
+    wanted = list(range(len(layers)) if blocks is None else blocks)
+    if bad := [b for b in wanted if not 0 <= b < len(layers)]:
+        raise ValueError(f"blocks {bad} do not exist: this model has blocks 0 to {len(layers) - 1}.")
+    pooled: list[Tensor] = [torch.empty(0)] * len(encoded)
+    with tqdm(total=len(encoded), desc="reading activations", unit="text", disable=not progress) as bar:
+        for group, shared in _sharing(encoded):
+            items = [encoded[i] for i in group]
+            prefix = prefix_cache.run_prefix(model, layers[max(wanted)], items[0].ids[:shared])
+            for rows in _batches([len(e.ids) - prefix.length for e in items], batch_tokens):
+                means = _pool_batch(model, layers, [items[r] for r in rows], wanted, prefix)
+                for r, mean in zip(rows, means, strict=True):
+                    pooled[group[r]] = mean
+                bar.update(len(rows))
+    return pooled
+
+
+def _sharing(encoded: Sequence[chat.Encoded]) -> Iterator[tuple[list[int], int]]:
+    """Indices of conversations that begin alike and the length of what they share; those that don't, all together."""
+    alone: list[int] = []
+    for group in prefix_cache.groups([e.ids for e in encoded]):
+        items = [encoded[i] for i in group]
+        if shared := prefix_cache.shared_length([e.ids for e in items], limit=_first_token_read(items)):
+            yield group, shared
+        else:
+            alone += group
+    if alone:
+        yield alone, 0
+
+
+def _first_token_read(items: Sequence[chat.Encoded]) -> int:
+    """Where the earliest span starts: a shared prefix must end there, since its own outputs are not kept."""
+    return min((start for e in items for start, end in e.spans if start < end), default=0)
+
+
+def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices grouped by length, longest first, each group within `batch_tokens` once padded."""
+    rows: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if rows and (len(rows) + 1) * lengths[rows[0]] > batch_tokens:
+            yield rows
+            rows = []
+        rows.append(i)
+    if rows:
+        yield rows
+
+
+def _pool_batch(
+    model: PreTrainedModel,
+    layers: nn.ModuleList,
+    batch: list[chat.Encoded],
+    blocks: list[int],
+    prefix: prefix_cache.Prefix,
+) -> list[Float[Tensor, "spans L d"]]:
+    width = max(len(e.ids) for e in batch) - prefix.length
+    # Padding on the right needs no mask: attention is causal, so no real token ever sees it.
+    suffixes = [e.ids[prefix.length :] for e in batch]
+    ids = torch.tensor([s + [0] * (width - len(s)) for s in suffixes], device=model.device)  # (rows, width)
+    weights = _span_weights(batch, prefix.length, width)  # (rows, spans, width)
+    out = torch.empty(len(batch), weights.shape[1], len(blocks), d_model(model))  # (rows, spans, L, d)
+
+    def keep(block: int, hidden: Float[Tensor, "rows width d"]) -> None:
+        means = weights.to(hidden.device) @ hidden.float()
+        for slot in (j for j, b in enumerate(blocks) if b == block):
+            out[:, :, slot] = means.cpu()
+
+    with ExitStack() as stack:
+        for block in set(blocks):
+            stack.enter_context(prefix_cache.hooked(layers[block], partial(keep, block)))
+        stack.enter_context(prefix_cache.stop_after(layers[max(blocks)]))
+        model(input_ids=ids, past_key_values=prefix.for_rows(len(batch)), use_cache=prefix.length > 0)
+    return [rows[: len(e.spans)] for rows, e in zip(out, batch, strict=True)]
+
+
+def _span_weights(batch: list[chat.Encoded], offset: int, width: int) -> Float[Tensor, "rows spans width"]:
+    """Averaging weights: 1/length inside a span, 0 outside; column 0 is token `offset`."""
+    weights = torch.zeros(len(batch), max(len(e.spans) for e in batch), width)
+    for r, item in enumerate(batch):
+        for s, (start, end) in enumerate(item.spans):
+            if start < end:
+                weights[r, s, start - offset : end - offset] = 1 / (end - start)
+    return weights

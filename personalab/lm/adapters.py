@@ -1,0 +1,54 @@
+"""Adapters on disk: PEFT's own format in bfloat16 and safetensors, and the model with one folded in."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel
+
+from personalab.records.upstream import DataError
+
+
+def save_adapter(tuned: PeftModel, folder: Path | str) -> None:
+    """Write a trained adapter in bfloat16, in PEFT's format (`adapter_config.json`, `adapter_model.safetensors`)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.detach().bfloat16().cpu().contiguous() for k, v in get_peft_model_state_dict(tuned).items()}
+    replace_file(folder / "adapter_model.safetensors", lambda partial: save_file(weights, partial))
+    config = tuned.peft_config["default"].to_dict() | {"base_model_name_or_path": None, "inference_mode": True}
+    config = {k: sorted(v) if isinstance(v, set) else v for k, v in config.items()}
+    text = json.dumps(config, indent=1, sort_keys=True, default=str) + "\n"
+    replace_file(folder / "adapter_config.json", lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def merge_adapter(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel:
+    """The model with an adapter folded into its weights: no extra cost, no wrapper. The weights it shared are copied.
+
+    Raises:
+        DataError: if the folder holds no adapter, or one for another architecture.
+    """
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").exists() or not (folder / "adapter_model.safetensors").exists():
+        raise DataError(f"{folder} holds no adapter (adapter_config.json and adapter_model.safetensors).")
+    own = model.state_dict()
+    for key, tensor in load_file(folder / "adapter_model.safetensors").items():
+        target = key.removeprefix("base_model.model.").replace(".lora_A", "").replace(".lora_B", "")
+        side = 1 if ".lora_A" in key else 0  # A is (rank, in), B is (out, rank), a weight (out, in)
+        if target not in own or own[target].shape[side] != tensor.shape[side]:
+            raise DataError(f"{folder}: the adapter is for another model; its {target!r} does not fit this one.")
+    tuned = PeftModel.from_pretrained(copy.deepcopy(model), folder)  # merging writes into the weights
+    return tuned.merge_and_unload().eval()
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """A reader sees the old file or the new one, never half of one."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    write(partial)
+    partial.replace(path)

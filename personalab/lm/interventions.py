@@ -1,0 +1,145 @@
+"""Steering, capping and ablation: what is done to the output of a decoder block, at every position.
+
+    with applied(model, [Steer(17, vector, 2.0), Cap(20, direction, 1.5)]):
+        model.generate(...)
+
+Hooks are registered in front of all others, so that whoever reads hidden states (transformers' own capturing hooks
+included, which stay on a model for good) reads them after the intervention. Nothing is changed in place, so gradients
+flow through. Several interventions on one block act in the order given; those of an inner `with` before an outer one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from personalab.lm.models import decoder_blocks
+
+Hidden = Float[Tensor, "rows tokens d"]
+
+
+class Intervention(Protocol):
+    """A change of one block's output."""
+
+    @property
+    def block(self) -> int:
+        """Index of the decoder block whose output changes."""
+
+    def __call__(self, hidden: Hidden) -> Hidden:
+        """The changed output, of the same dtype, on the same device."""
+
+    def for_rows(self, rows: Sequence[int]) -> Intervention:
+        """The same for a batch that holds these rows of the whole."""
+
+
+@dataclass(frozen=True, eq=False)
+class Steer:
+    """`h <- h + coefficient * vector`.
+
+    Attributes:
+        coefficient: one number for all rows, or a tensor with one for each: a whole sweep decodes as one batch.
+            At 0 the output is exactly the input.
+    """
+
+    block: int
+    vector: Float[Tensor, "d"]
+    coefficient: float | Float[Tensor, "rows"] = 1.0
+
+    def __call__(self, hidden: Hidden) -> Hidden:
+        coefficient = torch.as_tensor(self.coefficient, dtype=torch.float32, device=hidden.device)
+        if coefficient.ndim and len(coefficient) != len(hidden):
+            raise ValueError(f"Steer has {len(coefficient)} coefficients for a batch of {len(hidden)} rows.")
+        push = coefficient.reshape(-1, 1, 1) * _like(self.vector, hidden).float()  # (1 or rows, 1, d)
+        return hidden + push.to(hidden.dtype)
+
+    def for_rows(self, rows: Sequence[int]) -> Steer:
+        return replace(self, coefficient=self.coefficient[list(rows)]) if per_row(self) else self  # type: ignore[index]
+
+
+@dataclass(frozen=True, eq=False)
+class Cap:
+    """`h <- h - max(<h, v> - threshold, 0) v` with `v` the unit vector along `vector`: a ceiling on the projection.
+
+    Positions below the threshold are left exactly as they are. With the axis pointing to the Assistant, capping along
+    *minus* the axis keeps a model from drifting away from it (Lu et al. 2026, where it is a floor along plus the axis).
+
+    Attributes:
+        threshold: in units of the residual stream, as the projection on the unit vector.
+    """
+
+    block: int
+    vector: Float[Tensor, "d"]
+    threshold: float
+
+    def __call__(self, hidden: Hidden) -> Hidden:
+        v = F.normalize(_like(self.vector, hidden).float(), dim=0)
+        excess = (hidden.float() @ v - self.threshold).clamp_min(0)  # (rows, tokens)
+        return hidden - (excess[..., None] * v).to(hidden.dtype)
+
+    def for_rows(self, rows: Sequence[int]) -> Cap:
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Ablate:
+    """`h <- h - <h, v> v` with `v` the unit vector along `vector`: nothing is left along it."""
+
+    block: int
+    vector: Float[Tensor, "d"]
+
+    def __call__(self, hidden: Hidden) -> Hidden:
+        v = F.normalize(_like(self.vector, hidden).float(), dim=0)
+        return hidden - ((hidden.float() @ v)[..., None] * v).to(hidden.dtype)
+
+    def for_rows(self, rows: Sequence[int]) -> Ablate:
+        return self
+
+
+def per_row(intervention: Intervention) -> bool:
+    """Whether it treats rows of a batch differently."""
+    return isinstance(intervention, Steer) and torch.as_tensor(intervention.coefficient).ndim > 0
+
+
+def _like(vector: Float[Tensor, "d"], hidden: Hidden) -> Float[Tensor, "d"]:
+    if vector.ndim != 1 or len(vector) != hidden.shape[-1]:
+        raise ValueError(
+            f"A vector of shape {tuple(vector.shape)} does not fit a residual stream of {hidden.shape[-1]}."
+        )
+    return vector.to(hidden.device)
+
+
+@contextmanager
+def applied(model: nn.Module, interventions: Sequence[Intervention]) -> Iterator[None]:
+    """Interventions are in force inside the `with` block, and gone after it, also when an error ends it.
+
+    Raises:
+        ValueError: for a block that does not exist, or (in the forward pass) a vector of another width.
+    """
+    blocks = decoder_blocks(model)
+    if bad := sorted({i.block for i in interventions if not 0 <= i.block < len(blocks)}):
+        raise ValueError(f"blocks {bad} do not exist: this model has blocks 0 to {len(blocks) - 1}.")
+    with ExitStack() as stack:
+        for index in dict.fromkeys(i.block for i in interventions):
+            chain = [i for i in interventions if i.block == index]
+            handle = blocks[index].register_forward_hook(_hook(chain), prepend=True)
+            stack.callback(handle.remove)
+        yield
+
+
+def _hook(chain: Sequence[Intervention]) -> Any:
+    """Decoder blocks return a tensor in transformers 5, and a tuple that starts with it before."""
+
+    def change(_module: nn.Module, _args: object, output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        for intervention in chain:
+            hidden = intervention(hidden)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    return change

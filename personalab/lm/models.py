@@ -1,0 +1,131 @@
+"""Loading a tier's models, finding their decoder blocks, and giving memory back."""
+
+from __future__ import annotations
+
+import copy
+import gc
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from personalab.lm.content_guard import guarded
+from personalab.paths import ROOT
+from personalab.setup.machine import dtype_name
+from personalab.tiers import EMBEDDED_MODEL, TRAIT_ORGANISM, Tier, current_tier
+
+ORGANISM_ADAPTER = ROOT / "persona_vectors" / "organism" / "adapter"
+
+_pristine: dict[tuple[str, torch.dtype], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
+
+# Where each architecture keeps its blocks: text models, text models wrapped for images (Gemma 3), PEFT on either.
+_BLOCK_PATHS = (
+    "model.layers",
+    "model.language_model.layers",
+    "language_model.layers",
+    "language_model.model.layers",
+    "layers",
+)
+
+
+def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The current tier's `persona`, `capping`, `trait` or `response` model, in eval mode, and its tokenizer.
+
+    The embedded model and the trait organism stand under the content guard (`personalab.lm.content_guard`), and so
+    does whatever is made from them. They are read once a process; every call returns its own modules over the same
+    weights, so that a hook on one copy cannot reach another, the chat endpoint's included.
+
+    Raises:
+        ValueError: for an unknown kind.
+        EmbeddedModelError: if the embedded weights are missing and cannot be fetched.
+    """
+    tier = current_tier()
+    model_id = getattr(tier, f"{kind}_model", None)
+    if model_id is None or kind == "judge":
+        raise ValueError(f"Unknown model kind {kind!r}: use 'persona', 'capping', 'trait' or 'response'.")
+    if model_id in (EMBEDDED_MODEL, TRAIT_ORGANISM):
+        model, tokenizer = _load_embedded(model_id, resolve_dtype(tier))
+    else:
+        model, tokenizer = _load_hub(model_id, tier)
+    return model.eval(), tokenizer
+
+
+def _load_embedded(model_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from personalab.lm.adapters import merge_adapter
+    from personalab.setup.weights import LANGUAGE_MODEL
+
+    key = (model_id, dtype)
+    if key not in _pristine:
+        if model_id == TRAIT_ORGANISM:
+            base, tokenizer = _load_embedded(EMBEDDED_MODEL, dtype)
+            _pristine[key] = (merge_adapter(base, ORGANISM_ADAPTER), tokenizer)
+        else:
+            folder = LANGUAGE_MODEL.ensure()
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            _pristine[key] = (guarded(model.eval(), tokenizer), tokenizer)
+    model, tokenizer = _pristine[key]
+    return twin(model), copy.deepcopy(tokenizer)
+
+
+def _load_hub(model_id: str, tier: Tier) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model from the Hugging Face hub, its cache, or a local folder, spread over the GPUs that are there."""
+    tokenizer = AutoTokenizer.from_pretrained(model_id)
+    model = AutoModelForCausalLM.from_pretrained(
+        model_id,
+        dtype=resolve_dtype(tier, "cuda" if torch.cuda.is_available() else "cpu"),
+        attn_implementation=tier.attention,
+        device_map="auto" if torch.cuda.is_available() else None,
+    )
+    return model, tokenizer
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy with modules of its own (hooks, config) that shares every weight: it costs no memory."""
+    shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, shared)
+
+
+def resolve_dtype(tier: Tier, device: str = "cpu") -> torch.dtype:
+    """What the tier's models are loaded in: its dtype or `PERSONALAB_DTYPE`, "auto" decided once for this machine.
+
+    Raises:
+        ValueError: for an unknown dtype.
+    """
+    return getattr(torch, dtype_name(tier.dtype, device))
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """The live list of decoder blocks, in order; PEFT wrappers are looked through.
+
+    Raises:
+        ValueError: for an architecture whose blocks are nowhere we know, naming the places looked at.
+    """
+    unwrap = getattr(model, "get_base_model", None)
+    base: nn.Module = unwrap() if callable(unwrap) else model
+    for path in _BLOCK_PATHS:
+        try:
+            found = base.get_submodule(path)
+        except AttributeError:
+            continue
+        if isinstance(found, nn.ModuleList):
+            return found
+    raise ValueError(f"No decoder blocks found in {type(base).__name__}; looked for {', '.join(_BLOCK_PATHS)}.")
+
+
+def n_blocks(model: nn.Module) -> int:
+    """Number of decoder blocks."""
+    return len(decoder_blocks(model))
+
+
+def d_model(model: PreTrainedModel) -> int:
+    """Width of the residual stream."""
+    return model.config.get_text_config().hidden_size
+
+
+def release() -> None:
+    """Forget loaded weights that nobody else holds, and empty the GPU's cache."""
+    _pristine.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,146 @@
+"""Answers of a local model, many at once, and the scores that the tier's judge gives them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from personalab.endpoint import generate_responses_parallel
+from personalab.judging import score_responses
+from personalab.lm.chat import Message, as_messages
+from personalab.lm.generation import generate, requests_for
+from personalab.lm.interventions import Intervention
+from personalab.records.upstream import load_trait_artifacts
+from personalab.tiers import current_tier
+
+COHERENCE_PROMPT = """You judge how coherent an answer of a chat assistant is, whatever it says.
+
+[QUESTION START]
+{question}
+[QUESTION END]
+
+[ANSWER START]
+{answer}
+[ANSWER END]
+
+Rate the coherence of the answer from 0 to 100.
+0 means that it is gibberish, endless repetition or has nothing to do with the question.
+100 means that it is fluent, makes sense and responds to the question, even if it is false or unkind.
+Reply with a single whole number and nothing else."""
+
+
+class AnswerScores(NamedTuple):
+    """Scores of answers, 0 to 100, one row an answer; NaN where the judge gives none (the answer refuses, say)."""
+
+    trait: Float[np.ndarray, "n"]
+    coherence: Float[np.ndarray, "n"]
+
+
+def answer_all(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Sequence[Message]],
+    *,
+    max_tokens: int = 40,
+    temperature: float = 0.7,
+    interventions: Sequence[Intervention] = (),
+) -> list[str]:
+    """The model's own answer to every conversation, in their order; its luck is its own (`requests_for`).
+
+    Args:
+        interventions: in force throughout; coefficients that differ between rows go by the order of `conversations`.
+    """
+    requests = requests_for(conversations, max_tokens, temperature, interventions=interventions)
+    return [c.text for c in generate(model, tokenizer, requests, interventions=interventions, progress=True)]
+
+
+def answer_questions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    system_prompts: Sequence[str | None],
+    questions: Sequence[str],
+    interventions: Sequence[Intervention] = (),
+    *,
+    max_tokens: int = 40,
+    temperature: float = 0.7,
+) -> list[str]:
+    """One answer to each question, under its system prompt ("" or None: none), all in a few batches.
+
+    An answer's random numbers depend on its prompt and question alone. The same two under two coefficients
+    therefore differ by them and not by luck.
+
+    Args:
+        interventions: in force throughout; a `Steer` with one coefficient a row goes by the order of `questions`.
+    """
+    conversations = [as_messages(s, q) for s, q in zip(system_prompts, questions, strict=True)]
+    return answer_all(
+        model, tokenizer, conversations, max_tokens=max_tokens, temperature=temperature, interventions=interventions
+    )
+
+
+def contrastive_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    traits: Mapping[str, Mapping[str, Any]],
+    *,
+    instructions: Sequence[int] | None = None,
+    max_tokens: int = 40,
+) -> dict[str, list[dict[str, Any]]]:
+    """What `generate_contrastive_responses` returns, for many traits in one batch; empty answers are left out.
+
+    Args:
+        traits: `{name: {"instruction": [{"pos", "neg"}, ...], "questions": [...], ...}}`.
+        instructions: which pairs of system prompts to use (default: all).
+    """
+    asked = [
+        (
+            trait,
+            {
+                "question": question,
+                "system_prompt": f"You are a {name} assistant. {data['instruction'][i][polarity]}",
+                "instruction_idx": i,
+                "polarity": polarity,
+            },
+        )
+        for trait, data in traits.items()
+        for i in (range(len(data["instruction"])) if instructions is None else instructions)
+        for polarity, name in (("pos", trait), ("neg", "helpful"))
+        for question in data["questions"]
+    ]
+    conversations = [as_messages(row["system_prompt"], row["question"]) for _, row in asked]
+    texts = answer_all(model, tokenizer, conversations, max_tokens=max_tokens)
+    found: dict[str, list[dict[str, Any]]] = {trait: [] for trait in traits}
+    for (trait, row), text in zip(asked, texts, strict=True):
+        if text.strip():
+            found[trait].append(row | {"response": text})
+    if dropped := len(asked) - sum(map(len, found.values())):
+        print(f"{dropped} of {len(asked)} answers are empty, and left out")
+    return found
+
+
+def score_answers(trait: str, questions: Sequence[str], answers: Sequence[str]) -> AnswerScores:
+    """Trait and coherence score of each answer by the tier's judge. An empty answer gets 0 on both."""
+    rows = [{"question": q, "answer": a} for q, a in zip(questions, answers, strict=True)]
+    if current_tier().embedded:  # in this process, all at once
+        columns = [score_responses(rubric, rows) for rubric in (f"trait:{trait}", "coherence")]
+    else:
+        columns = [_ask_judge(p, rows) for p in (load_trait_artifacts("extract")[trait].eval_prompt, COHERENCE_PROMPT)]
+    return AnswerScores(*(np.array(column, dtype=float) for column in columns))
+
+
+def _ask_judge(template: str, rows: Sequence[Mapping[str, str]]) -> list[float | None]:
+    """Scores by the judge behind the chat endpoint, calls in parallel."""
+    full = [i for i, row in enumerate(rows) if row["answer"].strip()]
+    asked = [as_messages(None, template.format(**rows[i])) for i in full]
+    replies = generate_responses_parallel(asked, current_tier().judge_model, max_tokens=100, temperature=0.0)
+    scores: list[float | None] = [0.0] * len(rows)
+    for i, reply in zip(full, replies, strict=True):
+        number = re.search(r"-?\d+", reply)
+        known = number is not None and "REFUSAL" not in reply.upper() and 0 <= int(number[0]) <= 100
+        scores[i] = float(number[0]) if number is not None and known else None
+    return scores

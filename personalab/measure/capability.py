@@ -1,0 +1,154 @@
+"""What an intervention costs: multiple-choice accuracy and perplexity, with and without it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from personalab.judging.examples import trait_rows
+from personalab.lm import chat, prefix_cache
+from personalab.lm.interventions import Intervention, applied
+from personalab.lm.models import decoder_blocks
+from personalab.records.upstream import ASSISTANT_AXIS, DataError, read_jsonl
+
+INSTRUCTION = "Complete the sentence."
+WINDOW = 256  # tokens of prose read at once; our choice: long enough for context, short enough for a laptop
+MIN_WORDS = 25  # of a paragraph; our choice
+NEUTRAL = 15  # points of 100 on every trait; our choice
+_BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sentence to complete, with the right ending among several."""
+
+    kind: str
+    stem: str
+    options: tuple[str, ...]
+    answer: int
+
+
+def load_items(split: str = "evaluation", root: Path | str = ASSISTANT_AXIS) -> list[Item]:
+    """The multiple-choice items in `capability/<split>.jsonl`; split is "calibration" or "evaluation".
+
+    Raises:
+        DataError: if an item's answer is not the index of one of its options.
+    """
+    path = Path(root) / "capability" / f"{split}.jsonl"
+    items = []
+    for where, row in read_jsonl(path).items():
+        item = Item(row["kind"], row["stem"], tuple(row["options"]), row["answer"])
+        if not 0 <= item.answer < len(item.options):
+            raise DataError(f"{path}, {where}: field 'answer' must index one of the {len(item.options)} options.")
+        items.append(item)
+    return items
+
+
+def load_prose() -> list[str]:
+    """Paragraphs of Python's own documentation, which every Python carries: prose in which nobody plays anybody."""
+    paragraphs = [p for _, text in sorted(topics.items()) for p in re.split(r"\n\s*\n", text)]
+    return [
+        " ".join(p.split())
+        for p in paragraphs
+        if p[:1].isupper() and len(p.split()) >= MIN_WORDS and "::=" not in p  # no headings, code or grammar
+    ]
+
+
+def load_voices() -> list[str]:
+    """Prose in many human voices: written answers from the judge's fitting data that show no trait."""
+    return [
+        row.answer
+        for row in trait_rows("fit")
+        if row.source == "written" and not row.refusal and max(row.scores.values()) <= NEUTRAL
+    ]
+
+
+@torch.inference_mode()
+def multiple_choice(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Item],
+    interventions: Sequence[Intervention] = (),
+) -> Bool[np.ndarray, "n"]:
+    """Whether the model gives each item's right ending the highest probability per token, in its chat template."""
+    head = chat.render([{"role": "user", "content": INSTRUCTION}], tokenizer, add_generation_prompt=True)
+
+    def ids(text: str) -> list[int]:
+        return tokenizer(head + text, add_special_tokens=False)["input_ids"]
+
+    rows, starts = [], []
+    for item in items:
+        stem = ids(item.stem)
+        for option in item.options:
+            rows.append(ids(f"{item.stem} {option}."))
+            starts.append(prefix_cache.common_length(stem, rows[-1]))
+    with applied(model, interventions):
+        scores = iter(_mean_log_probabilities(model, rows, starts))
+    return np.array([np.argmax([next(scores) for _ in item.options]) == item.answer for item in items])
+
+
+def _mean_log_probabilities(model: PreTrainedModel, rows: list[list[int]], starts: list[int]) -> list[float]:
+    """Of each row's tokens from its start on. What all rows begin with runs once."""
+    shared = prefix_cache.shared_length(rows, limit=min(starts) - 1)
+    prefix = prefix_cache.run_prefix(model, decoder_blocks(model)[-1], rows[0][:shared])
+    means = [0.0] * len(rows)
+    for batch in _batches([len(row) - shared for row in rows]):
+        width = max(len(rows[i]) for i in batch) - shared
+        ids = torch.tensor([rows[i][shared:] + [0] * (width + shared - len(rows[i])) for i in batch])
+        ids = ids.to(model.device)  # padding on the right: no real token sees it
+        logits = model(input_ids=ids, past_key_values=prefix.for_rows(len(batch)), use_cache=shared > 0).logits
+        log_p = _next_log_p(logits, ids)  # (rows, width - 1)
+        for i, row in zip(batch, log_p, strict=True):
+            means[i] = row[starts[i] - shared - 1 : len(rows[i]) - shared - 1].mean().item()
+    return means
+
+
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    while order:
+        size = max(1, _BATCH_TOKENS // lengths[order[-1]])
+        yield order[-size:]
+        del order[-size:]
+
+
+def _next_log_p(logits: Float[Tensor, "rows width v"], ids: Tensor) -> Float[Tensor, "rows width_1"]:
+    """Log-probability of each token given those before it, float32 on the CPU."""
+    logits = logits[:, :-1].float()
+    return (logits.gather(2, ids[:, 1:, None])[..., 0] - logits.logsumexp(dim=-1)).cpu()  # no copy of all of them
+
+
+@torch.inference_mode()
+def prose_nll(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    interventions: Sequence[Intervention] = (),
+    n_tokens: int = 20_480,
+    skip: int = 0,
+) -> Float[np.ndarray, "windows"]:
+    """Mean negative log-likelihood in nats a token of plain prose, window by window; perplexity is exp of its mean.
+
+    Args:
+        texts: joined by blank lines and cut into windows of `WINDOW` tokens.
+        n_tokens, skip: how many tokens to read, after how many that are left alone (for calibration, say).
+
+    Raises:
+        ValueError: if the texts have fewer than `skip + n_tokens` tokens.
+    """
+    ids = tokenizer("\n\n".join(texts), add_special_tokens=False)["input_ids"]
+    if len(ids) < skip + n_tokens:
+        raise ValueError(f"The texts hold {len(ids)} tokens, {skip + n_tokens} are needed.")
+    ids = ids[skip : skip + n_tokens // WINDOW * WINDOW]
+    windows = torch.tensor(ids, device=model.device).reshape(-1, WINDOW)
+    with applied(model, interventions):
+        batches = [-_next_log_p(model(input_ids=w).logits, w).mean(dim=1) for w in windows.split(4)]
+    return torch.cat(batches).numpy()

@@ -1,0 +1,66 @@
+"""On what machine numbers were made: written beside them, without names of hosts, users or folders."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from personalab.files import write
+from personalab.setup.doctor import examine_machine
+from personalab.setup.machine import cpu_name, dtype_name
+from personalab.tiers import current_tier
+
+PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn")
+
+
+def describe() -> dict[str, Any]:
+    """This process and its machine: date, CPU, cores, memory (GiB), system, Python, dtype, threads, versions.
+
+    `dtype` and `threads` are those that the engine uses in this process, None where it has not loaded torch.
+    """
+    settings = _torch_settings()  # first, because what examines the machine loads torch
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "memory_gib": round(examine_machine().memory_total / 2**30, 1),
+        **settings,
+        "versions": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def save(path: str | Path) -> None:
+    """Write `describe()` as JSON."""
+    write(Path(path), json.dumps(describe(), indent=2) + "\n")
+
+
+def one_line(machine: dict[str, dict[str, Any]]) -> str:
+    """For the README: the machines of all sections, each named once, with the sections run on it."""
+    groups: dict[str, list[str]] = {}
+    for family, m in sorted(machine.items()):
+        versions = ", ".join(f"{name} {m['versions'][name]}" for name in ("torch", "transformers"))
+        text = f"{m['cpu']}, {m['cores']} cores, torch threads: {m['threads']}, {m['dtype']}, {versions}, {m['date']}"
+        groups.setdefault(text, []).append(family)
+    return "; ".join(f"{', '.join(families)}: {text}" for text, families in groups.items())
+
+
+def _torch_settings() -> dict[str, Any]:
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {"dtype": None, "threads": None}
+    return {"dtype": dtype_name(current_tier().dtype), "threads": torch.get_num_threads()}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,147 @@
+"""Trait vectors on disk: your own of Section 3 where they exist, else those that come with the course.
+
+    python -m personalab trait-vectors humorous     # make the course's again: about two minutes a trait
+
+One file a trait, `<trait>.safetensors`, holds "vectors" [L, d], row `k` for the output of block `k`: the mean of the
+answers with the trait minus the mean of those without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from personalab.judging.rubrics import TRAITS
+from personalab.lm.activations import mean_response_activations
+from personalab.lm.chat import Message, as_messages
+from personalab.lm.models import load_model
+from personalab.measure.answers import contrastive_answers, score_answers
+from personalab.paths import ROOT, artifacts_dir
+from personalab.records.upstream import PERSONA_VECTORS, Trait, load_trait_artifacts
+from personalab.records.vectors import load_vectors, save_vectors
+from personalab.setup.machine import compute_for_the_record
+from personalab.tiers import GLOBAL_SEED, budget, current_tier
+
+SHOWN = 50  # of 100: from here an answer shows the trait, or is coherent; the paper's thresholds
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Vectors of one trait, and what they were made from."""
+
+    vectors: Float[Tensor, "L d"]
+    n_pairs: int  # effective ones
+    n_asked: int
+
+
+def committed_folder() -> Path:
+    """Where the current tier's reference vectors lie."""
+    name = current_tier().name
+    return PERSONA_VECTORS / "vectors" if name == "cpu" else ROOT / "artifacts" / "reference" / name / "vectors"
+
+
+def load_trait_vectors(traits: Sequence[str] = TRAITS) -> dict[str, Float[Tensor, "L d"]]:
+    """Vectors by trait, row `k` for the output of block `k`; says where they come from.
+
+    Raises:
+        FileNotFoundError: if a trait has none that belong to the current tier's trait model.
+    """
+    found: dict[str, Float[Tensor, "L d"]] = {}
+    places: dict[str, list[str]] = {}
+    for trait in traits:
+        own = artifacts_dir(current_tier().name) / "vectors" / f"{trait}.safetensors"
+        committed = committed_folder() / f"{trait}.safetensors"
+        path = own if own.exists() else committed
+        tensors, metadata = load_vectors(path) if path.exists() else ({}, {})
+        if metadata.get("model") != current_tier().trait_model:
+            raise FileNotFoundError(
+                f"No vectors of {current_tier().trait_model} for the trait {trait!r}: run Section 3 on this tier, or "
+                f"`python -m personalab trait-vectors {trait}`."
+            )
+        found[trait] = tensors["vectors"]
+        places.setdefault("your own run" if path == own else "the committed reference", []).append(trait)
+    for place, names in places.items():
+        print(f"vectors of {', '.join(names)}: {place}")
+    return found
+
+
+def contrast(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    trait: Trait,
+    *,
+    n_questions: int | None = None,
+    max_tokens: int = 40,
+) -> Contrast:
+    """The vectors of one trait: answers under both polarities, judged, filtered, averaged at every block.
+
+    A pair counts where the positive answer scores 50 or more on the trait, the negative one less, and both are
+    coherent. (Chen et al. 2025; Section 3 builds this step by step.)
+
+    Raises:
+        ValueError: if no pair is effective.
+    """
+    pairs = [{"pos": p, "neg": n} for p, n in zip(trait.positive, trait.negative, strict=True)]
+    data = {"instruction": pairs, "questions": trait.questions[:n_questions]}
+    rows = contrastive_answers(model, tokenizer, {trait.name: data}, max_tokens=max_tokens)[trait.name]
+    scores = score_answers(trait.name, [r["question"] for r in rows], [r["response"] for r in rows])
+    good: dict[str, dict[tuple[str, int], Sequence[Message]]] = {"pos": {}, "neg": {}}
+    for row, score, coherence in zip(rows, *scores, strict=True):
+        worked = score >= SHOWN if row["polarity"] == "pos" else score < SHOWN  # not where it is NaN, a refusal
+        if worked and coherence >= SHOWN:
+            messages = as_messages(row["system_prompt"], row["question"], row["response"])
+            good[row["polarity"]][row["question"], row["instruction_idx"]] = messages
+    kept = [key for key in good["pos"] if key in good["neg"]]
+    n_asked = len(pairs) * len(data["questions"])
+    if not kept:
+        raise ValueError(f"None of {n_asked} pairs is effective for the trait {trait.name!r}.")
+    pos, neg = (
+        mean_response_activations(model, tokenizer, [good[side][key] for key in kept]).mean(dim=0)
+        for side in ("pos", "neg")
+    )
+    return Contrast(pos - neg, len(kept), n_asked)
+
+
+def save_trait_vectors(
+    trait: str, vectors: Float[Tensor, "L d"], folder: Path | None = None, **metadata: object
+) -> Path:
+    """Write the vectors of one trait where `load_trait_vectors` looks first, or to `folder`."""
+    folder = folder or artifacts_dir(current_tier().name) / "vectors"
+    return save_vectors(
+        folder / f"{trait}.safetensors",
+        {"vectors": vectors},
+        model=current_tier().trait_model,
+        convention="row = block",
+        seed=GLOBAL_SEED,
+        trait=trait,
+        budget=budget(),
+        **metadata,
+    )
+
+
+def make(traits: Sequence[str] = (), folder: Path | None = None, questions: int | None = None) -> None:
+    """Make the vectors of some traits (default: all seven) and write them to `folder` (default: the committed one).
+
+    Args:
+        questions: how many extraction questions of each trait (default: all).
+
+    Raises:
+        ValueError: for a trait without artifacts.
+    """
+    artifacts = load_trait_artifacts("extract")
+    if unknown := sorted(set(traits) - set(artifacts)):
+        raise ValueError(f"No artifacts for {', '.join(unknown)}; there are {', '.join(artifacts)}.")
+    compute_for_the_record()
+    model, tokenizer = load_model("trait")
+    for trait in traits or TRAITS:
+        max_tokens = current_tier().budget.max_tokens
+        made = contrast(model, tokenizer, artifacts[trait], n_questions=questions, max_tokens=max_tokens)
+        path = save_trait_vectors(
+            trait, made.vectors, folder or committed_folder(), n_pairs=made.n_pairs, n_asked=made.n_asked
+        )
+        print(f"{trait}: {made.n_pairs} of {made.n_asked} pairs effective, in {path}", flush=True)
