@@ -20,6 +20,7 @@ INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 T = TypeVar("T")
 
+_LINT_IMPORTS = "from importlinter.cli import lint_imports_command as run; run()"  # it has no module to run
 # A learner may have worked in them; what the course puts there is linted by checks/course/test_course.py.
 _SKIP_NOTEBOOKS = ("--extend-exclude", "exercises,solutions,workbook")
 
@@ -67,7 +68,7 @@ def record(args: argparse.Namespace) -> int:
 
 
 def test(args: argparse.Namespace) -> int:
-    """Lint, types, drift, then the pytest suite. All run; the exit code is the first failure's."""
+    """Lint, types, imports, drift, then the pytest suite. All run; the exit code is the first failure's."""
     from personalab.setup import weights
 
     weights.SENTENCE_ENCODER.ensure()  # the judge's checks read real text with it
@@ -77,6 +78,7 @@ def test(args: argparse.Namespace) -> int:
             "Lint": partial(_module, "ruff", "check", *_SKIP_NOTEBOOKS),
             "Format": partial(_module, "ruff", "format", "--check", *_SKIP_NOTEBOOKS),
             "Types": partial(_module, "mypy"),
+            "Imports": partial(run_child, [sys.executable, "-c", _LINT_IMPORTS], cwd=ROOT),
             "Drift": partial(_module, "personalab", "notebooks", "--check"),
             "Tests": partial(_module, "pytest", *selection),
         }

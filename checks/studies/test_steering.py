@@ -154,9 +154,9 @@ class TestTraitVectors:
         ]
         monkeypatch.setattr(contrast, "contrastive_answers", lambda *_a, **_o: {"evil": rows})
 
-        def judged(_trait, _questions, answers):
-            good = np.array([90.0 if "bad" in a and "sea" not in a else 10.0 for a in answers])
-            return answers.AnswerScores(good, np.array([40.0 if "1Where" in a else 60.0 for a in answers]))
+        def judged(_trait, _questions, texts):
+            good = np.array([90.0 if "bad" in a and "sea" not in a else 10.0 for a in texts])
+            return answers.AnswerScores(good, np.array([40.0 if "1Where" in a else 60.0 for a in texts]))
 
         monkeypatch.setattr(contrast, "score_answers", judged)
         made = contrast.contrast(model, tokenizer, trait)
