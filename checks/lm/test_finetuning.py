@@ -55,6 +55,7 @@ def test_training_learns_and_the_saved_adapter_merged_is_the_same_model(family, 
     assert mean_loss(merged, tokenizer, dialogues()) == pytest.approx(after, rel=0.02)  # bfloat16 on disk
     assert mean_loss(model, tokenizer, dialogues()) == before
     assert "lora" not in " ".join(merged.state_dict())
+    assert all(p.requires_grad for p in merged.parameters())  # as the base's: see `merge_adapter`
 
 
 @pytest.mark.parametrize("family", FAMILIES)

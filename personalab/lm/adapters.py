@@ -44,7 +44,9 @@ def merge_adapter(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel
         if target not in own or own[target].shape[side] != tensor.shape[side]:
             raise DataError(f"{folder}: the adapter is for another model; its {target!r} does not fit this one.")
     tuned = PeftModel.from_pretrained(copy.deepcopy(model), folder)  # merging writes into the weights
-    return tuned.merge_and_unload().eval()
+    # PEFT freezes weights. Of a frozen LM head, `F.linear` on the last position of a batch takes a path that copies the
+    # head once a row: for 60 rows in bfloat16, 3.2 GB and 12 s where 0.04 s will do.
+    return tuned.merge_and_unload().requires_grad_(True).eval()
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
