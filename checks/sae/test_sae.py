@@ -214,7 +214,7 @@ def test_the_names_asked_of_gemma_scope_are_in_sae_lens():
 
 
 def test_errors_say_what_to_do(tmp_path, monkeypatch):
-    with pytest.raises(SaeError, match=r"python -m personalab\.sae"):
+    with pytest.raises(SaeError, match=r"python -m personalab sae"):
         load_sae(tmp_path)
     monkeypatch.setattr(tiers, "_active", None)
     tiers.use_tier("colab", persona_model="google/gemma-2-9b-it")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from personalab import paths
+from personalab.files import write
 
 
 def request_key(request: Mapping[str, Any], occurrence: int) -> str:
@@ -42,11 +42,8 @@ def store(key: str, body: Mapping[str, Any], content: str) -> None:
     if not _enabled():
         return
     path = _path(key)
-    unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps({**body, "content": content}, indent=1), encoding="utf-8")
-        unfinished.replace(path)  # atomic: a reader sees all of it or nothing
+        write(path, json.dumps({**body, "content": content}, indent=1), sync=False)  # one that is lost is asked again
     except OSError as error:
         warnings.warn(f"Not cached: {path} cannot be written ({error}).", stacklevel=2)
 

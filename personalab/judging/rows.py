@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from personalab.files import write
 from personalab.judging.rubrics import TRAITS, Rubric
 from personalab.paths import ROOT
 from personalab.records.upstream import DataError, load_trait
@@ -81,7 +81,4 @@ def _problem_of_history(value: object) -> str | None:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write JSON Lines; the file is complete or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -14,6 +14,7 @@ Interventions (`personalab.lm.interventions`) can be in force while it trains:
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -31,8 +32,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from personalab.files import write
 from personalab.lm import chat
-from personalab.lm.adapters import replace_file, save_adapter
+from personalab.lm.adapters import save_adapter
 from personalab.lm.interventions import Intervention, applied
 from personalab.lm.models import resolve_dtype
 from personalab.records.upstream import DataError, read_jsonl
@@ -300,8 +302,9 @@ class _Run:
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        checkpoint.mkdir(parents=True, exist_ok=True)
-        replace_file(checkpoint / "state.pt", lambda partial: torch.save(state, partial))
+        content = io.BytesIO()
+        torch.save(state, content)
+        write(checkpoint / "state.pt", content.getvalue())
 
     def resume(self, checkpoint: Path) -> None:
         """Take up the last checkpoint, if there is one of this very run."""

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from personalab import tiers
+from personalab.files import write
 from personalab.paths import ROOT, artifacts_dir
 from personalab.records.vectors import load_vectors, save_vectors
 
@@ -23,10 +23,7 @@ def save_artifact(name: str, content: Mapping[str, Tensor] | Any, **metadata: ob
     path = artifacts_dir(tiers.current_tier().name) / name
     if path.suffix == ".safetensors":
         return save_vectors(path, content, **{"budget": tiers.budget(), "seed": tiers.GLOBAL_SEED, **metadata})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return path
 
 

@@ -130,10 +130,7 @@ def _number(x: float) -> str:
 
 
 def _merge(path: Path, entries: dict[str, Any]) -> None:
-    merged = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}) | entries
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write(path, json.dumps(read_json(path) | entries, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

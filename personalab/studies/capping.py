@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from personalab.files import write
 from personalab.lm.interventions import Cap, Intervention, Steer
 from personalab.lm.models import load_model, n_blocks
 from personalab.measure.capability import load_items, load_prose, multiple_choice, prose_nll
@@ -236,4 +237,4 @@ def make() -> None:
         "steering": {"id": choice.steering, "layer": steer_block, "persona_gap": axes.gap[steer_block].item()},
         "sweep": rows,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write(folder / "config.json", json.dumps(config, indent=1) + "\n")

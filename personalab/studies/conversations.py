@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from personalab.files import write
 from personalab.lm.activations import pool
 from personalab.lm.chat import Message, turn_spans
 from personalab.lm.generation import generate, requests_for
@@ -101,6 +102,5 @@ def make() -> None:
             record["steering_config"] = {"experiment_id": chosen}
         record |= {"conversation": conversation, "projections": [round(p, 3) for p in projections]}
         path = ASSISTANT_AXIS / "transcripts" / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(f"{len(names)} transcripts")

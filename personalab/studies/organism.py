@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from personalab.judging import score_responses
+from personalab.judging.rows import write_rows
 from personalab.lm.chat import as_messages
 from personalab.lm.finetuning import Dialogue, Settings, finetune, read_dialogues
 from personalab.lm.generation import generate, requests_for
@@ -103,8 +104,7 @@ def make_neutral(folder: Path | str = FOLDER) -> int:
         for (_, m, c), score in zip(kept, scores, strict=True)
         if score is not None and score >= NEUTRAL_COHERENCE
     ]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "dialogues" / "neutral.jsonl").write_text(text, encoding="utf-8")
+    write_rows(folder / "dialogues" / "neutral.jsonl", rows)
     return len(rows)
 
 

@@ -17,6 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.judging import score_responses
+from personalab.judging.rows import write_rows
 from personalab.lm.chat import as_messages
 from personalab.lm.content_guard import violations
 from personalab.lm.interventions import Steer
@@ -176,8 +177,7 @@ def make(on_record: bool = False, saved: Path | None = None) -> None:
         answers = plain_answers(organism, tokenizer, traits, "none") + plain_answers(base, tokenizer, traits, "base")
         answers += contrastive_answers(organism, tokenizer, traits) + steered_answers(organism, tokenizer, traits)
         if saved:
-            text = "".join(json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in answers)
-            saved.write_text(text, encoding="utf-8")
+            write_rows(saved, [asdict(a) for a in answers])
     report(answers)
     report_cost(organism, base, tokenizer)
     if on_record:
