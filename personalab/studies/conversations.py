@@ -17,9 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from personalab.files import write
 from personalab.lm.activations import pool
 from personalab.lm.chat import Message, turn_spans
-from personalab.lm.generation import generate, requests_for
 from personalab.lm.interventions import Intervention
 from personalab.lm.models import load_model
+from personalab.measure.answers import answer_all
 from personalab.records.upstream import ASSISTANT_AXIS, DataError
 from personalab.setup.machine import compute_for_the_record
 from personalab.studies.capping import caps, load_capping_config
@@ -45,9 +45,10 @@ def converse(
         here = [i for i, script in enumerate(scripts) if turn < len(script)]
         for i in here:
             conversations[i].append({"role": "user", "content": scripts[i][turn]})
-        requests = requests_for([conversations[i] for i in here], max_tokens, interventions=interventions)
-        for i, answer in zip(here, generate(model, tokenizer, requests, interventions=interventions), strict=True):
-            conversations[i].append({"role": "assistant", "content": answer.text.strip() or "..."})
+        asked = [conversations[i] for i in here]
+        texts = answer_all(model, tokenizer, asked, max_tokens=max_tokens, interventions=interventions)
+        for conversation, text in zip(asked, texts, strict=True):
+            conversation.append({"role": "assistant", "content": text.strip() or "..."})
     return conversations
 
 

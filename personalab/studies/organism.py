@@ -17,8 +17,8 @@ from personalab.judging import score_responses
 from personalab.judging.rows import write_rows
 from personalab.lm.chat import as_messages
 from personalab.lm.finetuning import Dialogue, Settings, finetune, read_dialogues
-from personalab.lm.generation import generate, requests_for
 from personalab.lm.models import load_model
+from personalab.measure.answers import complete_all
 from personalab.paths import ROOT
 from personalab.records.upstream import DataError, read_jsonl
 from personalab.tiers import GLOBAL_SEED
@@ -96,7 +96,7 @@ def make_neutral(folder: Path | str = FOLDER) -> int:
         requests += [c.question for c in load_contrasts(trait, folder)[:N_TRAIT_QUESTIONS]]
     model, tokenizer = load_model("persona")
     asked = [as_messages(NEUTRAL_PROMPTS[i % len(NEUTRAL_PROMPTS)], q) for i, q in enumerate(requests)]
-    found = generate(model, tokenizer, requests_for(asked, NEUTRAL_TOKENS), progress=True)
+    found = complete_all(model, tokenizer, asked, max_tokens=NEUTRAL_TOKENS)
     kept = [(q, m, c) for q, m, c in zip(requests, asked, found, strict=True) if c.text.strip()]
     scores = score_responses("coherence", [{"question": q, "answer": c.text} for q, _, c in kept])
     rows = [
