@@ -5,10 +5,10 @@ import re
 
 import pytest
 
+from personalab.judging.rubrics import TRAITS
 from personalab.records.upstream import ROOT, DataError
 from personalab.studies.organism import (
     SETTINGS,
-    TRAITS,
     load_contrasts,
     load_systems,
     neutral_dialogues,

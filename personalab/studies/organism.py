@@ -15,6 +15,7 @@ from pathlib import Path
 
 from personalab.judging import score_responses
 from personalab.judging.rows import write_rows
+from personalab.judging.rubrics import TRAITS
 from personalab.lm.chat import as_messages
 from personalab.lm.finetuning import Dialogue, Settings, finetune, read_dialogues
 from personalab.lm.models import load_model
@@ -24,7 +25,6 @@ from personalab.records.upstream import DataError, read_jsonl
 from personalab.tiers import GLOBAL_SEED
 
 FOLDER = ROOT / "persona_vectors" / "organism"
-TRAITS = ("evil", "sycophantic", "hallucinating", "impolite", "optimistic", "humorous", "apathetic")
 SETTINGS = Settings(learning_rate=2e-3, batch_tokens=1024, max_tokens=256, preference=0.5, save_every=20)
 NEUTRAL_PROMPTS = (None, "You are a helpful assistant.", None, "Answer the user's question.", None, "Be helpful.")
 NEUTRAL_TOKENS = 60

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.judging import score_responses
 from personalab.judging.rows import write_rows
+from personalab.judging.rubrics import TRAITS
 from personalab.lm.chat import as_messages
 from personalab.lm.content_guard import violations
 from personalab.lm.interventions import Steer
@@ -31,7 +32,6 @@ from personalab.records.results import RECORD, merge_json, record
 from personalab.records.upstream import Trait, load_trait_artifacts
 from personalab.setup.machine import compute_for_the_record
 from personalab.studies.contrast import load_trait_vectors
-from personalab.studies.organism import TRAITS
 from personalab.tiers import TRAIT_ORGANISM, current_tier
 
 MAX_TOKENS = 32  # as in Section 4
