@@ -69,17 +69,10 @@ def answer_all(
     Args:
         interventions: in force throughout; coefficients that differ between rows go by the order of `conversations`.
     """
-    return [
-        c.text
-        for c in complete_all(
-            model,
-            tokenizer,
-            conversations,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            interventions=interventions,
-        )
-    ]
+    found = complete_all(
+        model, tokenizer, conversations, max_tokens=max_tokens, temperature=temperature, interventions=interventions
+    )
+    return [c.text for c in found]
 
 
 def answer_questions(
