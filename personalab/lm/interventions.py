@@ -13,16 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from personalab.lm.hooks import Hidden, hooked
 from personalab.lm.models import decoder_blocks
-
-Hidden = Float[Tensor, "rows tokens d"]
 
 
 class Intervention(Protocol):
@@ -128,18 +128,11 @@ def applied(model: nn.Module, interventions: Sequence[Intervention]) -> Iterator
     with ExitStack() as stack:
         for index in dict.fromkeys(i.block for i in interventions):
             chain = [i for i in interventions if i.block == index]
-            handle = blocks[index].register_forward_hook(_hook(chain), prepend=True)
-            stack.callback(handle.remove)
+            stack.enter_context(hooked(blocks[index], partial(_changed, chain), first=True))
         yield
 
 
-def _hook(chain: Sequence[Intervention]) -> Any:
-    """Decoder blocks return a tensor in transformers 5, and a tuple that starts with it before."""
-
-    def change(_module: nn.Module, _args: object, output: Any) -> Any:
-        hidden = output[0] if isinstance(output, tuple) else output
-        for intervention in chain:
-            hidden = intervention(hidden)
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    return change
+def _changed(chain: Sequence[Intervention], hidden: Hidden) -> Hidden:
+    for intervention in chain:
+        hidden = intervention(hidden)
+    return hidden

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.judging.examples import trait_rows
 from personalab.lm import chat, prefix_cache
+from personalab.lm.batching import by_length, padded
 from personalab.lm.interventions import Intervention, applied
 from personalab.lm.models import decoder_blocks
 from personalab.records.upstream import ASSISTANT_AXIS, DataError, read_jsonl
@@ -101,10 +102,8 @@ def _mean_log_probabilities(model: PreTrainedModel, rows: list[list[int]], start
     shared = prefix_cache.shared_length(rows, limit=min(starts) - 1)
     prefix = prefix_cache.run_prefix(model, decoder_blocks(model)[-1], rows[0][:shared])
     means = [0.0] * len(rows)
-    for batch in _batches([len(row) - shared for row in rows]):
-        width = max(len(rows[i]) for i in batch) - shared
-        ids = torch.tensor([rows[i][shared:] + [0] * (width + shared - len(rows[i])) for i in batch])
-        ids = ids.to(model.device)  # padding on the right: no real token sees it
+    for batch in option_batches([len(row) - shared for row in rows], _BATCH_TOKENS):
+        ids = padded([rows[i][shared:] for i in batch], model.device)
         logits = model(input_ids=ids, past_key_values=prefix.for_rows(len(batch)), use_cache=shared > 0).logits
         log_p = _next_log_p(logits, ids)  # (rows, width - 1)
         for i, row in zip(batch, log_p, strict=True):
@@ -112,12 +111,10 @@ def _mean_log_probabilities(model: PreTrainedModel, rows: list[list[int]], start
     return means
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    while order:
-        size = max(1, _BATCH_TOKENS // lengths[order[-1]])
-        yield order[-size:]
-        del order[-size:]
+def option_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """As `by_length`, but of equal rows the last comes first, and in a batch the shortest."""
+    last = len(lengths) - 1
+    return [[last - i for i in reversed(rows)] for rows in by_length(lengths[::-1], batch_tokens)]
 
 
 def _next_log_p(logits: Float[Tensor, "rows width v"], ids: Tensor) -> Float[Tensor, "rows width_1"]:
