@@ -20,7 +20,7 @@ from personalab.judging import score_responses
 from personalab.judging.rows import write_rows
 from personalab.judging.rubrics import TRAITS
 from personalab.lm.chat import as_messages
-from personalab.lm.content_guard import violations
+from personalab.lm.content_check import violations
 from personalab.lm.interventions import Steer
 from personalab.lm.models import load_model
 from personalab.measure.answers import answer_all
