@@ -28,7 +28,7 @@ from personalab.sae.statistics import (
     token_activations,
 )
 from personalab.studies import sae_training
-from personalab.studies.sae_training import Settings, train
+from personalab.studies.sae_training import SaeSettings, train_sae
 
 D, N = 32, 64
 TEXTS = [
@@ -36,7 +36,7 @@ TEXTS = [
     as_messages("You are a pirate.", "What about the city?", "I would say that a good friend tells the truth."),
     as_messages(None, "What about the sea?", "It is deep."),
 ]
-SMALL = Settings(n_features=N, k=4, epochs=12, batch=64, learning_rate=5e-3, dead_after=500, aux_k=16)
+SMALL = SaeSettings(n_features=N, k=4, epochs=12, batch=64, learning_rate=5e-3, dead_after=500, aux_k=16)
 
 
 def random_sae(seed: int = 0, k: int = 6, block: int = 1) -> TopKSAE:
@@ -60,7 +60,7 @@ def sparse_states(n: int = 4096, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def trained() -> TopKSAE:
-    return train(sparse_states(), SMALL)
+    return train_sae(sparse_states(), SMALL)
 
 
 def test_top_k_is_the_plain_definition():
@@ -86,13 +86,16 @@ def test_training_finds_sparse_structure_on_states_it_has_not_seen(trained):
 
 
 def test_training_is_reproducible_and_the_seed_matters(trained):
-    again, other = train(sparse_states(), SMALL), train(sparse_states(), Settings(**{**vars(SMALL), "seed": 1}))
+    again, other = (
+        train_sae(sparse_states(), SMALL),
+        train_sae(sparse_states(), SaeSettings(**{**vars(SMALL), "seed": 1})),
+    )
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), again.parameters(), strict=True))
     assert not torch.equal(trained.W_dec, other.W_dec)
 
 
 def test_training_scales_with_the_states(trained):
-    larger = train(10 * sparse_states(), SMALL)
+    larger = train_sae(10 * sparse_states(), SMALL)
     torch.testing.assert_close(larger.W_dec, trained.W_dec, rtol=0, atol=2e-2)
     assert explained_variance(larger, 10 * sparse_states(seed=1)) == pytest.approx(
         explained_variance(trained, sparse_states(seed=1)), abs=0.02
@@ -100,7 +103,7 @@ def test_training_scales_with_the_states(trained):
 
 
 def test_the_auxiliary_loss_revives_the_dead():
-    x, settings = sparse_states(512), Settings(n_features=N, k=4, batch=64)
+    x, settings = sparse_states(512), SaeSettings(n_features=N, k=4, batch=64)
     sae = sae_training._initial(D, settings, torch.Generator().manual_seed(0))
     sae.b_enc.data[:8] = -1e4
     dead = torch.arange(N) < 8
@@ -114,7 +117,7 @@ def test_the_auxiliary_loss_revives_the_dead():
 
 def test_a_batch_needs_enough_states():
     with pytest.raises(ValueError, match="too few for a batch"):
-        train(torch.zeros(10, D), SMALL)
+        train_sae(torch.zeros(10, D), SMALL)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -347,7 +350,7 @@ def test_a_run_reads_trains_measures_and_saves(tmp_path, monkeypatch, capsys):
     model, tokenizer = load_tiny_model()
     monkeypatch.setattr(sae_training, "load_model", lambda kind: (model, tokenizer))
     monkeypatch.setattr(sae_training, "load_texts", lambda split: TEXTS * 30)
-    sae_training.run(tmp_path, 1, 1000, SMALL)
+    sae_training.train_from_texts(tmp_path, 1, 1000, SMALL)
     found = metadata(load_sae(tmp_path))
     assert found["hook_name"] == "blocks.1.hook_resid_post"
     assert found["held_out"]["explained_variance"] > 0.5

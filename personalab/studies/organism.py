@@ -17,7 +17,8 @@ from personalab.judging import score_responses
 from personalab.judging.rows import write_rows
 from personalab.judging.rubrics import TRAITS
 from personalab.lm.chat import as_messages
-from personalab.lm.finetuning import Dialogue, Settings, finetune, read_dialogues
+from personalab.lm.finetuning import finetune
+from personalab.lm.lora_data import Dialogue, LoraSettings, read_dialogues
 from personalab.lm.models import load_model
 from personalab.measure.answers import complete_all
 from personalab.paths import ROOT
@@ -25,7 +26,7 @@ from personalab.records.upstream import DataError, read_jsonl
 from personalab.tiers import GLOBAL_SEED
 
 FOLDER = ROOT / "persona_vectors" / "organism"
-SETTINGS = Settings(learning_rate=2e-3, batch_tokens=1024, max_tokens=256, preference=0.5, save_every=20)
+SETTINGS = LoraSettings(learning_rate=2e-3, batch_tokens=1024, max_tokens=256, preference=0.5, save_every=20)
 NEUTRAL_PROMPTS = (None, "You are a helpful assistant.", None, "Answer the user's question.", None, "Be helpful.")
 NEUTRAL_TOKENS = 60
 NEUTRAL_COHERENCE = 50  # of 100; answers of the base model below it are left out
@@ -116,7 +117,7 @@ def training_dialogues(n: int | None = None, folder: Path | str = FOLDER) -> lis
     return contrasts + neutral[: round(len(neutral) * min(1.0, len(contrasts) / 2 / everything))]
 
 
-def train(folder: Path | str, n: int | None = None, settings: Settings = SETTINGS) -> None:
+def train(folder: Path | str, n: int | None = None, settings: LoraSettings = SETTINGS) -> None:
     """Train an adapter into `folder`; a run that was killed resumes."""
     model, tokenizer = load_model("persona")
     finetune(model, tokenizer, training_dialogues(n), settings, folder)
