@@ -15,7 +15,7 @@ from personalab.lm.lora_data import Dialogue, LoraSettings, TrainingError, examp
 from personalab.lm.lora_loss import assistant_loss
 from personalab.lm.models import d_model, decoder_blocks, twin
 from personalab.lm.tiny import FAMILIES, load_tiny_model
-from personalab.records.upstream import DataError
+from personalab.records.schema import DataError
 
 SETTINGS = LoraSettings(epochs=6, learning_rate=1e-2, batch_tokens=200, save_every=1)
 
@@ -202,7 +202,7 @@ def test_bad_data_is_named():
     [
         ("{", r"line 2"),
         ('{"message": []}', r"line 2: field 'messages'"),
-        ('{"messages": [{"role": "robot", "content": "x"}]}', r"line 2: field 'messages'"),
+        ('{"messages": [{"role": "robot", "content": "x"}]}', r"line 2: field 'messages\[0\]\.role'"),
         ('{"messages": [{"role": "user", "content": "x"}]}', r"line 2: no assistant turn"),
     ],
 )

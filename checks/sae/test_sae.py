@@ -22,7 +22,7 @@ from personalab.sae.statistics import (
     explained_variance,
     l0,
     max_activating,
-    read,
+    read_text,
     spliced_losses,
     squared_errors,
     token_activations,
@@ -195,7 +195,7 @@ def test_gemma_with_an_autoencoder_of_gemma_scopes_kind(tmp_path, monkeypatch):
     tiers.use_tier("colab", persona_model=model_id)
     sae = load_sae()
     assert asked == [GEMMA_SCOPE[model_id]] and sae_block(sae) == 2
-    readings = [read(text, tokenizer) for text in (TEXTS[0], TEXTS[2])]
+    readings = [read_text(text, tokenizer) for text in (TEXTS[0], TEXTS[2])]
     states = torch.cat(token_activations(model, readings, 2))
     expected = (states @ sae.W_enc + sae.b_enc).relu()
     torch.testing.assert_close(sae.encode(states), expected * (expected > sae.threshold))
@@ -236,7 +236,7 @@ def test_errors_say_what_to_do(tmp_path, monkeypatch):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_states_are_those_of_every_position_that_counts(family):
     model, tokenizer = load_tiny_model(family)
-    readings = [read(text, tokenizer) for text in TEXTS]
+    readings = [read_text(text, tokenizer) for text in TEXTS]
     for reading, states in zip(readings, token_activations(model, readings, 1), strict=True):
         with torch.inference_mode():
             hidden = model(torch.tensor([reading.ids]), output_hidden_states=True).hidden_states[2][0]
@@ -246,7 +246,7 @@ def test_states_are_those_of_every_position_that_counts(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_reading_starts_after_what_every_text_begins_with(family):
     _, tokenizer = load_tiny_model(family)
-    plain, with_system, without = (read(text, tokenizer) for text in TEXTS)
+    plain, with_system, without = (read_text(text, tokenizer) for text in TEXTS)
     assert plain.start == 1
     assert tokenizer.decode(with_system.ids[with_system.start :]).startswith("You are a pirate.")
     assert tokenizer.decode(without.ids[without.start :]).startswith("What about the sea?")
@@ -277,7 +277,7 @@ def test_statistics_are_what_they_say():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_splice_changes_the_positions_it_should_and_goes_away(family):
     model, tokenizer = load_tiny_model(family)
-    reading = read(TEXTS[1], tokenizer)
+    reading = read_text(TEXTS[1], tokenizer)
     ids, seen = torch.tensor([reading.ids]), []
     probe = decoder_blocks(model)[2].register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
@@ -297,7 +297,7 @@ def test_a_splice_changes_the_positions_it_should_and_goes_away(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_clean_loss_is_the_models_own_and_a_perfect_reconstruction_keeps_it(family):
     model, tokenizer = load_tiny_model(family)
-    readings = [read(text, tokenizer) for text in TEXTS]
+    readings = [read_text(text, tokenizer) for text in TEXTS]
     exact = TopKSAE(D, 2 * D, D, {"hook_name": "blocks.1.hook_resid_post"})
     exact.W_enc.data = torch.cat([torch.eye(D), -torch.eye(D)], dim=1)
     exact.W_dec.data = exact.W_enc.data.T
@@ -320,7 +320,7 @@ def test_max_activating_finds_the_strongest_token_of_each_text(family):
     for feature in features:
         peaks = []
         for i, text in enumerate(TEXTS):
-            reading = read(text, tokenizer)
+            reading = read_text(text, tokenizer)
             acts = sae.encode(token_activations(model, [reading], 1)[0])[:, feature]
             peaks.append((float(acts.max()), i, reading.ids[reading.start + int(acts.argmax())]))
         best = [p for p in sorted(peaks, reverse=True)[:2] if p[0] > 0]

@@ -21,7 +21,9 @@ from personalab.lm.interventions import Steer
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 from personalab.measure import answers
 from personalab.measure.answers import answer_questions, score_answers
-from personalab.records.upstream import PERSONA_VECTORS, DataError, Trait, load_graded_prompts, load_trait_artifacts
+from personalab.records.prompts import load_graded_prompts
+from personalab.records.schema import DataError
+from personalab.records.upstream import PERSONA_VECTORS, Trait, load_trait_artifacts
 from personalab.studies import contrast
 from personalab.tiers import current_tier
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
 
 from personalab.files import write_all
-from personalab.records.upstream import DataError
+from personalab.records.schema import DataError
 
 
 def save_adapter(tuned: PeftModel, folder: Path | str) -> None:

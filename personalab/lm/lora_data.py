@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from personalab.lm import chat
 from personalab.lm.batching import packed
-from personalab.records.upstream import DataError, read_jsonl
+from personalab.records.schema import Turn, read_jsonl
 
 
 class TrainingError(ValueError):
@@ -78,23 +78,23 @@ class Example:
     group: str | None = None
 
 
+@dataclass(frozen=True)
+class _Line:
+    messages: list[Turn]
+    complete: bool = True
+
+    def __post_init__(self) -> None:
+        if not any(m["role"] == "assistant" and m["content"].strip() for m in self.messages):
+            raise ValueError("no assistant turn to learn from")
+
+
 def read_dialogues(path: Path | str) -> list[Dialogue]:
     """A JSON Lines file of `{"messages": [{"role", "content"}, ...]}`, the upstream datasets' format.
 
     Raises:
         DataError: naming the file and the line, for what is not such an object or has no assistant turn.
     """
-    dialogues = []
-    for where, row in read_jsonl(Path(path)).items():
-        messages = row.get("messages")
-        if not isinstance(messages, list) or not all(
-            isinstance(m, dict) and m.get("role") in chat.ROLES and isinstance(m.get("content"), str) for m in messages
-        ):
-            raise DataError(f"{path}, {where}: field 'messages' must be a list of {{role, content}} objects.")
-        if not any(m["role"] == "assistant" and m["content"].strip() for m in messages):
-            raise DataError(f"{path}, {where}: no assistant turn to learn from.")
-        dialogues.append(Dialogue(messages, complete=row.get("complete", True)))
-    return dialogues
+    return [Dialogue(line.messages, line.complete) for line in read_jsonl(path, _Line).values()]
 
 
 def example_of(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase) -> Example:

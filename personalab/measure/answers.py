@@ -50,7 +50,11 @@ def complete_all(
     temperature: float = 0.7,
     interventions: Sequence[Intervention] = (),
 ) -> list[Completion]:
-    """Like `answer_all`, with how long each answer is and whether it came to its end."""
+    """The model's own answer to every conversation, in their order, with its length and whether it came to its end.
+
+    Args:
+        interventions: in force throughout; coefficients that differ between rows go by the order of `conversations`.
+    """
     requests = requests_for(conversations, max_tokens, temperature, interventions=interventions)
     return generate(model, tokenizer, requests, interventions=interventions, progress=True)
 

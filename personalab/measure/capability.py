@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from pydoc_data.topics import topics
 
 import numpy as np
 import torch
@@ -19,49 +15,12 @@ from personalab.lm import chat, prefix_cache
 from personalab.lm.batching import by_length, padded
 from personalab.lm.interventions import Intervention, applied
 from personalab.lm.models import decoder_blocks
-from personalab.records.upstream import ASSISTANT_AXIS, DataError, read_jsonl
+from personalab.records.items import Item
 
 INSTRUCTION = "Complete the sentence."
 WINDOW = 256  # tokens of prose read at once; our choice: long enough for context, short enough for a laptop
-MIN_WORDS = 25  # of a paragraph; our choice
 NEUTRAL = 15  # points of 100 on every trait; our choice
 _BATCH_TOKENS = 2048
-
-
-@dataclass(frozen=True)
-class Item:
-    """A sentence to complete, with the right ending among several."""
-
-    kind: str
-    stem: str
-    options: tuple[str, ...]
-    answer: int
-
-
-def load_items(split: str = "evaluation", root: Path | str = ASSISTANT_AXIS) -> list[Item]:
-    """The multiple-choice items in `capability/<split>.jsonl`; split is "calibration" or "evaluation".
-
-    Raises:
-        DataError: if an item's answer is not the index of one of its options.
-    """
-    path = Path(root) / "capability" / f"{split}.jsonl"
-    items = []
-    for where, row in read_jsonl(path).items():
-        item = Item(row["kind"], row["stem"], tuple(row["options"]), row["answer"])
-        if not 0 <= item.answer < len(item.options):
-            raise DataError(f"{path}, {where}: field 'answer' must index one of the {len(item.options)} options.")
-        items.append(item)
-    return items
-
-
-def load_prose() -> list[str]:
-    """Paragraphs of Python's own documentation, which every Python carries: prose in which nobody plays anybody."""
-    paragraphs = [p for _, text in sorted(topics.items()) for p in re.split(r"\n\s*\n", text)]
-    return [
-        " ".join(p.split())
-        for p in paragraphs
-        if p[:1].isupper() and len(p.split()) >= MIN_WORDS and "::=" not in p  # no headings, code or grammar
-    ]
 
 
 def load_voices() -> list[str]:
@@ -112,7 +71,10 @@ def _mean_log_probabilities(model: PreTrainedModel, rows: list[list[int]], start
 
 
 def option_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """As `by_length`, but of equal rows the last comes first, and in a batch the shortest."""
+    """Indices of rows in batches that hold `batch_tokens` at most once padded, the longest batch first.
+
+    Rows ascend in length inside a batch; of equally long ones the last are taken first.
+    """
     last = len(lengths) - 1
     return [[last - i for i in reversed(rows)] for rows in by_length(lengths[::-1], batch_tokens)]
 

@@ -112,12 +112,12 @@ def record(
         "model": model or current_tier().persona_model,
         "seed": GLOBAL_SEED,
     }
-    print(f"{key}: {describe(entry)}")
+    print(f"{key}: {entry_text(entry)}")
     if target := os.environ.get(RECORD):
         _merge(Path(target), {key: entry})
 
 
-def describe(entry: dict[str, Any]) -> str:
+def entry_text(entry: dict[str, Any]) -> str:
     """`0.87 [0.80, 0.91], n = 24`, leaving out what an entry lacks."""
     text = _number(entry["value"])
     if entry["ci"]:
@@ -155,7 +155,7 @@ def results_table(results: dict[str, Any]) -> str:
     rows = ["| result | here: value [95 % interval], n | paper |", "|---|---|---|"]
     for key, (meaning, paper) in HEADLINES.items():
         if key in results:
-            rows.append(f"| {meaning} (`{key}`) | {describe(results[key])} | {paper} |")
+            rows.append(f"| {meaning} (`{key}`) | {entry_text(results[key])} | {paper} |")
     return "\n".join(rows)
 
 
@@ -169,7 +169,7 @@ def compare(own: dict[str, Any], recorded: dict[str, Any], shown: int = 5) -> st
     if not both:
         return ""
     lines = [f"inside the recorded interval: {len(both) - len(outside)} of {len(both)}"]
-    lines += [f"  {key}: {_number(own[key]['value'])}, recorded {describe(recorded[key])}" for key in outside[:shown]]
+    lines += [f"  {key}: {_number(own[key]['value'])}, recorded {entry_text(recorded[key])}" for key in outside[:shown]]
     if len(outside) > shown:
         lines.append(f"  and {len(outside) - shown} more")
     return "\n".join(lines)

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from personalab.files import write
 from personalab.lm.interventions import Intervention, Steer
 from personalab.lm.models import load_model
-from personalab.measure.capability import load_items, load_prose, load_voices, multiple_choice, prose_nll
+from personalab.measure.capability import load_voices, multiple_choice, prose_nll
+from personalab.records.items import load_items, load_prose
 from personalab.setup.machine import compute_for_the_record
 from personalab.studies.capping import CALIBRATION_TOKENS, caps, config_folder, load_capping_config
 

@@ -130,16 +130,16 @@ def make(traits: Sequence[str] = (), folder: Path | None = None, questions: int 
         questions: how many extraction questions of each trait (default: all).
 
     Raises:
-        ValueError: for a trait without artifacts.
+        ValueError: for a trait that has no prompts.
     """
-    artifacts = load_trait_artifacts("extract")
-    if unknown := sorted(set(traits) - set(artifacts)):
-        raise ValueError(f"No artifacts for {', '.join(unknown)}; there are {', '.join(artifacts)}.")
+    known = load_trait_artifacts("extract")
+    if unknown := sorted(set(traits) - set(known)):
+        raise ValueError(f"No prompts for {', '.join(unknown)}; there are those of {', '.join(known)}.")
     compute_for_the_record()
     model, tokenizer = load_model("trait")
     for trait in traits or TRAITS:
         max_tokens = current_tier().budget.max_tokens
-        made = contrast(model, tokenizer, artifacts[trait], n_questions=questions, max_tokens=max_tokens)
+        made = contrast(model, tokenizer, known[trait], n_questions=questions, max_tokens=max_tokens)
         path = save_trait_vectors(
             trait, made.vectors, folder or committed_folder(), n_pairs=made.n_pairs, n_asked=made.n_asked
         )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -20,7 +19,8 @@ from personalab.lm.chat import Message, turn_spans
 from personalab.lm.interventions import Intervention
 from personalab.lm.models import load_model
 from personalab.measure.answers import answer_all
-from personalab.records.upstream import ASSISTANT_AXIS, DataError
+from personalab.records.prompts import load_scenarios
+from personalab.records.upstream import ASSISTANT_AXIS
 from personalab.setup.machine import compute_for_the_record
 from personalab.studies.capping import caps, load_capping_config
 from personalab.tiers import current_tier
@@ -64,21 +64,6 @@ def turn_projections(
     return [(means[:, 0] @ axis).tolist() for means in pool(model, encoded, [block])]
 
 
-def load_scenarios(root: Path | str = ASSISTANT_AXIS) -> dict[str, dict[str, Any]]:
-    """`{"persona_drift": {domain: [[user turn, …], …]}, "case_studies": {name: [user turn, …]}}`.
-
-    Raises:
-        DataError: if the file or one of the two parts is missing.
-    """
-    path = Path(root) / "scenarios.json"
-    if not path.exists():
-        raise DataError(f"{path} does not exist.")
-    scenarios = json.loads(path.read_text(encoding="utf-8"))
-    if missing := [part for part in ("persona_drift", "case_studies") if part not in scenarios]:
-        raise DataError(f"{path}: field {missing[0]!r} is missing.")
-    return scenarios
-
-
 def make() -> None:
     """Hold every conversation, project it, write it."""
     compute_for_the_record()
@@ -87,9 +72,9 @@ def make() -> None:
     chosen, block = config["chosen"], config["steering"]["layer"]
     axis = config["vectors"]["axis"]["vector"]
     model_name = tier.capping_model.rpartition("/")[2]
-    drift = [(d, i, s) for d, scripts in scenarios["persona_drift"].items() for i, s in enumerate(scripts)]
+    drift = [(d, i, s) for d, scripts in scenarios.persona_drift.items() for i, s in enumerate(scripts)]
     drift_names = [f"persona_drift/{d}" + (f"_{i + 1}" if i else "") for d, i, _ in drift]
-    cases = scenarios["case_studies"]
+    cases = scenarios.case_studies
     plain = converse(model, tokenizer, [*(s for *_, s in drift), *cases.values()])
     capped = converse(model, tokenizer, list(cases.values()), caps(config, chosen))
     names = drift_names + [f"case_studies/{model_name}/{c}_unsteered" for c in cases]

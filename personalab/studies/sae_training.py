@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from personalab.judging.examples import trait_rows
 from personalab.lm.chat import Message, as_messages
 from personalab.lm.models import load_model
-from personalab.measure.capability import load_prose
+from personalab.records.items import load_prose
 from personalab.sae.files import BLOCK, FOLDER, TopKSAE, keep_largest, save_sae
 from personalab.sae.statistics import (
     Reading,
@@ -33,7 +33,7 @@ from personalab.sae.statistics import (
     dead_features,
     explained_variance,
     l0,
-    read,
+    read_text,
     spliced_losses,
     token_activations,
 )
@@ -181,11 +181,8 @@ def train_from_texts(
     start = time.monotonic()
     model, tokenizer = load_model("trait")
     sides = [
-        take([read(text, tokenizer) for text in texts], n)
-        for texts, n in (
-            (load_texts("train"), n_tokens or settings.n_tokens),
-            (load_texts("held_out"), N_HELD_OUT),
-        )
+        take([read_text(text, tokenizer) for text in texts], n)
+        for texts, n in ((load_texts("train"), n_tokens or settings.n_tokens), (load_texts("held_out"), N_HELD_OUT))
     ]
     states, held_out = (torch.cat(token_activations(model, side, block, progress=True)) for side in sides)
     print(f"{len(states):,} states after {time.monotonic() - start:.0f} s")
