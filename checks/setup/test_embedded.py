@@ -174,7 +174,7 @@ def test_truncated_weights_are_rebuilt_with_a_notice(shop: Shop, capsys: pytest.
     gguf.write_bytes(GGUF_BYTES[:-1])
     shop.model.ensure()
     assert gguf.read_bytes() == GGUF_BYTES
-    assert f"{embedded.WEIGHTS} has {len(GGUF_BYTES) - 1} bytes, expected" in capsys.readouterr().out
+    assert f"{weights.WEIGHTS} has {len(GGUF_BYTES) - 1} bytes, expected" in capsys.readouterr().out
 
 
 def test_changed_weights_of_the_same_size_are_found_by_the_doctor(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

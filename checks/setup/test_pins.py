@@ -90,6 +90,6 @@ def test_the_resolver_asks_about_what_set_up_admits(resolver: ModuleType) -> Non
     minors = [tuple(map(int, version.split(".")))[:2] for version in resolver.PYTHONS]
     assert {OLDEST, NEWEST} <= set(minors)
     assert set(resolver.REQUIREMENTS) == set(FILES) == {p.name for p in ROOT.glob("requirements*.txt")}
-    assert f"{bootstrap.OLDEST_MACOS}.0" == resolver.MACOS
-    glibc = f"manylinux_{bootstrap.OLDEST_GLIBC.replace('.', '_')}"
+    assert f"{venv.OLDEST_MACOS}.0" == resolver.MACOS
+    glibc = f"manylinux_{venv.OLDEST_GLIBC.replace('.', '_')}"
     assert all(tag.endswith(glibc) for name, tag in resolver.PLATFORMS.items() if name.startswith("Linux"))

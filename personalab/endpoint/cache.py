@@ -20,7 +20,7 @@ def request_key(request: Mapping[str, Any], occurrence: int) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def load(key: str) -> str | None:
+def load_reply(key: str) -> str | None:
     """The response stored under `key`, if any. A damaged file counts as none, with a warning naming it."""
     if not _enabled():
         return None
@@ -37,7 +37,7 @@ def load(key: str) -> str | None:
         return None
 
 
-def store(key: str, body: Mapping[str, Any], content: str) -> None:
+def store_reply(key: str, body: Mapping[str, Any], content: str) -> None:
     """Keep a response, with its request for human readers. A full disk is a warning: the answer is there."""
     if not _enabled():
         return

@@ -165,7 +165,7 @@ class GuardedGeneration:
     def generate(
         self, inputs: Any = None, generation_config: Any = None, logits_processor: Any = None, **kwargs: Any
     ) -> Any:
-        """As transformers' `generate`; everything after `logits_processor` goes by name.
+        """transformers' `generate` under the guard; everything after `logits_processor` goes by name.
 
         Raises:
             RuntimeError: for a model that was made from the class of a guarded one, and has no guard yet.
@@ -179,7 +179,7 @@ class GuardedGeneration:
 def guarded(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, words: Iterable[str] = GUARDED
 ) -> PreTrainedModel:
-    """The same model, changed in place: from here on its `generate` never writes one of the words.
+    """The model itself, changed in place: from here on its `generate` never writes one of the words.
 
     What is made from it keeps the guard: deep copies, PEFT models around it, merged ones. `save_pretrained` writes what
     it always wrote, so a model that is loaded again needs a new guard; a second call replaces the words.

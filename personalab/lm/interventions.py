@@ -36,7 +36,7 @@ class Intervention(Protocol):
         """The changed output, of the same dtype, on the same device."""
 
     def for_rows(self, rows: Sequence[int]) -> Intervention:
-        """The same for a batch that holds these rows of the whole."""
+        """What it is for a batch that holds only these rows of the whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +60,7 @@ class Steer:
         return hidden + push.to(hidden.dtype)
 
     def for_rows(self, rows: Sequence[int]) -> Steer:
+        """With these rows' coefficients only."""
         return replace(self, coefficient=self.coefficient[list(rows)]) if per_row(self) else self  # type: ignore[index]
 
 
@@ -84,6 +85,7 @@ class Cap:
         return hidden - (excess[..., None] * v).to(hidden.dtype)
 
     def for_rows(self, rows: Sequence[int]) -> Cap:
+        """Itself: all rows are treated alike."""
         return self
 
 
@@ -99,6 +101,7 @@ class Ablate:
         return hidden - ((hidden.float() @ v)[..., None] * v).to(hidden.dtype)
 
     def for_rows(self, rows: Sequence[int]) -> Ablate:
+        """Itself: all rows are treated alike."""
         return self
 
 
