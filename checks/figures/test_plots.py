@@ -17,7 +17,8 @@ NAMES = ["a", "b", "c"]
 @pytest.fixture
 def shown(monkeypatch):
     outputs = []
-    monkeypatch.setattr(base, "display", lambda bundle, raw: outputs.append(bundle))
+    for module in (base, assistant_axis):
+        monkeypatch.setattr(module, "display", lambda bundle, raw: outputs.append(bundle))
     return outputs
 
 
