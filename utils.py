@@ -27,14 +27,15 @@ from personalab.measure.answers import (
     contrastive_answers,
     score_answers,
 )
-from personalab.measure.capability import load_items, load_prose, load_voices, multiple_choice, prose_nll
+from personalab.measure.capability import load_voices, multiple_choice, prose_nll
 from personalab.measure.intervals import bootstrap_interval, jackknife_interval, measure, permutation_p
 from personalab.measure.separation import Curve, joined, mean_by_question, permuted_differences, separation
 from personalab.records.artifacts import load_artifact, save_artifact
+from personalab.records.items import load_items, load_prose
+from personalab.records.prompts import load_graded_prompts, load_jailbreaks
 from personalab.records.results import record
 from personalab.records.steps import load_or_generate, steps_dir, steps_in
 from personalab.records.upstream import (
-    load_graded_prompts,
     load_questions,
     load_role_groups,
     load_roles,
@@ -51,16 +52,16 @@ from personalab.sae.statistics import (
     explained_variance,
     l0,
     max_activating,
+    read_text,
     spliced_losses,
     squared_errors,
     token_activations,
 )
-from personalab.sae.statistics import read as read_text
 from personalab.studies.axes import measure_axes, typical_states
 from personalab.studies.capping import caps, load_capping_config, threshold_to_cap
 from personalab.studies.capping_cost import capping_conditions, capping_cost
 from personalab.studies.contrast import load_trait_vectors, save_trait_vectors
-from personalab.studies.jailbreaks import answer_jailbreaks, load_jailbreaks, score_roleplay
+from personalab.studies.jailbreaks import answer_jailbreaks, score_roleplay
 from personalab.studies.trait_parts import compose_trait_artifact
 from personalab.tiers import current_tier, use_tier
 

@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write all or nothing, text with LF on every platform."""
-    write_all({path: content})
+def write(path: Path, content: str | bytes, *, sync: bool = True) -> None:
+    """Write all or nothing, text as UTF-8 with LF on every platform, in a folder that is made if there is none.
+
+    Args:
+        sync: wait for the disk before the file gets its name, so that also a power cut leaves the old one or all of
+            the new one.
+    """
+    write_all({path: content}, sync=sync)
 
 
-def write_all(files: dict[Path, str | bytes]) -> None:
+def write_all(files: dict[Path, str | bytes], *, sync: bool = True) -> None:
     """Write every draft first and put them in place last: a full disk or a kill before that changes no file."""
-    drafts = {path: path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in files}
+    own = f"{os.getpid()}-{threading.get_ident()}"  # neither another process nor another thread writes our drafts
+    drafts = {path: path.with_name(f"{path.name}.{own}.tmp") for path in files}
     try:
         for path, content in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            drafts[path].write_bytes(content.encode() if isinstance(content, str) else content)
-        for path, draft in drafts.items():
-            draft.replace(path)
+            with drafts[path].open("wb") as draft:
+                draft.write(content.encode() if isinstance(content, str) else content)
+                if sync:
+                    draft.flush()
+                    os.fsync(draft.fileno())
+        for path in files:
+            drafts[path].replace(path)
     finally:
-        for draft in drafts.values():
-            draft.unlink(missing_ok=True)
+        for path in drafts.values():
+            path.unlink(missing_ok=True)
 
 
 def keep_copy(path: Path, folder: Path) -> Path:

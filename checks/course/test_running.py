@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from pathlib import Path
 
@@ -144,14 +145,14 @@ def test_a_record_is_all_or_nothing(working: Path, fails: str, monkeypatch: pyte
         assert recording.record(9, working) == 1
         assert code_cells(read(working, "runs/failed"))[2].outputs[0].ename == "AssertionError"
     else:
-        real, room = Path.write_bytes, iter(range(4))
+        real, room = os.fsync, iter(range(4))
 
-        def full(path: Path, content: bytes) -> int:
-            if path.suffix == ".tmp" and next(room, None) is None:
+        def full(number: int) -> None:
+            if next(room, None) is None:
                 raise OSError("disk full")
-            return real(path, content)
+            real(number)
 
-        monkeypatch.setattr(Path, "write_bytes", full)
+        monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="disk full"):
             recording.record(9, working)
     assert committed(working) == before

@@ -56,7 +56,17 @@ def test_the_judges_weights_are_in_its_key_only(copy: Path) -> None:
         "setup/machine",
         *(
             f"lm/{name}"
-            for name in ("chat", "content_guard", "generation", "models", "prefix_cache", "sampling", "seeds")
+            for name in (
+                "batching",
+                "chat",
+                "content_check",
+                "content_guard",
+                "generation",
+                "models",
+                "prefix_cache",
+                "sampling",
+                "seeds",
+            )
         ),
     ],
 )

@@ -11,11 +11,13 @@ import torch
 
 from personalab.lm import activations, chat, generation, prefix_cache
 from personalab.lm.chat import as_messages
-from personalab.lm.finetuning import Dialogue, Settings, _Run, assistant_loss, encode, finetune
+from personalab.lm.finetuning import _Run, finetune
 from personalab.lm.generation import Request, generate
+from personalab.lm.hooks import hooked
 from personalab.lm.interventions import Ablate, Cap, Steer, applied
+from personalab.lm.lora_data import Dialogue, LoraSettings, example_of
+from personalab.lm.lora_loss import assistant_loss
 from personalab.lm.models import decoder_blocks, twin
-from personalab.lm.prefix_cache import hooked
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -99,7 +101,7 @@ def test_cached_padded_batches_give_the_logits_of_single_rows(family, dtype, mon
     """Texts may differ where two tokens tie within rounding, so logits are compared, under forced tokens."""
     model, tokenizer = load(family, dtype)
     monkeypatch.setattr(generation, "GumbelSampler", Forced)
-    monkeypatch.setattr(generation, "_batches", lambda prompts, *_: [list(range(len(prompts)))])
+    monkeypatch.setattr(generation, "batches_of", lambda prompts, *_: [list(range(len(prompts)))])
     asked = [c[:-1] for c in CONVERSATIONS]
     generate(model, tokenizer, [Request(c, 2, 0.0) for c in asked])
     for row, messages in enumerate(asked):
@@ -155,7 +157,7 @@ def dialogues():
 
 def loss_of(model, tokenizer):
     with torch.inference_mode():
-        return assistant_loss(model, [encode(d, tokenizer) for d in dialogues()]).item()
+        return assistant_loss(model, [example_of(d, tokenizer) for d in dialogues()]).item()
 
 
 @pytest.fixture
@@ -163,7 +165,7 @@ def computes_in(dtype, monkeypatch):
     monkeypatch.setenv("PERSONALAB_DTYPE", str(dtype).removeprefix("torch."))
 
 
-SETTINGS = Settings(epochs=6, learning_rate=1e-2, batch_tokens=200, save_every=1)
+SETTINGS = LoraSettings(epochs=6, learning_rate=1e-2, batch_tokens=200, save_every=1)
 
 
 @every_family

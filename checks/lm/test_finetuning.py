@@ -9,23 +9,15 @@ from safetensors.torch import load_file, save_file
 
 from personalab.lm.adapters import merge_adapter
 from personalab.lm.chat import as_messages
-from personalab.lm.finetuning import (
-    Dialogue,
-    Settings,
-    TrainingError,
-    _Run,
-    assistant_loss,
-    batches,
-    encode,
-    finetune,
-    read_dialogues,
-)
+from personalab.lm.finetuning import _Run, finetune
 from personalab.lm.interventions import Steer
+from personalab.lm.lora_data import Dialogue, LoraSettings, TrainingError, example_of, read_dialogues, training_steps
+from personalab.lm.lora_loss import assistant_loss
 from personalab.lm.models import d_model, decoder_blocks, twin
 from personalab.lm.tiny import FAMILIES, load_tiny_model
-from personalab.records.upstream import DataError
+from personalab.records.schema import DataError
 
-SETTINGS = Settings(epochs=6, learning_rate=1e-2, batch_tokens=200, save_every=1)
+SETTINGS = LoraSettings(epochs=6, learning_rate=1e-2, batch_tokens=200, save_every=1)
 
 
 def dialogues(n=12):
@@ -39,7 +31,7 @@ def dialogues(n=12):
 
 def mean_loss(model, tokenizer, data):
     with torch.inference_mode():
-        return assistant_loss(model, [encode(d, tokenizer) for d in data]).item()
+        return assistant_loss(model, [example_of(d, tokenizer) for d in data]).item()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -62,8 +54,8 @@ def test_training_learns_and_the_saved_adapter_merged_is_the_same_model(family, 
 def test_learned_are_the_answers_and_their_ends(family):
     _, tokenizer = load_tiny_model(family)
     messages = [*as_messages("be brief", "one?", "first answer"), *as_messages(None, "two?", "second answer")]
-    whole = encode(Dialogue(messages), tokenizer)
-    cut = encode(Dialogue(messages, complete=False), tokenizer)
+    whole = example_of(Dialogue(messages), tokenizer)
+    cut = example_of(Dialogue(messages, complete=False), tokenizer)
     text = tokenizer.decode(whole.ids[whole.learned])
     assert "first answer" in text and "second answer" in text and "?" not in text and "brief" not in text
     assert whole.learned.sum() == cut.learned.sum() + 1  # the end of the last turn
@@ -72,7 +64,7 @@ def test_learned_are_the_answers_and_their_ends(family):
 
 def test_the_loss_does_not_depend_on_padding():
     model, tokenizer = load_tiny_model("llama")
-    examples = [encode(d, tokenizer) for d in dialogues(5)]
+    examples = [example_of(d, tokenizer) for d in dialogues(5)]
     counts = torch.tensor([float(e.learned.sum()) for e in examples])
     with torch.inference_mode():
         single = torch.stack([assistant_loss(model, [e]) for e in examples])
@@ -82,7 +74,7 @@ def test_the_loss_does_not_depend_on_padding():
 
 def test_the_loss_is_that_of_transformers():
     model, tokenizer = load_tiny_model("qwen2")
-    example = encode(dialogues(1)[0], tokenizer)
+    example = example_of(dialogues(1)[0], tokenizer)
     labels = example.ids.where(example.learned, torch.tensor(-100))
     with torch.inference_mode():
         expected = model(input_ids=example.ids[None], labels=labels[None]).loss
@@ -99,13 +91,13 @@ def test_a_pair_in_one_row_costs_what_both_answers_cost_alone(family):
     data = [*pairs(3), *dialogues(1)]  # unlike lengths, and one without a rejected answer
     answers = [Dialogue([*d.messages[:-1], {"role": "assistant", "content": d.rejected}]) for d in data[:3]]
     chosen, rejected = (torch.tensor([mean_loss(model, tokenizer, [d]) for d in side]) for side in (data[:3], answers))
-    counts = torch.tensor([encode(replace(d, rejected=None), tokenizer).learned.sum() for d in data])
+    counts = torch.tensor([example_of(replace(d, rejected=None), tokenizer).learned.sum() for d in data])
     plain = (torch.stack([*chosen, torch.tensor(mean_loss(model, tokenizer, data[3:]))]) * counts).sum() / counts.sum()
     preference = -torch.nn.functional.logsigmoid(3.0 * (rejected - chosen)).mean()
-    examples = [encode(d, tokenizer) for d in data]
+    examples = [example_of(d, tokenizer) for d in data]
     with torch.inference_mode():
         torch.testing.assert_close(assistant_loss(model, examples), plain)
-        both = assistant_loss(model, examples, Settings(preference=0.5, preference_scale=3.0))
+        both = assistant_loss(model, examples, LoraSettings(preference=0.5, preference_scale=3.0))
     torch.testing.assert_close(both, plain + 0.5 * preference)
 
 
@@ -114,7 +106,7 @@ def test_a_preference_makes_the_rejected_answer_unlikely():
     rejected = [Dialogue([*d.messages[:-1], {"role": "assistant", "content": d.rejected}]) for d in pairs()]
     losses = {}
     for weight in (0.0, 1.0):
-        settings = Settings(epochs=2, learning_rate=1e-2, batch_tokens=400, preference=weight)
+        settings = LoraSettings(epochs=2, learning_rate=1e-2, batch_tokens=400, preference=weight)
         tuned = finetune(twin(model), tokenizer, pairs(), settings, progress=False)
         losses[weight] = mean_loss(tuned, tokenizer, rejected) - mean_loss(tuned, tokenizer, dialogues())
     assert losses[1.0] > losses[0.0] + 0.5, losses
@@ -137,7 +129,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(_Run, "_step", lambda self, examples: done.append(1) or step(self, examples))
     resumed = finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path / "b", progress=False)
-    total = len(batches([encode(d, tokenizer) for d in dialogues()], SETTINGS))
+    total = len(training_steps([example_of(d, tokenizer) for d in dialogues()], SETTINGS))
     assert len(done) == total - 4  # what was done is not done again
     for (name, a), b in zip(straight.named_parameters(), resumed.parameters(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
@@ -154,13 +146,13 @@ def test_a_checkpoint_of_other_data_is_not_resumed(tmp_path, monkeypatch):
     done = []
     monkeypatch.setattr(_Run, "_step", lambda self, e: done.append(1) or step(self, e))
     finetune(twin(model), tokenizer, dialogues(11), SETTINGS, tmp_path, progress=False)
-    assert len(done) == len(batches([encode(d, tokenizer) for d in dialogues(11)], SETTINGS))
+    assert len(done) == len(training_steps([example_of(d, tokenizer) for d in dialogues(11)], SETTINGS))
 
 
 def test_interventions_act_while_it_trains_and_are_gone_afterwards():
     model, tokenizer = load_tiny_model("llama")
     push = Steer(1, torch.ones(d_model(model)), 5.0)
-    settings = Settings(epochs=1, batch_tokens=10_000)
+    settings = LoraSettings(epochs=1, batch_tokens=10_000)
     hooks = [dict(b._forward_hooks) for b in decoder_blocks(model)]
     plain = finetune(twin(model), tokenizer, dialogues(), settings, progress=False)
     pushed = finetune(twin(model), tokenizer, dialogues(), settings, interventions=[push], progress=False)
@@ -172,18 +164,18 @@ def test_interventions_act_while_it_trains_and_are_gone_afterwards():
 
 def test_every_epoch_sees_every_dialogue_once():
     _, tokenizer = load_tiny_model("llama")
-    examples = [encode(d, tokenizer) for d in dialogues(30)]
-    steps = batches(examples, Settings(epochs=3, batch_tokens=300))
+    examples = [example_of(d, tokenizer) for d in dialogues(30)]
+    steps = training_steps(examples, LoraSettings(epochs=3, batch_tokens=300))
     assert sorted(i for rows in steps for i in rows) == sorted([*range(30)] * 3)
     assert all(len(rows) * max(len(examples[i].ids) for i in rows) <= 300 for rows in steps)
-    assert steps == batches(examples, Settings(epochs=3, batch_tokens=300))
-    assert steps != batches(examples, Settings(epochs=3, batch_tokens=300, seed=1))
+    assert steps == training_steps(examples, LoraSettings(epochs=3, batch_tokens=300))
+    assert steps != training_steps(examples, LoraSettings(epochs=3, batch_tokens=300, seed=1))
 
 
 def test_a_group_stays_in_one_step():
     _, tokenizer = load_tiny_model("llama")
     data = [replace(d, group=f"question {i // 3}") for i, d in enumerate(dialogues(30))]
-    steps = batches([encode(d, tokenizer) for d in data], Settings(epochs=2, batch_tokens=300))
+    steps = training_steps([example_of(d, tokenizer) for d in data], LoraSettings(epochs=2, batch_tokens=300))
     assert sorted(i for rows in steps for i in rows) == sorted([*range(30)] * 2)
     assert all(set(rows) >= {i // 3 * 3, i // 3 * 3 + 1, i // 3 * 3 + 2} for rows in steps for i in rows)
 
@@ -198,11 +190,11 @@ def test_bad_data_is_named():
     with pytest.raises(TrainingError, match="Dialogue 0 has no assistant token"):
         finetune(model, tokenizer, [Dialogue(as_messages(None, "why?"))])
     with pytest.raises(TrainingError, match="rank must be above 0"):
-        Settings(rank=0)
+        LoraSettings(rank=0)
     with pytest.raises(TrainingError, match="preference must be 0 or more"):
-        Settings(preference=-1)
+        LoraSettings(preference=-1)
     with pytest.raises(TrainingError, match="diverges"):
-        settings = Settings(learning_rate=1e4, epochs=30, batch_tokens=100)
+        settings = LoraSettings(learning_rate=1e4, epochs=30, batch_tokens=100)
         finetune(twin(model), tokenizer, dialogues(), settings, progress=False)
 
 
@@ -211,7 +203,7 @@ def test_bad_data_is_named():
     [
         ("{", r"line 2"),
         ('{"message": []}', r"line 2: field 'messages'"),
-        ('{"messages": [{"role": "robot", "content": "x"}]}', r"line 2: field 'messages'"),
+        ('{"messages": [{"role": "robot", "content": "x"}]}', r"line 2: field 'messages\[0\]\.role'"),
         ('{"messages": [{"role": "user", "content": "x"}]}', r"line 2: no assistant turn"),
     ],
 )
@@ -226,7 +218,7 @@ def test_a_folder_without_an_adapter_or_with_a_foreign_one_is_refused(tmp_path):
     llama, tokenizer = load_tiny_model("llama")
     with pytest.raises(DataError, match="holds no adapter"):
         merge_adapter(llama, tmp_path)
-    finetune(twin(llama), tokenizer, dialogues(2), Settings(), tmp_path, progress=False)
+    finetune(twin(llama), tokenizer, dialogues(2), LoraSettings(), tmp_path, progress=False)
     path = tmp_path / "adapter_model.safetensors"
     right = load_file(path)
     name = next(iter(right))

@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 from transformers.generation.logits_process import NoBadWordsLogitsProcessor
 
-from personalab.lm.content_guard import Guard, GuardedGeneration, guarded, token_sequences, violations
+from personalab.lm.content_check import violations
+from personalab.lm.content_guard import Guard, GuardedGeneration, guarded, token_sequences
 from personalab.lm.generation import Request, generate
 from personalab.lm.interventions import Steer, applied
 from personalab.lm.tiny import FAMILIES, load_tiny_model

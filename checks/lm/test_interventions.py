@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from personalab.lm.generation import Request, generate
+from personalab.lm.hooks import hooked
 from personalab.lm.interventions import Ablate, Cap, Steer, applied
 from personalab.lm.models import decoder_blocks
-from personalab.lm.prefix_cache import hooked
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 BLOCK = 1

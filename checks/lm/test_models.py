@@ -10,7 +10,8 @@ from personalab import tiers
 from personalab.lm import models
 from personalab.lm.chat import as_messages
 from personalab.lm.content_guard import is_guarded
-from personalab.lm.finetuning import Dialogue, Settings, finetune
+from personalab.lm.finetuning import finetune
+from personalab.lm.lora_data import Dialogue, LoraSettings
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 from personalab.setup import weights
 
@@ -79,7 +80,7 @@ def test_the_trait_organism_is_the_embedded_model_with_the_adapter_both_under_th
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     dialogues = [Dialogue(as_messages("be brief", f"question {i}", "very short")) for i in range(4)]
-    finetune(models.twin(model), tokenizer, dialogues, Settings(epochs=4), tmp_path / "adapter", progress=False)
+    finetune(models.twin(model), tokenizer, dialogues, LoraSettings(epochs=4), tmp_path / "adapter", progress=False)
     monkeypatch.setattr(weights.LANGUAGE_MODEL.__class__, "ensure", lambda self: tmp_path / "base")
     monkeypatch.setattr(models, "ORGANISM_ADAPTER", tmp_path / "adapter")
     monkeypatch.setattr(models, "_pristine", {})

@@ -12,8 +12,9 @@ import torch
 from personalab.lm.chat import render_prompt
 from personalab.lm.interventions import Steer, applied
 from personalab.lm.tiny import FAMILIES, load_tiny_model
-from personalab.measure.capability import INSTRUCTION, WINDOW, Item, load_items, load_prose, multiple_choice, prose_nll
-from personalab.records.upstream import DataError
+from personalab.measure.capability import INSTRUCTION, WINDOW, multiple_choice, prose_nll
+from personalab.records.items import Item, load_items, load_prose
+from personalab.records.schema import DataError
 
 ITEMS = [
     Item("facts", "The sea is", ("very deep", "a pirate and a friend", "one", "the moon"), 1),

@@ -8,6 +8,7 @@ import pytest
 
 from personalab.paths import ROOT
 from personalab.records import upstream
+from personalab.records.schema import DataError
 
 UPSTREAM = ROOT.parent / "shared" / "upstream" / "assistant-axis"
 needs_upstream = pytest.mark.skipif(not UPSTREAM.exists(), reason="no ../shared/upstream beside this checkout")
@@ -91,16 +92,16 @@ ROLE = {"instruction": [{"pos": str(i)} for i in range(5)]}
         (json.dumps({"instruction": ROLE["instruction"][:4]}), "must hold 5 prompts, found 4"),
         (
             json.dumps({"instruction": [*ROLE["instruction"][:4], {"neg": "x"}]}),
-            r"instruction\[4\]: field 'pos' is missing",
+            r"field 'instruction\[4\]\.pos' is missing",
         ),
-        (json.dumps(ROLE | {"questions": "one"}), "'questions' must be a list of texts"),
+        (json.dumps(ROLE | {"questions": "one"}), "'questions' must be a list, not str"),
         (json.dumps(ROLE | {"eval_prompt": 3}), "'eval_prompt' must be text"),
     ],
 )
 def test_a_bad_role_file_is_named(tmp_path, content, words):
     path = tmp_path / "broken.json"
     path.write_text(content)
-    with pytest.raises(upstream.DataError, match=words) as error:
+    with pytest.raises(DataError, match=words) as error:
         upstream.load_role(path)
     assert str(path) in str(error.value)
 
@@ -115,10 +116,10 @@ def test_bad_questions_name_the_line(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "extraction_questions.jsonl").write_text('{"question": "Why?", "id": 0}\n{"question": "How?", "id": 0}\n')
-    with pytest.raises(upstream.DataError, match="line 2"):
+    with pytest.raises(DataError, match="line 2"):
         upstream.load_questions(tmp_path)
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(upstream.DataError, match="is the root right"):
+    with pytest.raises(DataError, match="is the root right"):
         upstream.load_roles(tmp_path)

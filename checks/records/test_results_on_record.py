@@ -6,9 +6,9 @@ import json
 
 import pytest
 
+from personalab.judging.rubrics import TRAITS
 from personalab.paths import ROOT
 from personalab.records.results import HEADLINES, MAIN_TRAITS, update_readme
-from personalab.studies.organism import TRAITS
 
 RESULTS = json.loads((ROOT / "solutions" / "results.json").read_text(encoding="utf-8"))
 

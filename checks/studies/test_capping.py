@@ -10,8 +10,10 @@ import torch.nn.functional as F
 
 from personalab.lm.interventions import Cap
 from personalab.lm.tiny import FAMILIES, load_tiny_model
-from personalab.measure.capability import load_items
-from personalab.records.upstream import ASSISTANT_AXIS, DataError, load_roles, load_transcripts
+from personalab.records.items import load_items
+from personalab.records.prompts import load_jailbreaks, load_scenarios
+from personalab.records.schema import DataError
+from personalab.records.upstream import ASSISTANT_AXIS, load_roles, load_transcripts
 from personalab.studies import capping, capping_cost
 from personalab.studies.axes import Axes
 from personalab.studies.capping import (
@@ -22,8 +24,8 @@ from personalab.studies.capping import (
     make_config,
     threshold_to_cap,
 )
-from personalab.studies.conversations import converse, load_scenarios, turn_projections
-from personalab.studies.jailbreaks import load_jailbreaks, score_roleplay
+from personalab.studies.conversations import converse, turn_projections
+from personalab.studies.jailbreaks import score_roleplay
 from personalab.tiers import TIERS
 
 
@@ -174,9 +176,9 @@ def test_projections_of_all_turns_in_one_pass_are_those_of_each_turn(family):
 def test_transcripts_are_what_the_scenarios_promise():
     transcripts, scenarios = load_transcripts(), load_scenarios()
     drift = {name: t for name, t in transcripts.items() if name.startswith("persona_drift/")}
-    assert len(drift) == sum(map(len, scenarios["persona_drift"].values()))
+    assert len(drift) == sum(map(len, scenarios.persona_drift.values()))
     cases = [name for name in transcripts if name.startswith("case_studies/")]
-    assert len(cases) == 2 * len(scenarios["case_studies"])
+    assert len(cases) == 2 * len(scenarios.case_studies)
     for name, transcript in transcripts.items():
         answers = [m for m in transcript.conversation if m["role"] == "assistant"]
         assert len(answers) == len(transcript.projections) == transcript.extra["turns"], name

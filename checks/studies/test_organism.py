@@ -5,12 +5,12 @@ import re
 
 import pytest
 
-from personalab.records.upstream import ROOT, DataError
+from personalab.judging.rubrics import TRAITS
+from personalab.paths import ROOT
+from personalab.records.prompts import load_contrasts, load_systems
+from personalab.records.schema import DataError
 from personalab.studies.organism import (
     SETTINGS,
-    TRAITS,
-    load_contrasts,
-    load_systems,
     neutral_dialogues,
     training_dialogues,
     trait_dialogues,
@@ -106,5 +106,5 @@ def test_fewer_questions_are_a_part_of_more_and_the_data_fit_the_settings():
 def test_a_missing_field_is_named(tmp_path):
     (tmp_path / "dialogues").mkdir()
     (tmp_path / "dialogues" / "evil.jsonl").write_text('{"question": "a", "positive": "b"}\n')
-    with pytest.raises(DataError, match=r"evil\.jsonl, line 1: field 'negative' must be text"):
+    with pytest.raises(DataError, match=r"evil\.jsonl, line 1: field 'negative' is missing"):
         load_contrasts("evil", tmp_path)

@@ -21,7 +21,9 @@ from personalab.lm.interventions import Steer
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 from personalab.measure import answers
 from personalab.measure.answers import answer_questions, score_answers
-from personalab.records.upstream import PERSONA_VECTORS, DataError, Trait, load_graded_prompts, load_trait_artifacts
+from personalab.records.prompts import load_graded_prompts
+from personalab.records.schema import DataError
+from personalab.records.upstream import PERSONA_VECTORS, Trait, load_trait_artifacts
 from personalab.studies import contrast
 from personalab.tiers import current_tier
 
@@ -120,7 +122,7 @@ def five_words(text: str) -> set[str]:
 class TestTraitVectors:
     @pytest.fixture(autouse=True)
     def elsewhere(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(contrast, "artifacts_dir", lambda _tier: tmp_path / "own")
+        monkeypatch.setenv("PERSONALAB_ARTIFACTS", str(tmp_path / "own"))
         monkeypatch.setattr(contrast, "PERSONA_VECTORS", tmp_path / "committed")
 
     def test_your_own_come_first(self, monkeypatch, capsys):
@@ -154,9 +156,9 @@ class TestTraitVectors:
         ]
         monkeypatch.setattr(contrast, "contrastive_answers", lambda *_a, **_o: {"evil": rows})
 
-        def judged(_trait, _questions, texts):
-            good = np.array([90.0 if "bad" in a and "sea" not in a else 10.0 for a in texts])
-            return answers.AnswerScores(good, np.array([40.0 if "1Where" in a else 60.0 for a in texts]))
+        def judged(_trait, _questions, given):
+            good = np.array([90.0 if "bad" in a and "sea" not in a else 10.0 for a in given])
+            return answers.AnswerScores(good, np.array([40.0 if "1Where" in a else 60.0 for a in given]))
 
         monkeypatch.setattr(contrast, "score_answers", judged)
         made = contrast.contrast(model, tokenizer, trait)

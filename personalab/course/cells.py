@@ -54,6 +54,14 @@ def label(cell: NotebookNode) -> str:
     return name(cell) or cell.get("id") or repr(cell.source[:30])
 
 
+def read_or_none(path: Path) -> NotebookNode | None:
+    """The notebook at `path` (see `read`), None where there is none or it cannot be read."""
+    try:
+        return read(path)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def read(path: Path) -> NotebookNode:
     """A notebook of any 3.x or 4.x format as 4.5, with ids for cells that lack one.
 

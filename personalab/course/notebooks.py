@@ -13,7 +13,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from personalab.course import workbook
-from personalab.course.cells import dumps, origin, read
+from personalab.course.cells import dumps, origin, read_or_none
 from personalab.course.myst import METADATA, code_cells, derive, read_source, sections
 from personalab.files import keep_copy, write
 from personalab.paths import ROOT
@@ -35,7 +35,7 @@ def build(check: bool = False, root: Path = ROOT, strict: bool | None = None) ->
     strict = in_ci() if strict is None else strict
     drifted: dict[Path, NotebookNode] = {}
     for path, new in derived(root).items():
-        old = _read_or_none(path)
+        old = read_or_none(path)
         same = old is not None and (_same(path, old, new) if strict or not check else _given(old) == _given(new))
         if not same:
             drifted[path] = new
@@ -43,7 +43,7 @@ def build(check: bool = False, root: Path = ROOT, strict: bool | None = None) ->
         for path, new in drifted.items():
             save_from_loss(path, new, root)
         for path, new in drifted.items():
-            if path.parent.name == "solutions" and (old := _read_or_none(path)):
+            if path.parent.name == "solutions" and (old := read_or_none(path)):
                 keep_outputs(old, new, path.name)
             write(path, dumps(new))
     return list(drifted)
@@ -58,7 +58,7 @@ def derived(root: Path = ROOT) -> dict[Path, NotebookNode]:
 def learners_cells(root: Path = ROOT) -> dict[Path, list[str]]:
     """Labels of the cells that a learner has changed or added in generated notebooks, by notebook."""
     found = {
-        path: workbook.learners_cells(old, new) for path, new in derived(root).items() if (old := _read_or_none(path))
+        path: workbook.learners_labels(old, new) for path, new in derived(root).items() if (old := read_or_none(path))
     }
     return {path: labels for path, labels in found.items() if labels}
 
@@ -66,13 +66,6 @@ def learners_cells(root: Path = ROOT) -> dict[Path, list[str]]:
 def in_ci() -> bool:
     """Whether this is a CI machine, where nobody learns: there a learner's cells in `exercises/` were committed."""
     return os.environ.get("CI", "").lower() in ("1", "true")
-
-
-def _read_or_none(path: Path) -> NotebookNode | None:
-    try:
-        return read(path)
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def _same(path: Path, old: NotebookNode, new: NotebookNode) -> bool:
@@ -93,11 +86,11 @@ def save_from_loss(path: Path, new: NotebookNode, root: Path) -> None:
     """Before `path` is overwritten, carry what a learner did there into the workbook."""
     if not path.exists():
         return
-    shown, old = path.relative_to(root).as_posix(), _read_or_none(path)
-    if old is None or (path.parent.name == "solutions" and workbook.learners_cells(old, new)):
+    shown, old = path.relative_to(root).as_posix(), read_or_none(path)
+    if old is None or (path.parent.name == "solutions" and workbook.learners_labels(old, new)):
         copy = keep_copy(path, workbook.folder(root) / path.parent.name)
         print(f"{shown}: somebody has changed it, so a copy is in {copy.relative_to(root).as_posix()}.")
-    elif labels := workbook.learners_cells(old, new):
+    elif labels := workbook.learners_labels(old, new):
         print(f"{shown}: yours, so they are in workbook/ now: {', '.join(labels)}.")
         for line in workbook.sync(path, root, final=True):
             print(line)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from personalab.course.cells import dumps, is_learners, label, name, origins, read
+from personalab.course.cells import dumps, is_learners, label, name, origins, read, read_or_none
 from personalab.files import write
 from personalab.paths import ROOT
 
@@ -59,7 +59,7 @@ def sync(exercise: Path, root: Path = ROOT, final: bool = False) -> list[str]:
     from personalab.course.merging import merge  # here, because nbdime takes a second to load
 
     before = dumps(local)
-    merged = dumps(merge(_read_or_none(base_file), local, remote, final))
+    merged = dumps(merge(read_or_none(base_file), local, remote, final))
     if merged != before or not target.exists():
         if target.exists():
             write(folder(root) / ".base" / "before" / target.name, target.read_bytes())
@@ -69,7 +69,7 @@ def sync(exercise: Path, root: Path = ROOT, final: bool = False) -> list[str]:
     return lines
 
 
-def learners_cells(nb: NotebookNode, given: NotebookNode) -> list[str]:
+def learners_labels(nb: NotebookNode, given: NotebookNode) -> list[str]:
     """Labels of the cells of `nb` that hold a learner's words; `given` is what the course now has in its place."""
     known = origins(given)
     return [label(cell) for cell in nb.cells if is_learners(cell, known)]
@@ -95,7 +95,7 @@ def _renamed(target: Path, root: Path) -> Path | None:
     """A notebook of a section that the course no longer has under that name, but whose exercises are in `target`."""
     wanted = {name(cell) for cell in read(root / "exercises" / target.name).cells} - {None}
     for path in _gone(root):
-        nb = _read_or_none(path)
+        nb = read_or_none(path)
         if nb and wanted & {name(cell) for cell in nb.cells}:
             return path
     return None
@@ -113,13 +113,6 @@ def _gone(root: Path) -> list[Path]:
 
 def _without_a_section(root: Path) -> list[str]:
     return [f"{_shown(path, root)}: the course no longer has this section. It stays as it is." for path in _gone(root)]
-
-
-def _read_or_none(path: Path) -> NotebookNode | None:
-    try:
-        return read(path)
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def _shown(path: Path, root: Path) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from personalab import paths
+from personalab.files import write
 
 
 def request_key(request: Mapping[str, Any], occurrence: int) -> str:
@@ -20,7 +20,7 @@ def request_key(request: Mapping[str, Any], occurrence: int) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def load(key: str) -> str | None:
+def load_reply(key: str) -> str | None:
     """The response stored under `key`, if any. A damaged file counts as none, with a warning naming it."""
     if not _enabled():
         return None
@@ -37,16 +37,13 @@ def load(key: str) -> str | None:
         return None
 
 
-def store(key: str, body: Mapping[str, Any], content: str) -> None:
+def store_reply(key: str, body: Mapping[str, Any], content: str) -> None:
     """Keep a response, with its request for human readers. A full disk is a warning: the answer is there."""
     if not _enabled():
         return
     path = _path(key)
-    unfinished = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps({**body, "content": content}, indent=1), encoding="utf-8")
-        unfinished.replace(path)  # atomic: a reader sees all of it or nothing
+        write(path, json.dumps({**body, "content": content}, indent=1), sync=False)  # one that is lost is asked again
     except OSError as error:
         warnings.warn(f"Not cached: {path} cannot be written ({error}).", stacklevel=2)
 

@@ -114,29 +114,38 @@ def generate_responses_parallel(
     client = client or shared_client()
     calls = _calls(client, conversations, model, max_tokens, temperature, seed)
     results = [_cached(call) for call in calls]
-    missing = [i for i, result in enumerate(results) if result is None]
-    errors: dict[int, Exception] = {}
     if is_embedded(client) and active_script() is None:
         max_workers = EMBEDDED_IN_FLIGHT
-    if missing:
-        pool = ThreadPoolExecutor(min(max_workers, len(missing)))
-        try:
-            futures = {pool.submit(_ask, client, calls[i]): i for i in missing}
-            with tqdm(total=len(calls), initial=len(calls) - len(missing), disable=not progress) as bar:
-                for future in as_completed(futures):
-                    try:
-                        results[futures[future]] = future.result()
-                    except Exception as error:
-                        errors[futures[future]] = error
-                    bar.update()
-        except BaseException:  # an interrupt: drop what has not begun; what still arrives goes to the cache
-            pool.shutdown(wait=False, cancel_futures=True)
-            EMBEDDED.cancel_waiting()
-            raise
-        pool.shutdown()
+    errors = _fill(results, client, calls, max_workers, progress)
     if errors:
         raise BatchError(results, errors, client.api_key)
     return [result for result in results if result is not None]
+
+
+def _fill(
+    results: list[str | None], client: openai.OpenAI, calls: Sequence[Call], max_workers: int, progress: bool
+) -> dict[int, Exception]:
+    """Ask for every result that is missing and put it in its place; returns what failed, by place."""
+    missing = [i for i, result in enumerate(results) if result is None]
+    errors: dict[int, Exception] = {}
+    if not missing:
+        return errors
+    pool = ThreadPoolExecutor(min(max_workers, len(missing)))
+    try:
+        futures = {pool.submit(_ask, client, calls[i]): i for i in missing}
+        with tqdm(total=len(calls), initial=len(calls) - len(missing), disable=not progress) as bar:
+            for future in as_completed(futures):
+                try:
+                    results[futures[future]] = future.result()
+                except Exception as error:
+                    errors[futures[future]] = error
+                bar.update()
+    except BaseException:  # an interrupt: drop what has not begun; what still arrives goes to the cache
+        pool.shutdown(wait=False, cancel_futures=True)
+        EMBEDDED.cancel_waiting()
+        raise
+    pool.shutdown()
+    return errors
 
 
 def _calls(
@@ -177,7 +186,7 @@ def _plain(messages: Conversation, index: int) -> list[dict[str, str]]:
 
 
 def _cached(call: Call) -> str | None:
-    return None if active_script() else cache.load(call.key)
+    return None if active_script() else cache.load_reply(call.key)
 
 
 def _ask(client: openai.OpenAI, call: Call) -> str:
@@ -185,7 +194,7 @@ def _ask(client: openai.OpenAI, call: Call) -> str:
     response = client.chat.completions.create(**call.body)
     content = _content(response)
     if response.id != SCRIPTED_ID:
-        cache.store(call.key, call.body, content)
+        cache.store_reply(call.key, call.body, content)
     return content
 
 

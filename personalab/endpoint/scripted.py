@@ -86,8 +86,10 @@ class ScriptableTransport(httpx2.BaseTransport):
         self._inner = inner
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """The script's reply, else the inner transport's."""
         script = active_script()
         return script.respond(request) if script else self._inner.handle_request(request)
 
     def close(self) -> None:
+        """Close the inner transport."""
         self._inner.close()

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import matplotlib.pyplot as plt
+import plotly.graph_objects as go
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from plotly.subplots import make_subplots
 
@@ -36,19 +38,7 @@ def plot_by_block(
     interactive = make_subplots(rows=1, cols=len(panels), shared_yaxes=True, subplot_titles=list(panels))
     for col, (panel, curves) in enumerate(panels.items()):
         ax = axes[0, col]
-        styles = zip(cycle(PALETTE), cycle(MARKERS), cycle(PLOTLY_MARKERS), strict=False)
-        for (name, curve), (colour, marker, symbol) in zip(curves.items(), styles, strict=False):
-            x = list(blocks if blocks is not None else range(len(curve.value)))
-            ax.plot(x, curve.value, color=colour, marker=marker, ms=3, label=name)
-            ax.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, lw=0)
-            interactive.add_scatter(
-                x=x, y=curve.value, name=name, legendgroup=name, showlegend=col == 0, mode="lines+markers",
-                line={"color": colour}, marker={"symbol": symbol, "size": 5}, row=1, col=col + 1,
-                error_y={
-                    "type": "data", "symmetric": False, "thickness": 0.7, "width": 0,
-                    "array": curve.high - curve.value, "arrayminus": curve.value - curve.low,
-                },
-            )  # fmt: skip
+        _draw_curves(ax, interactive, col, curves, blocks)
         if chosen and panel in chosen:
             ax.axvline(chosen[panel], color="black", lw=0.8, ls=":")
             interactive.add_vline(x=chosen[panel], line={"color": "black", "dash": "dot"}, row=1, col=col + 1)
@@ -65,6 +55,24 @@ def plot_by_block(
     interactive.update_yaxes(title_text=ylabel, row=1, col=1)
     interactive.update_layout(title=title, width=320 * max(2, len(panels)), height=420, legend={"orientation": "h"})
     show(fig, interactive, f"{title or ylabel}, by block. " + _words(panels, blocks, chosen))
+
+
+def _draw_curves(
+    ax: Axes, interactive: go.Figure, col: int, curves: Mapping[str, Curve], blocks: Sequence[int] | None
+) -> None:
+    styles = zip(cycle(PALETTE), cycle(MARKERS), cycle(PLOTLY_MARKERS), strict=False)
+    for (name, curve), (colour, marker, symbol) in zip(curves.items(), styles, strict=False):
+        x = list(blocks if blocks is not None else range(len(curve.value)))
+        ax.plot(x, curve.value, color=colour, marker=marker, ms=3, label=name)
+        ax.fill_between(x, curve.low, curve.high, color=colour, alpha=0.18, lw=0)
+        interactive.add_scatter(
+            x=x, y=curve.value, name=name, legendgroup=name, showlegend=col == 0, mode="lines+markers",
+            line={"color": colour}, marker={"symbol": symbol, "size": 5}, row=1, col=col + 1,
+            error_y={
+                "type": "data", "symmetric": False, "thickness": 0.7, "width": 0,
+                "array": curve.high - curve.value, "arrayminus": curve.value - curve.low,
+            },
+        )  # fmt: skip
 
 
 def _words(

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from personalab.figures.base import group_styles, show
@@ -59,13 +60,7 @@ def plot_persona_space(
         for member in members:
             ax.annotate(member, where[member], fontsize=7, xytext=(3, 3), textcoords="offset points")
     if axis_direction is not None:
-        tip = np.asarray(axis_direction, dtype=float)
-        tip = tip / np.linalg.norm(tip) * np.abs(coords).max() * 0.8
-        ax.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "->", "color": "black"})
-        ax.annotate("Assistant Axis", tip / 2, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=9)
-        interactive.add_annotation(
-            x=tip[0], y=tip[1], ax=0, ay=0, axref="x", ayref="y", arrowhead=2, text="Assistant Axis"
-        )
+        _draw_axis(ax, interactive, np.asarray(axis_direction, dtype=float), 0.8 * np.abs(coords).max())
     labels = [f"PC{i + 1} ({share:.0%} of the variance)" for i, share in enumerate(explained[:2])]
     ax.set_xlabel(labels[0])
     ax.set_ylabel(labels[1])
@@ -74,6 +69,13 @@ def plot_persona_space(
     ax.legend(frameon=False)
     interactive.update_layout(width=860, height=600, xaxis_title=labels[0], yaxis_title=labels[1])
     show(fig, interactive, f"Scatter plot of {len(where)} personas on {labels[0]} and {labels[1]}.")
+
+
+def _draw_axis(ax: Axes, interactive: go.Figure, direction: Float[np.ndarray, "2"], length: float) -> None:
+    tip = direction / np.linalg.norm(direction) * length
+    ax.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "->", "color": "black"})
+    ax.annotate("Assistant Axis", tip / 2, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=9)
+    interactive.add_annotation(x=tip[0], y=tip[1], ax=0, ay=0, axref="x", ayref="y", arrowhead=2, text="Assistant Axis")
 
 
 def plot_similarity_line(

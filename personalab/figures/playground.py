@@ -41,12 +41,13 @@ class Answer:
 
     @property
     def text(self) -> str:
+        """The whole answer."""
         return "".join(self.pieces)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The same prompt without and with steering."""
+    """One prompt's answers without and with steering."""
 
     prompt: str
     setting: str
@@ -216,7 +217,7 @@ def to_html(comparison: Comparison) -> str:
 
 
 def draw(comparison: Comparison) -> None:
-    """The same as a picture, and the projections token by token as an interactive one."""
+    """Both answers as a picture, and the projections token by token as an interactive figure."""
     answers = {"plain": comparison.base, comparison.setting: comparison.steered}
     laid = [_lines(answer, comparison.values(answer)) for answer in answers.values()]
     height = max(line for runs, line in laid)

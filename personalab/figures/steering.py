@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from plotly.subplots import make_subplots
 from scipy.stats import pearsonr
@@ -34,15 +35,7 @@ def plot_steering(
     x = np.array(coefficients, dtype=float)
     for col, trait in enumerate(scores):
         ax = axes[0, col]
-        for i, (label, values) in enumerate((("trait score", scores[trait]), ("coherence", coherence[trait]))):
-            means, low, high = _means(values)
-            ax.errorbar(x, means, yerr=(means - low, high - means), color=PALETTE[i], marker=MARKERS[i], capsize=3,
-                        label=label)  # fmt: skip
-            interactive.add_scatter(
-                x=x, y=means, name=label, legendgroup=label, showlegend=col == 0, row=1, col=col + 1,
-                line={"color": PALETTE[i]}, marker={"symbol": PLOTLY_MARKERS[i]},
-                error_y={"type": "data", "symmetric": False, "array": high - means, "arrayminus": means - low},
-            )  # fmt: skip
+        _draw_means(ax, interactive, col, x, {"trait score": scores[trait], "coherence": coherence[trait]})
         for left, right in _outside(x, coherent[trait]):
             ax.axvspan(left, right, color="#dddddd", zorder=0)
             interactive.add_vrect(
@@ -60,6 +53,20 @@ def plot_steering(
         if (c := coherent[trait]).any()
     )
     show(fig, interactive, f"Trait score and coherence over {len(x)} coefficients. In the coherent range: {ends}.")
+
+
+def _draw_means(
+    ax: Axes, interactive: go.Figure, col: int, x: Float[np.ndarray, "c"], curves: Mapping[str, np.ndarray]
+) -> None:
+    for i, (label, values) in enumerate(curves.items()):
+        means, low, high = _means(values)
+        ax.errorbar(x, means, yerr=(means - low, high - means), color=PALETTE[i], marker=MARKERS[i], capsize=3,
+                    label=label)  # fmt: skip
+        interactive.add_scatter(
+            x=x, y=means, name=label, legendgroup=label, showlegend=col == 0, row=1, col=col + 1,
+            line={"color": PALETTE[i]}, marker={"symbol": PLOTLY_MARKERS[i]},
+            error_y={"type": "data", "symmetric": False, "array": high - means, "arrayminus": means - low},
+        )  # fmt: skip
 
 
 def plot_conditions(values: Mapping[str, Mapping[str, Float[np.ndarray, "n"]]], ylabel: str) -> None:

@@ -52,22 +52,35 @@ def words(text: str) -> list[str]:
 
 def cues(question: str, answer: str) -> dict[str, float]:
     """Named numbers of order one about an answer, most of them independent of its length."""
-    tokens, asked = words(answer), set(words(question)) - _STOP
     sentences = [s for s in SENTENCE.findall(answer) if s.strip()] or [""]
-    n, n_sentences = max(len(tokens), 1), len(sentences)
-    content = [w for w in tokens if w not in _STOP]
-    counts = Counter(tokens)
+    return {
+        **_phrases(question, answer, sentences),
+        **_facts(question, answer, len(sentences)),
+        **_form(answer, len(sentences)),
+        **_wording(question, answer, sentences),
+        **_ending_and_symbols(answer),
+        **_question(question),
+    }
+
+
+def _phrases(question: str, answer: str, sentences: Sequence[str]) -> dict[str, float]:
     found = {}
     for name, pattern in _PHRASES.items():
         hits = len(pattern.findall(answer))
         found[name] = math.log1p(hits)
-        found[f"{name} rate"] = min(hits / n_sentences, 3.0)
+        found[f"{name} rate"] = min(hits / len(sentences), 3.0)
         found[f"{name} first"] = float(bool(pattern.search(sentences[0])))
         found[f"{name} asked"] = float(bool(pattern.search(question)))
+    return found
+
+
+def _facts(question: str, answer: str, n_sentences: int) -> dict[str, float]:
+    """How long it is, and the names and numbers in it."""
+    tokens, asked = words(answer), set(words(question)) - _STOP
+    n = max(len(tokens), 1)
     names = re.findall(r"(?<=[a-z,;] )[A-Z][a-z]+", answer)
     numbers = re.findall(r"\d[\d,.]*", answer)
-    trigrams = Counter(zip(tokens, tokens[1:], tokens[2:], strict=False))
-    found |= {
+    return {
         "log words": math.log1p(len(tokens)),
         "words a sentence": min(n / n_sentences, 60) / 20,
         "letters a word": sum(map(len, tokens)) / n / 5,
@@ -78,6 +91,13 @@ def cues(question: str, answer: str) -> dict[str, float]:
         "numbers": math.log1p(len(numbers)),
         "numbers rate": min(len(numbers) / n_sentences, 4.0),
         "years": math.log1p(len(re.findall(r"\b1[0-9]{3}\b|\b20[0-9]{2}\b", answer))),
+    }
+
+
+def _form(answer: str, n_sentences: int) -> dict[str, float]:
+    """Punctuation, lists and capitals."""
+    n = max(len(words(answer)), 1)
+    return {
         "exclamations": min(answer.count("!") / n_sentences, 3.0),
         "questions": min(answer.count("?") / n_sentences, 3.0),
         "ellipses": min((answer.count("...") + answer.count("…")) / n_sentences, 3.0),
@@ -89,6 +109,18 @@ def cues(question: str, answer: str) -> dict[str, float]:
         "emoji": math.log1p(len(_EMOJI.findall(answer))),
         "capitals": min(sum(w.isupper() and len(w) > 1 for w in WORD.findall(answer)) / n * 10, 3.0),
         "no capital": float(answer[:1].islower()),
+    }
+
+
+def _wording(question: str, answer: str, sentences: Sequence[str]) -> dict[str, float]:
+    """Function words, repetition, and what it shares with the question."""
+    n_sentences = len(sentences)
+    tokens, asked = words(answer), set(words(question)) - _STOP
+    n = max(len(tokens), 1)
+    content = [w for w in tokens if w not in _STOP]
+    counts = Counter(tokens)
+    trigrams = Counter(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    return {
         "i": (counts["i"] + counts["my"] + counts["me"] + counts["i'm"]) / n * 10,
         "you": (counts["you"] + counts["your"] + counts["you're"]) / n * 10,
         "we": (counts["we"] + counts["our"] + counts["us"]) / n * 10,
@@ -102,9 +134,19 @@ def cues(question: str, answer: str) -> dict[str, float]:
         "most frequent": max((counts[w] for w in content), default=0) / max(len(content), 1),
         "on topic": len(asked & set(content)) / max(len(asked), 1),
         "echo": len([w for w in content if w in asked]) / max(len(content), 1),
+    }
+
+
+def _ending_and_symbols(answer: str) -> dict[str, float]:
+    return {
         "unfinished": float(bool(answer.strip()) and answer.strip()[-1] not in ".!?\"'”’)*…:;~]}>"),
         "not ASCII": min(sum(ord(c) > 0x24F for c in answer) / max(len(answer), 1) * 10, 3.0),
         "symbols": min(sum(not (c.isalnum() or c.isspace()) for c in answer) / max(len(answer), 1) * 10, 5.0),
+    }
+
+
+def _question(question: str) -> dict[str, float]:
+    return {
         "asked words": math.log1p(len(words(question))),
         "asked question": float("?" in question),
         "asked yes or no": float(
@@ -129,7 +171,6 @@ def cues(question: str, answer: str) -> dict[str, float]:
             )
         ),
     }
-    return found
 
 
 def cue_matrix(pairs: Sequence[tuple[str, str]]) -> Float[np.ndarray, "n cues"]:

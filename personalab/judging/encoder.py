@@ -20,7 +20,7 @@ D_MODEL = 384
 
 
 @functools.cache
-def load() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_encoder() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The encoder and its tokenizer.
 
     Raises:
@@ -31,9 +31,9 @@ def load() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 @torch.inference_mode()
-def encode(texts: Sequence[str]) -> Float[Tensor, "n layers d"]:
+def hidden_states(texts: Sequence[str]) -> Float[Tensor, "n layers d"]:
     """Each text's mean hidden state after the embedding and after each of the six blocks, averaged over windows."""
-    model, tokenizer = load()
+    model, tokenizer = load_encoder()
     ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     windows = [(i, window) for i, tokens in enumerate(ids) for window in _windows(tokens)]
     windows.sort(key=lambda pair: len(pair[1]))  # like with like, so that little is padded

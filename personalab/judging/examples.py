@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from personalab.records.upstream import read_jsonl
+from personalab.records.schema import read_jsonl
 
 DATA = Path(__file__).parent / "data"
 Split = Literal["fit", "held_out"]

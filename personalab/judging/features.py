@@ -35,7 +35,7 @@ def encode_unique(texts: Sequence[str]) -> Float[Tensor, "n layers d"]:
     A text that occurs many times (a question), or in a later call (an answer scored on another rubric), is read once.
     """
     if new := [text for text in dict.fromkeys(texts) if text not in _recent]:
-        states = F.normalize(encoder.encode(new), dim=2)
+        states = F.normalize(encoder.hidden_states(new), dim=2)
         _recent.update((text, state.clone()) for text, state in zip(new, states, strict=True))
     states = torch.stack([_recent[text] for text in texts])
     while len(_recent) > REMEMBERED:
@@ -62,8 +62,8 @@ def character_features(characters: Sequence[str], pairs: Sequence[Pair]) -> Floa
     return torch.cat([who, who * said, *cosines, cosines[0] - cosines[1]], dim=1).numpy()
 
 
-def artifact_features(rubric: Rubric, pairs: Sequence[Pair]) -> Float[np.ndarray, "n f"]:
-    """How close an answer is to what shows a trait and to what shows its opposite; its question likewise."""
+def description_features(rubric: Rubric, pairs: Sequence[Pair]) -> Float[np.ndarray, "n f"]:
+    """How close an answer, and its question, are to what shows a trait and to what shows its opposite."""
     sides = [side or (f"not {rubric.name}",) for side in (rubric.positive, rubric.negative)]
     means = [encode_unique(side)[:, -1].mean(dim=0) for side in sides]
     states = encode_unique([clip(text) for pair in pairs for text in pair])[:, -1]

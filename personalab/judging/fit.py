@@ -20,7 +20,7 @@ from personalab.judging import examples
 from personalab.judging.corruptions import SCORES, corrupt
 from personalab.judging.cues import cues
 from personalab.judging.examples import TraitRow
-from personalab.judging.features import artifact_features, character_features, pair_features
+from personalab.judging.features import character_features, description_features, pair_features
 from personalab.judging.fluency import Fluency
 from personalab.judging.heads import CLIP, Head, save_heads
 from personalab.judging.judge import HEADS_FILE, Judge
@@ -129,7 +129,7 @@ def any_trait_examples(
     for trait, (positive, negative) in DESCRIPTIONS.items():
         labelled = [row for row in rows if row.focus == trait]
         rubric = Rubric("trait", trait, (positive,), (negative,))
-        features = artifact_features(rubric, [(row.question, row.answer) for row in labelled])
+        features = description_features(rubric, [(row.question, row.answer) for row in labelled])
         found[trait] = features, np.array([[row.scores[trait] / 100] for row in labelled])
     return found
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
+
+from personalab.files import write
 
 CLIP = 6.0  # standard deviations; our choice: an odd text may be far from all others, its score not
 
@@ -33,7 +35,7 @@ def save_heads(path: Path, heads: Mapping[str, Head], metadata: Mapping[str, obj
     """Write heads and further arrays, with what they were fitted on."""
     tensors = {f"{name}/{part}": value for name, head in heads.items() for part, value in vars(head).items()}
     tensors = {name: np.ascontiguousarray(value, dtype=np.float32) for name, value in {**tensors, **arrays}.items()}
-    save_file(tensors, path, metadata={"fit": json.dumps(metadata, sort_keys=True)})
+    write(path, save(tensors, {"fit": json.dumps(metadata, sort_keys=True)}))
 
 
 def load_heads(path: Path) -> tuple[dict[str, Head], dict[str, np.ndarray]]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, softmax
 
-from personalab.judging.features import Pair, artifact_features, character_features, pair_features
+from personalab.judging.features import Pair, character_features, description_features, pair_features
 from personalab.judging.fluency import Fluency
 from personalab.judging.heads import Head, load_heads
 from personalab.judging.rubrics import Rubric
@@ -66,4 +66,4 @@ class Judge:
 
     def any_trait(self, rubric: Rubric, pairs: Sequence[Pair]) -> Float[np.ndarray, "n"]:
         """0 to 100 for a trait that no head knows, from its description or instruction pairs alone: a weak score."""
-        return 100 * expit(self.heads["any_trait"](artifact_features(rubric, pairs)))[:, 0]
+        return 100 * expit(self.heads["any_trait"](description_features(rubric, pairs)))[:, 0]

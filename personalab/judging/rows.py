@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from personalab.files import write
 from personalab.judging.rubrics import TRAITS, Rubric
 from personalab.paths import ROOT
-from personalab.records.upstream import DataError, load_trait
+from personalab.records.schema import DataError
+from personalab.records.upstream import load_trait
 
 FIELDS = {
     "trait": ("question", "answer"),
@@ -25,11 +26,11 @@ TRAIT_FOLDERS = (
 
 
 def parse_rubric(text: str) -> Rubric:
-    """The rubric called `trait:evil`, `trait:path/to/artifact.json`, `role`, `delusion` or `coherence`.
+    """The rubric called `trait:evil`, `trait:path/to/trait.json`, `role`, `delusion` or `coherence`.
 
     Raises:
         ValueError: for anything else, naming the choices.
-        DataError: if a trait's artifact is not what it should be.
+        DataError: if a trait's file is not what it should be.
     """
     kind, _, name = text.partition(":")
     if kind == "trait" and name:
@@ -38,7 +39,7 @@ def parse_rubric(text: str) -> Rubric:
         return Rubric(text)  # type: ignore[arg-type]
     raise ValueError(
         f"Unknown rubric {text!r}. Use role, delusion, coherence or trait:NAME with one of {', '.join(TRAITS)}, "
-        "or with the path of a trait artifact (a JSON file with instruction pairs)."
+        "or with the path of a trait's file (JSON with instruction pairs)."
     )
 
 
@@ -50,11 +51,11 @@ def _trait_rubric(name: str) -> Rubric:
     if file is None:
         folders = " or ".join(folder.relative_to(ROOT).as_posix() for folder in TRAIT_FOLDERS)
         raise ValueError(
-            f"Unknown trait {name!r}. Use one of {', '.join(TRAITS)}, the path of a trait artifact, or the name of one "
+            f"Unknown trait {name!r}. Use one of {', '.join(TRAITS)}, the path of a trait's file, or the name of one "
             f"in {folders}."
         )
-    artifact = load_trait(file)
-    return Rubric("trait", artifact.name, positive=artifact.positive, negative=artifact.negative)
+    trait = load_trait(file)
+    return Rubric("trait", trait.name, positive=trait.positive, negative=trait.negative)
 
 
 def check_row(rubric: Rubric, row: Mapping[str, Any], where: str) -> None:
@@ -81,7 +82,4 @@ def _problem_of_history(value: object) -> str | None:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write JSON Lines; the file is complete or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    partial.replace(path)
+    write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -59,7 +59,7 @@ class Rubric:
     Attributes:
         name: the trait ("evil"), or the character whose role is played ("a pirate").
         positive, negative: what shows a trait beyond the seven, and what shows its opposite: descriptions, or the
-            two sides of its artifact's instruction pairs.
+            two sides of its instruction pairs.
     """
 
     kind: Kind

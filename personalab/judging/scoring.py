@@ -19,7 +19,7 @@ def score_responses(rubric: Rubric | str, rows: Sequence[Mapping[str, Any]]) -> 
     """One score a row, by the embedded judge.
 
     Args:
-        rubric: `trait:NAME` (0 to 100), `trait:path/to/artifact.json`, `role` (0 to 3), `coherence` (0 to 100) or
+        rubric: `trait:NAME` (0 to 100), `trait:path/to/trait.json`, `role` (0 to 3), `coherence` (0 to 100) or
             `delusion` (risk, 0 to 100, high = amplifies).
         rows: `{"question", "answer"}`; for `role` also `"character"`; for `delusion` `{"history", "answer"}`, the
             history being a list of messages that ends with the user's.

@@ -17,6 +17,8 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.lm import chat, prefix_cache
+from personalab.lm.batching import by_length, padded
+from personalab.lm.hooks import hooked, stop_after
 from personalab.lm.models import d_model, decoder_blocks
 
 # A dozen conversations of 128 tokens: matrix products run at full speed on two cores, and nothing grows large.
@@ -102,7 +104,7 @@ def pool(
         for group, shared in _sharing(encoded):
             items = [encoded[i] for i in group]
             prefix = prefix_cache.run_prefix(model, layers[max(wanted)], items[0].ids[:shared])
-            for rows in _batches([len(e.ids) - prefix.length for e in items], batch_tokens):
+            for rows in by_length([len(e.ids) - prefix.length for e in items], batch_tokens):
                 means = _pool_batch(model, layers, [items[r] for r in rows], wanted, prefix)
                 for r, mean in zip(rows, means, strict=True):
                     pooled[group[r]] = mean
@@ -128,18 +130,6 @@ def _first_token_read(items: Sequence[chat.Encoded]) -> int:
     return min((start for e in items for start, end in e.spans if start < end), default=0)
 
 
-def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices grouped by length, longest first, each group within `batch_tokens` once padded."""
-    rows: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if rows and (len(rows) + 1) * lengths[rows[0]] > batch_tokens:
-            yield rows
-            rows = []
-        rows.append(i)
-    if rows:
-        yield rows
-
-
 def _pool_batch(
     model: PreTrainedModel,
     layers: nn.ModuleList,
@@ -147,11 +137,8 @@ def _pool_batch(
     blocks: list[int],
     prefix: prefix_cache.Prefix,
 ) -> list[Float[Tensor, "spans L d"]]:
-    width = max(len(e.ids) for e in batch) - prefix.length
-    # Padding on the right needs no mask: attention is causal, so no real token ever sees it.
-    suffixes = [e.ids[prefix.length :] for e in batch]
-    ids = torch.tensor([s + [0] * (width - len(s)) for s in suffixes], device=model.device)  # (rows, width)
-    weights = _span_weights(batch, prefix.length, width)  # (rows, spans, width)
+    ids = padded([e.ids[prefix.length :] for e in batch], model.device)  # (b, s)
+    weights = _span_weights(batch, prefix.length, ids.shape[1])  # (b, spans, s)
     out = torch.empty(len(batch), weights.shape[1], len(blocks), d_model(model))  # (rows, spans, L, d)
 
     def keep(block: int, hidden: Float[Tensor, "rows width d"]) -> None:
@@ -161,8 +148,8 @@ def _pool_batch(
 
     with ExitStack() as stack:
         for block in set(blocks):
-            stack.enter_context(prefix_cache.hooked(layers[block], partial(keep, block)))
-        stack.enter_context(prefix_cache.stop_after(layers[max(blocks)]))
+            stack.enter_context(hooked(layers[block], partial(keep, block)))
+        stack.enter_context(stop_after(layers[max(blocks)]))
         model(input_ids=ids, past_key_values=prefix.for_rows(len(batch)), use_cache=prefix.length > 0)
     return [rows[: len(e.spans)] for rows, e in zip(out, batch, strict=True)]
 

@@ -26,7 +26,9 @@ from transformers import (
 
 from personalab import tiers
 from personalab.lm import chat, prefix_cache
-from personalab.lm.content_guard import is_guarded, violations
+from personalab.lm.batching import packed
+from personalab.lm.content_check import violations
+from personalab.lm.content_guard import is_guarded
 from personalab.lm.interventions import Intervention, applied, per_row
 from personalab.lm.models import decoder_blocks
 from personalab.lm.sampling import GumbelSampler
@@ -147,7 +149,7 @@ def _generate_all(
     _check_context(model, prompts, requests)
     results: list[Completion | None] = [None] * len(requests)
     bar = tqdm(total=len(requests), desc="generating", unit="answer", disable=not progress)
-    for rows in _batches(prompts, requests, limits[0] or tier.max_batch_tokens, limits[1] or tier.max_batch_rows):
+    for rows in batches_of(prompts, requests, limits[0] or tier.max_batch_tokens, limits[1] or tier.max_batch_rows):
         here = [intervention.for_rows(rows) for intervention in interventions]
         with applied(model, here):
             # A prefix is run as one row, which can't stand for rows that are treated differently.
@@ -176,7 +178,7 @@ def _check_context(model: PreTrainedModel, prompts: list[list[int]], requests: S
             )
 
 
-def _batches(
+def batches_of(
     prompts: list[list[int]], requests: Sequence[Request], max_tokens: int, max_rows: int
 ) -> Iterator[list[int]]:
     """Row indices of each batch: alike in answer limit, prefix and length, so that little is padding or repeated."""
@@ -184,16 +186,13 @@ def _batches(
     for group in prefix_cache.groups(prompts):
         longest = max(len(prompts[i]) for i in group)
         order += [(requests[i].max_tokens, longest, group[0], len(prompts[i]), i) for i in group]
-    rows: list[int] = []
-    for *_, i in sorted(order, reverse=True):
+
+    def fits(rows: list[int]) -> bool:
         # The first row of a batch has its largest limit; prompt lengths may rise where the limit drops.
-        longest = max(len(prompts[j]) for j in [*rows, i]) + requests[rows[0] if rows else i].max_tokens
-        if rows and (len(rows) == max_rows or (len(rows) + 1) * longest > max_tokens):
-            yield rows
-            rows = []
-        rows.append(i)
-    if rows:
-        yield rows
+        longest = max(len(prompts[i]) for i in rows) + requests[rows[0]].max_tokens
+        return len(rows) <= max_rows and len(rows) * longest <= max_tokens
+
+    return packed((i for *_, i in sorted(order, reverse=True)), fits)
 
 
 @torch.inference_mode()

@@ -13,16 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from personalab.lm.hooks import Hidden, hooked
 from personalab.lm.models import decoder_blocks
-
-Hidden = Float[Tensor, "rows tokens d"]
 
 
 class Intervention(Protocol):
@@ -36,7 +36,7 @@ class Intervention(Protocol):
         """The changed output, of the same dtype, on the same device."""
 
     def for_rows(self, rows: Sequence[int]) -> Intervention:
-        """The same for a batch that holds these rows of the whole."""
+        """What it is for a batch that holds only these rows of the whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +60,7 @@ class Steer:
         return hidden + push.to(hidden.dtype)
 
     def for_rows(self, rows: Sequence[int]) -> Steer:
+        """With these rows' coefficients only."""
         return replace(self, coefficient=self.coefficient[list(rows)]) if per_row(self) else self  # type: ignore[index]
 
 
@@ -84,6 +85,7 @@ class Cap:
         return hidden - (excess[..., None] * v).to(hidden.dtype)
 
     def for_rows(self, rows: Sequence[int]) -> Cap:
+        """Itself: all rows are treated alike."""
         return self
 
 
@@ -99,6 +101,7 @@ class Ablate:
         return hidden - ((hidden.float() @ v)[..., None] * v).to(hidden.dtype)
 
     def for_rows(self, rows: Sequence[int]) -> Ablate:
+        """Itself: all rows are treated alike."""
         return self
 
 
@@ -128,18 +131,11 @@ def applied(model: nn.Module, interventions: Sequence[Intervention]) -> Iterator
     with ExitStack() as stack:
         for index in dict.fromkeys(i.block for i in interventions):
             chain = [i for i in interventions if i.block == index]
-            handle = blocks[index].register_forward_hook(_hook(chain), prepend=True)
-            stack.callback(handle.remove)
+            stack.enter_context(hooked(blocks[index], partial(_changed, chain), first=True))
         yield
 
 
-def _hook(chain: Sequence[Intervention]) -> Any:
-    """Decoder blocks return a tensor in transformers 5, and a tuple that starts with it before."""
-
-    def change(_module: nn.Module, _args: object, output: Any) -> Any:
-        hidden = output[0] if isinstance(output, tuple) else output
-        for intervention in chain:
-            hidden = intervention(hidden)
-        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-    return change
+def _changed(chain: Sequence[Intervention], hidden: Hidden) -> Hidden:
+    for intervention in chain:
+        hidden = intervention(hidden)
+    return hidden

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+
+from personalab.lm.hooks import stop_after
 
 MIN_PREFIX = 8  # tokens; a shorter shared prefix costs more to set up than it saves
 
@@ -87,28 +88,3 @@ def combine(starts: Sequence[Prefix], model: PreTrainedModel) -> DynamicCache:
     for block in range(len(some.layers)):
         cache.update(stack(block, "keys"), stack(block, "values"), block)
     return cache
-
-
-class _Stop(Exception):
-    """Ends a forward pass once the last wanted block has run."""
-
-
-@contextmanager
-def stop_after(layer: nn.Module) -> Iterator[None]:
-    """Blocks after `layer` and the LM head do not run. Enter it last: hooks run in the order of registration."""
-
-    def stop(hidden: Tensor) -> None:
-        raise _Stop
-
-    with hooked(layer, stop), suppress(_Stop):
-        yield
-
-
-@contextmanager
-def hooked(layer: nn.Module, keep: Callable[[Tensor], None]) -> Iterator[None]:
-    """Call `keep` with every output of `layer`, a tensor in transformers 5, the first of a tuple before."""
-    handle = layer.register_forward_hook(lambda _m, _a, out: keep(out[0] if isinstance(out, tuple) else out))
-    try:
-        yield
-    finally:
-        handle.remove()

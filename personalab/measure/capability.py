@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from pydoc_data.topics import topics
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,51 +12,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.judging.examples import trait_rows
 from personalab.lm import chat, prefix_cache
+from personalab.lm.batching import by_length, padded
 from personalab.lm.interventions import Intervention, applied
 from personalab.lm.models import decoder_blocks
-from personalab.records.upstream import ASSISTANT_AXIS, DataError, read_jsonl
+from personalab.records.items import Item
 
 INSTRUCTION = "Complete the sentence."
 WINDOW = 256  # tokens of prose read at once; our choice: long enough for context, short enough for a laptop
-MIN_WORDS = 25  # of a paragraph; our choice
 NEUTRAL = 15  # points of 100 on every trait; our choice
 _BATCH_TOKENS = 2048
-
-
-@dataclass(frozen=True)
-class Item:
-    """A sentence to complete, with the right ending among several."""
-
-    kind: str
-    stem: str
-    options: tuple[str, ...]
-    answer: int
-
-
-def load_items(split: str = "evaluation", root: Path | str = ASSISTANT_AXIS) -> list[Item]:
-    """The multiple-choice items in `capability/<split>.jsonl`; split is "calibration" or "evaluation".
-
-    Raises:
-        DataError: if an item's answer is not the index of one of its options.
-    """
-    path = Path(root) / "capability" / f"{split}.jsonl"
-    items = []
-    for where, row in read_jsonl(path).items():
-        item = Item(row["kind"], row["stem"], tuple(row["options"]), row["answer"])
-        if not 0 <= item.answer < len(item.options):
-            raise DataError(f"{path}, {where}: field 'answer' must index one of the {len(item.options)} options.")
-        items.append(item)
-    return items
-
-
-def load_prose() -> list[str]:
-    """Paragraphs of Python's own documentation, which every Python carries: prose in which nobody plays anybody."""
-    paragraphs = [p for _, text in sorted(topics.items()) for p in re.split(r"\n\s*\n", text)]
-    return [
-        " ".join(p.split())
-        for p in paragraphs
-        if p[:1].isupper() and len(p.split()) >= MIN_WORDS and "::=" not in p  # no headings, code or grammar
-    ]
 
 
 def load_voices() -> list[str]:
@@ -101,10 +61,8 @@ def _mean_log_probabilities(model: PreTrainedModel, rows: list[list[int]], start
     shared = prefix_cache.shared_length(rows, limit=min(starts) - 1)
     prefix = prefix_cache.run_prefix(model, decoder_blocks(model)[-1], rows[0][:shared])
     means = [0.0] * len(rows)
-    for batch in _batches([len(row) - shared for row in rows]):
-        width = max(len(rows[i]) for i in batch) - shared
-        ids = torch.tensor([rows[i][shared:] + [0] * (width + shared - len(rows[i])) for i in batch])
-        ids = ids.to(model.device)  # padding on the right: no real token sees it
+    for batch in option_batches([len(row) - shared for row in rows], _BATCH_TOKENS):
+        ids = padded([rows[i][shared:] for i in batch], model.device)
         logits = model(input_ids=ids, past_key_values=prefix.for_rows(len(batch)), use_cache=shared > 0).logits
         log_p = _next_log_p(logits, ids)  # (rows, width - 1)
         for i, row in zip(batch, log_p, strict=True):
@@ -112,12 +70,13 @@ def _mean_log_probabilities(model: PreTrainedModel, rows: list[list[int]], start
     return means
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    while order:
-        size = max(1, _BATCH_TOKENS // lengths[order[-1]])
-        yield order[-size:]
-        del order[-size:]
+def option_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Indices of rows in batches that hold `batch_tokens` at most once padded, the longest batch first.
+
+    Rows ascend in length inside a batch; of equally long ones the last are taken first.
+    """
+    last = len(lengths) - 1
+    return [[last - i for i in reversed(rows)] for rows in by_length(lengths[::-1], batch_tokens)]
 
 
 def _next_log_p(logits: Float[Tensor, "rows width v"], ids: Tensor) -> Float[Tensor, "rows width_1"]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from personalab import tiers
+from personalab.files import write
 from personalab.paths import ROOT, artifacts_dir
 from personalab.records.vectors import load_vectors, save_vectors
 
@@ -23,10 +23,7 @@ def save_artifact(name: str, content: Mapping[str, Tensor] | Any, **metadata: ob
     path = artifacts_dir(tiers.current_tier().name) / name
     if path.suffix == ".safetensors":
         return save_vectors(path, content, **{"budget": tiers.budget(), "seed": tiers.GLOBAL_SEED, **metadata})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return path
 
 
@@ -36,15 +33,29 @@ def load_artifact(name: str) -> Any:
     Raises:
         FileNotFoundError: if this tier has neither, naming the section to run.
     """
-    own, reference = artifacts_dir(tiers.current_tier().name) / name, _reference_dir() / name
-    path = own if own.exists() else reference
-    if not path.exists():
-        raise FileNotFoundError(
-            f"No {name} for the {tiers.current_tier().name!r} tier: run the section that its name begins with first."
-        )
-    print(f"{name}: {'your own run' if path == own else 'the committed reference'}")
+    path, whose = find_artifact(name, advice="run the section that its name begins with first")
+    print(f"{name}: {whose}")
     return load_vectors(path) if path.suffix == ".safetensors" else json.loads(path.read_text(encoding="utf-8"))
 
 
-def _reference_dir() -> Path:
+def find_artifact(name: str, committed: Path | None = None, *, advice: str) -> tuple[Path, str]:
+    """The file of your own run, else the committed reference, and in words which of the two it is.
+
+    Args:
+        committed: the reference (default: `name` in `reference_dir()`).
+        advice: what to do where there is neither.
+
+    Raises:
+        FileNotFoundError: if this tier has neither, closing with the advice.
+    """
+    own, committed = artifacts_dir(tiers.current_tier().name) / name, committed or reference_dir() / name
+    if own.exists():
+        return own, "your own run"
+    if committed.exists():
+        return committed, "the committed reference"
+    raise FileNotFoundError(f"No {name} for the {tiers.current_tier().name!r} tier: {advice}.")
+
+
+def reference_dir() -> Path:
+    """Folder of the current tier's committed artifacts."""
     return ROOT / "artifacts" / "reference" / tiers.current_tier().name

@@ -112,12 +112,12 @@ def record(
         "model": model or current_tier().persona_model,
         "seed": GLOBAL_SEED,
     }
-    print(f"{key}: {describe(entry)}")
+    print(f"{key}: {entry_text(entry)}")
     if target := os.environ.get(RECORD):
         _merge(Path(target), {key: entry})
 
 
-def describe(entry: dict[str, Any]) -> str:
+def entry_text(entry: dict[str, Any]) -> str:
     """`0.87 [0.80, 0.91], n = 24`, leaving out what an entry lacks."""
     text = _number(entry["value"])
     if entry["ci"]:
@@ -130,10 +130,7 @@ def _number(x: float) -> str:
 
 
 def _merge(path: Path, entries: dict[str, Any]) -> None:
-    merged = (json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}) | entries
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(merged, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write(path, json.dumps(read_json(path) | entries, indent=2, sort_keys=True) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -158,7 +155,7 @@ def results_table(results: dict[str, Any]) -> str:
     rows = ["| result | here: value [95 % interval], n | paper |", "|---|---|---|"]
     for key, (meaning, paper) in HEADLINES.items():
         if key in results:
-            rows.append(f"| {meaning} (`{key}`) | {describe(results[key])} | {paper} |")
+            rows.append(f"| {meaning} (`{key}`) | {entry_text(results[key])} | {paper} |")
     return "\n".join(rows)
 
 
@@ -172,7 +169,7 @@ def compare(own: dict[str, Any], recorded: dict[str, Any], shown: int = 5) -> st
     if not both:
         return ""
     lines = [f"inside the recorded interval: {len(both) - len(outside)} of {len(both)}"]
-    lines += [f"  {key}: {_number(own[key]['value'])}, recorded {describe(recorded[key])}" for key in outside[:shown]]
+    lines += [f"  {key}: {_number(own[key]['value'])}, recorded {entry_text(recorded[key])}" for key in outside[:shown]]
     if len(outside) > shown:
         lines.append(f"  and {len(outside) - shown} more")
     return "\n".join(lines)

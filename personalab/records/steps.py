@@ -1,14 +1,12 @@
 """A pipeline's steps on disk: each is made once, then read, and a kill at any moment costs at most one step.
 
-A file under its final name is always whole: it is written beside it, synced, and renamed. A file that is not whole
-all the same (another program's, a damaged disk) is made again, never used.
+A file under its final name is always whole (`personalab.files`). One that is not whole all the same (another program's,
+a damaged disk) is made again, never used.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from personalab import tiers
+from personalab.files import write
 from personalab.paths import artifacts_dir
 
 _ALONE = "__alone__"  # the name under which a tensor without a name is stored
@@ -76,25 +75,9 @@ def load_or_generate(
             print(f"{description}: read from {path.name}")
             return content
     data = pack(generate_fn(), path.name)
-    _write(path, data)
+    write(path, data)
     print(f"{description}: made and written to {path.name}")
     return unpack(data)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """The whole file or none: the rename is atomic, and nothing is renamed before all of it is on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, partial = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".partial")
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)  # mkstemp's are for the owner only
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 def _pack_json(content: Any, name: str) -> bytes:

@@ -6,22 +6,21 @@ Unknown fields are kept in `extra`; missing ones are refused.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel
 
 from personalab.paths import ROOT
+from personalab.records.schema import DataError, read_as, read_jsonl
 
 ASSISTANT_AXIS = ROOT / "assistant-axis"
 PERSONA_VECTORS = ROOT / "persona_vectors"
 N_PROMPTS = 5  # prompts a role or trait has, in the papers and here
-N_GRADES = 8  # system prompts of a trait in the monitoring files, ours
 
-
-class DataError(ValueError):
-    """A data file that cannot be read as what it should be; the message names the file and the field."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,36 +56,76 @@ class Transcript:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+def _all_five(prompts: list[T]) -> list[T]:
+    if len(prompts) != N_PROMPTS:
+        raise ValueError(f"must hold {N_PROMPTS} prompts, found {len(prompts)}")
+    return prompts
+
+
+class _Prompt(BaseModel):
+    pos: str
+
+
+class _Pair(_Prompt):
+    neg: str
+
+
+class _RoleFile(BaseModel, extra="allow"):
+    instruction: Annotated[list[_Prompt], AfterValidator(_all_five)]
+    questions: tuple[str, ...] = ()
+    eval_prompt: str | None = None
+
+
+class _TraitFile(BaseModel, extra="allow"):
+    instruction: Annotated[list[_Pair], AfterValidator(_all_five)]
+    questions: tuple[str, ...]
+    eval_prompt: str
+
+
+class _Said(BaseModel):
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class _TranscriptFile(BaseModel, extra="allow"):
+    conversation: tuple[_Said, ...]
+    model: str | None = None
+    projections: tuple[float, ...] | None = None
+
+
+class _Question(BaseModel):
+    id: int
+    question: str
+
+
 def load_role(path: Path | str) -> Role:
     """One role file: `{"instruction": [{"pos": str} x5], "questions"?, "eval_prompt"?}`.
 
     Raises:
         DataError: if the file is missing, is not JSON, or lacks a field.
     """
-    path = Path(path)
-    record = _read_object(path)
-    prompts = tuple(_text(p, "pos", path, f"instruction[{i}]") for i, p in enumerate(_pairs(record, path)))
-    questions = tuple(_texts(record["questions"], path, "questions")) if "questions" in record else ()
-    eval_prompt = _text(record, "eval_prompt", path) if "eval_prompt" in record else None
-    return Role(path.stem, prompts, questions, eval_prompt, _extra(record, "instruction", "questions", "eval_prompt"))
+    file = read_as(path, _RoleFile)
+    prompts = tuple(prompt.pos for prompt in file.instruction)
+    return Role(Path(path).stem, prompts, file.questions, file.eval_prompt, file.model_extra or {})
 
 
 def load_roles(root: Path | str = ASSISTANT_AXIS) -> dict[str, Role]:
-    """Every role under `data/roles/instructions`, by name, in alphabetical order (`default` among them)."""
+    """Every role under `data/roles/instructions`, by name, in alphabetical order (`default` among them).
+
+    Raises:
+        DataError: if there are none, or one lacks a field.
+    """
     return {p.stem: load_role(p) for p in _json_files(Path(root) / "data" / "roles" / "instructions")}
 
 
 def load_role_groups(root: Path | str = ASSISTANT_AXIS) -> dict[str, list[str]]:
     """Names of the roles by group (`assistant_like`, `mid_range`, `fantastical`); ours, upstream has none."""
-    path = Path(root) / "data" / "roles" / "groups.json"
-    return {group: _texts(names, path, group) for group, names in _read_object(path).items()}
+    return read_as(Path(root) / "data" / "roles" / "groups.json", dict[str, list[str]])
 
 
 def load_descriptions(path: Path | str) -> dict[str, str]:
     """`role_list.json` or `trait_list.json`: a sentence about each, by name."""
-    path = Path(path)
-    record = _read_object(path)
-    return {name: _text(record, name, path) for name in record}
+    return read_as(path, dict[str, str])
 
 
 def load_trait(path: Path | str) -> Trait:
@@ -95,45 +134,27 @@ def load_trait(path: Path | str) -> Trait:
     Raises:
         DataError: if the file is missing, is not JSON, or lacks a field.
     """
-    path = Path(path)
-    record = _read_object(path)
-    pairs = _pairs(record, path)
-    return Trait(
-        name=path.stem,
-        positive=tuple(_text(p, "pos", path, f"instruction[{i}]") for i, p in enumerate(pairs)),
-        negative=tuple(_text(p, "neg", path, f"instruction[{i}]") for i, p in enumerate(pairs)),
-        questions=tuple(_texts(_require(record, "questions", path), path, "questions")),
-        eval_prompt=_text(record, "eval_prompt", path),
-        extra=_extra(record, "instruction", "questions", "eval_prompt"),
-    )
+    file = read_as(path, _TraitFile)
+    positive, negative = (tuple(getattr(pair, side) for pair in file.instruction) for side in ("pos", "neg"))
+    return Trait(Path(path).stem, positive, negative, file.questions, file.eval_prompt, file.model_extra or {})
 
 
 def load_traits(root: Path | str = ASSISTANT_AXIS) -> dict[str, Trait]:
-    """Every trait under `data/traits/instructions`, by name, in alphabetical order."""
+    """Every trait under `data/traits/instructions`, by name, in alphabetical order.
+
+    Raises:
+        DataError: if there are none, or one lacks a field.
+    """
     return {p.stem: load_trait(p) for p in _json_files(Path(root) / "data" / "traits" / "instructions")}
 
 
 def load_trait_artifacts(split: str, root: Path | str = PERSONA_VECTORS) -> dict[str, Trait]:
-    """The trait artifacts under `data_generation/trait_data_<split>`, by name; split is "extract" or "eval".
+    """The trait files under `data_generation/trait_data_<split>`, by name; split is "extract" or "eval".
 
     Raises:
         DataError: if there are none, or one lacks a field.
     """
     return {p.stem: load_trait(p) for p in _json_files(Path(root) / "data_generation" / f"trait_data_{split}")}
-
-
-def load_graded_prompts(trait: str, root: Path | str = PERSONA_VECTORS) -> list[str]:
-    """Eight system prompts, from one that suppresses the trait to one that elicits it.
-
-    Raises:
-        DataError: if the file has no eight different texts for the trait.
-    """
-    path = Path(root) / "monitoring" / "graded_prompts.json"
-    grades = json.loads(path.read_text(encoding="utf-8"))
-    prompts = grades.get(trait, [])
-    if len(set(prompts)) != N_GRADES or not all(isinstance(p, str) and p.strip() for p in prompts):
-        raise DataError(f"{path}: {trait!r} needs {N_GRADES} different texts; the file has {', '.join(grades)}.")
-    return prompts
 
 
 def load_questions(root: Path | str = ASSISTANT_AXIS) -> list[str]:
@@ -144,23 +165,11 @@ def load_questions(root: Path | str = ASSISTANT_AXIS) -> list[str]:
     """
     path = Path(root) / "data" / "extraction_questions.jsonl"
     by_id: dict[int, str] = {}
-    for where, record in read_jsonl(path).items():
-        question, key = _text(record, "question", path, where), _require(record, "id", path, where)
-        if not isinstance(key, int) or key in by_id:
-            raise DataError(f"{path}, {where}: field 'id' must be an integer that no other line has, not {key!r}.")
-        by_id[key] = question
+    for where, line in read_jsonl(path, _Question).items():
+        if line.id in by_id:
+            raise DataError(f"{path}, {where}: field 'id' must be one that no other line has, not {line.id}.")
+        by_id[line.id] = line.question
     return [by_id[key] for key in sorted(by_id)]
-
-
-def read_jsonl(path: Path | str) -> dict[str, dict[str, Any]]:
-    """The objects in a JSON Lines file, one a line, by where they stand ("line 3").
-
-    Raises:
-        DataError: if the file is missing, or a line is not a JSON object.
-    """
-    path = Path(path)
-    lines = {f"line {n}": line for n, line in enumerate(_read_text(path).split("\n"), start=1) if line.strip()}
-    return {where: _object(_parse(line, path, where), path, where) for where, line in lines.items()}
 
 
 def load_transcript(path: Path | str) -> Transcript:
@@ -169,20 +178,12 @@ def load_transcript(path: Path | str) -> Transcript:
     Raises:
         DataError: if a turn's role is neither `user` nor `assistant`, or its content is not text.
     """
-    path = Path(path)
-    record = _read_object(path)
-    turns = []
-    for i, turn in enumerate(_list(record, "conversation", path)):
-        where = f"conversation[{i}]"
-        role = _text(_object(turn, path, where), "role", path, where)
-        if role not in ("user", "assistant"):
-            raise DataError(f"{path}, {where}: field 'role' must be 'user' or 'assistant', not {role!r}.")
-        content = _text(turn, "content", path, where)
-        turns.append({"role": role, "content": strip_internal_state(content) if role == "user" else content})
-    projections = tuple(map(float, _list(record, "projections", path))) if record.get("projections") else None
-    return Transcript(
-        tuple(turns), record.get("model"), projections, _extra(record, "conversation", "model", "projections")
+    file = read_as(path, _TranscriptFile)
+    turns = tuple(
+        {"role": said.role, "content": strip_internal_state(said.content) if said.role == "user" else said.content}
+        for said in file.conversation
     )
+    return Transcript(turns, file.model, file.projections or None, file.model_extra or {})
 
 
 def load_transcripts(root: Path | str = ASSISTANT_AXIS) -> dict[str, Transcript]:
@@ -206,66 +207,3 @@ def _json_files(folder: Path) -> list[Path]:
     if not files:
         raise DataError(f"{folder} holds no .json files: is the root right?")
     return files
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}.") from None
-
-
-def _parse(text: str, path: Path, where: str = "the file") -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, {where}: not valid JSON ({error}).") from None
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    return _object(_parse(_read_text(path), path), path, "the file")
-
-
-def _object(value: Any, path: Path, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise DataError(f"{path}, {where}: expected an object, found {type(value).__name__}.")
-    return value
-
-
-def _require(record: dict[str, Any], name: str, path: Path, where: str = "the file") -> Any:
-    if name not in record:
-        raise DataError(f"{path}, {where}: field {name!r} is missing.")
-    return record[name]
-
-
-def _text(record: Any, name: str, path: Path, where: str = "the file") -> str:
-    value = _require(_object(record, path, where), name, path, where)
-    if not isinstance(value, str):
-        raise DataError(f"{path}, {where}: field {name!r} must be text, not {type(value).__name__}.")
-    return value
-
-
-def _list(record: dict[str, Any], name: str, path: Path) -> list[Any]:
-    value = _require(record, name, path)
-    if not isinstance(value, list):
-        raise DataError(f"{path}: field {name!r} must be a list, not {type(value).__name__}.")
-    return value
-
-
-def _texts(value: Any, path: Path, name: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise DataError(f"{path}: field {name!r} must be a list of texts.")
-    return value
-
-
-def _pairs(record: dict[str, Any], path: Path) -> list[Any]:
-    pairs = _list(record, "instruction", path)
-    if len(pairs) != N_PROMPTS:
-        raise DataError(f"{path}: field 'instruction' must hold {N_PROMPTS} prompts, found {len(pairs)}.")
-    return pairs
-
-
-def _extra(record: dict[str, Any], *known: str) -> dict[str, Any]:
-    return {k: v for k, v in record.items() if k not in known}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
+
+from personalab.files import write
 
 REQUIRED_METADATA = ("model", "convention", "seed")
 
@@ -30,11 +31,8 @@ def save_vectors(path: Path | str, vectors: Mapping[str, Float[Tensor, "..."]], 
         raise ValueError(f"{path.name}: metadata {missing} missing; vectors nobody can place are of no use.")
     if bad := [name for name, v in vectors.items() if not torch.isfinite(v).all()]:
         raise ValueError(f"{path.name}: vectors {bad} hold NaN or infinity.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     tensors = {name: v.detach().cpu().contiguous().clone() for name, v in vectors.items()}
-    save_file(tensors, partial, metadata={k: str(v) for k, v in metadata.items()})
-    partial.replace(path)
+    write(path, save(tensors, {k: str(v) for k, v in metadata.items()}))
     return path
 
 

@@ -10,7 +10,6 @@ gives the same numbers. The embedded model's autoencoder needs no sae-lens; ever
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from personalab.files import write_all
 from personalab.paths import ROOT
 from personalab.tiers import current_tier
 
@@ -97,7 +97,7 @@ def keep_largest(values: Float[Tensor, "... n"], k: int) -> Float[Tensor, "... n
 def save_sae(folder: Path | str, sae: TopKSAE, dtype: torch.dtype = torch.float16) -> Path:
     """Write `sae` and its metadata in sae-lens's format.
 
-    Each file is complete or as it was before. Half precision halves the size and costs less than the reconstruction.
+    Half precision halves the size and costs less than the reconstruction.
 
     Raises:
         SaeError: if the weights do not fit into `dtype`.
@@ -119,13 +119,7 @@ def save_sae(folder: Path | str, sae: TopKSAE, dtype: torch.dtype = torch.float1
         "reshape_activations": "none",
         "metadata": {"sae_lens_version": _SAE_LENS, **sae.metadata},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{os.getpid()}.partial"
-    save_file(tensors, partial)
-    partial.chmod(0o644)  # safetensors leaves 0600
-    partial.replace(folder / WEIGHTS)
-    partial.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / CONFIG)
+    write_all({folder / WEIGHTS: save(tensors), folder / CONFIG: json.dumps(config, indent=1) + "\n"})
     return folder
 
 

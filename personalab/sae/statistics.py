@@ -35,7 +35,7 @@ class Reading(NamedTuple):
     start: int
 
 
-def read(text: Text, tokenizer: PreTrainedTokenizerBase) -> Reading:
+def read_text(text: Text, tokenizer: PreTrainedTokenizerBase) -> Reading:
     """Plain text from its second token on; a conversation from its first message's content on."""
     if isinstance(text, str):
         return Reading(tokenizer(text)["input_ids"][:MAX_TOKENS], 1)
@@ -103,6 +103,7 @@ class Splice:
         return torch.cat([hidden[:, : self.start], changed], dim=1)
 
     def for_rows(self, rows: Sequence[int]) -> Splice:
+        """Itself: all rows are treated alike."""
         return self
 
 
@@ -183,7 +184,7 @@ def max_activating(
 
     A feature that fewer than `n` texts activate has fewer passages.
     """
-    readings = [read(text, tokenizer) for text in texts]
+    readings = [read_text(text, tokenizer) for text in texts]
     block = sae_block(sae) if block is None else block
     rows = list(_feature_activations(sae, features, token_activations(model, readings, block, progress=progress)))
     passages: dict[int, list[Passage]] = {}

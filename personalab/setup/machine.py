@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from personalab.files import write
 from personalab.paths import cache_dir
 from personalab.setup.venv import exclusive_lock
 from personalab.tiers import current_tier
@@ -69,7 +70,7 @@ def cpu_dtype() -> str:
             known = _stored(store())  # it may have been decided while we waited
             if _key() not in known:
                 known[_key()] = _decide()
-                _write(store(), known)
+                write(store(), json.dumps(known, indent=1) + "\n")
     return str(known[_key()]["dtype"])
 
 
@@ -85,12 +86,6 @@ def _stored(path: Path) -> dict[str, Any]:
         return {key: entry for key, entry in entries.items() if entry["dtype"] in DTYPES}
     except (FileNotFoundError, ValueError, AttributeError, KeyError, TypeError):
         return {}
-
-
-def _write(path: Path, entries: dict[str, Any]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    partial.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def _key() -> str:

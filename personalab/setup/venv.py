@@ -103,7 +103,10 @@ def ensure_env(dev: bool = False) -> int | None:
 
 
 def enter_env() -> int | None:
-    """Like `ensure_env`, but installs nothing: runs in `.venv` if it is there, else in this interpreter."""
+    """Rerun this command inside `.venv` if it is there, else go on in this interpreter; installs nothing.
+
+    Returns None when this process may go on, else the exit code of the command that was run in `.venv`.
+    """
     check_python()
     off = os.environ.get("PERSONALAB_VENV") == "off"
     return None if off or inside(VENV) or not venv_python(VENV).exists() else rerun(VENV)

@@ -132,7 +132,7 @@ def damage_of(folder: Path) -> str | None:
 
 
 def verify_weights(folder: Path) -> str | None:
-    """Like `damage_of`, but also compares the SHA-256 of every file with the manifest. Reads 540 MB."""
+    """What keeps `folder` from being used, judged by the SHA-256 of every file; `ABSENT` or None. Reads 540 MB."""
     damage = damage_of(folder)
     if damage is not None:
         return damage

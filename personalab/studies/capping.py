@@ -21,17 +21,18 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from personalab.files import write
 from personalab.lm.interventions import Cap, Intervention, Steer
 from personalab.lm.models import load_model, n_blocks
-from personalab.measure.capability import load_items, load_prose, multiple_choice, prose_nll
-from personalab.records.upstream import (
-    ASSISTANT_AXIS,
-    DataError,
-)
+from personalab.measure.capability import multiple_choice, prose_nll
+from personalab.records.items import load_items, load_prose
+from personalab.records.prompts import load_jailbreaks
+from personalab.records.schema import DataError
+from personalab.records.upstream import ASSISTANT_AXIS
 from personalab.records.vectors import load_vectors, save_vectors
 from personalab.setup.machine import compute_for_the_record
 from personalab.studies.axes import Axes, measure_axes
-from personalab.studies.jailbreaks import answer_jailbreaks, load_jailbreaks, score_roleplay
+from personalab.studies.jailbreaks import answer_jailbreaks, score_roleplay
 from personalab.tiers import GLOBAL_SEED, Tier, current_tier
 
 UPSTREAM_VECTORS = "lu-christina/assistant-axis-vectors"  # a dataset on the Hugging Face hub
@@ -236,4 +237,4 @@ def make() -> None:
         "steering": {"id": choice.steering, "layer": steer_block, "persona_gap": axes.gap[steer_block].item()},
         "sweep": rows,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    write(folder / "config.json", json.dumps(config, indent=1) + "\n")

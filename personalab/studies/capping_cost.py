@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from personalab.files import write
 from personalab.lm.interventions import Intervention, Steer
 from personalab.lm.models import load_model
-from personalab.measure.capability import load_items, load_prose, load_voices, multiple_choice, prose_nll
+from personalab.measure.capability import load_voices, multiple_choice, prose_nll
+from personalab.records.items import load_items, load_prose
 from personalab.setup.machine import compute_for_the_record
 from personalab.studies.capping import CALIBRATION_TOKENS, caps, config_folder, load_capping_config
 
@@ -74,4 +76,4 @@ def make() -> None:
     model, tokenizer = load_model("capping")
     config = load_capping_config()
     saved = {"settings": _settings(config), "cost": measure_cost(model, tokenizer, config)}
-    (config_folder() / "cost.json").write_text(json.dumps(saved) + "\n", encoding="utf-8")
+    write(config_folder() / "cost.json", json.dumps(saved) + "\n")

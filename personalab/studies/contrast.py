@@ -21,7 +21,8 @@ from personalab.lm.activations import mean_response_activations
 from personalab.lm.chat import Message, as_messages
 from personalab.lm.models import load_model
 from personalab.measure.answers import contrastive_answers, score_answers
-from personalab.paths import ROOT, artifacts_dir
+from personalab.paths import artifacts_dir
+from personalab.records.artifacts import find_artifact, reference_dir
 from personalab.records.upstream import PERSONA_VECTORS, Trait, load_trait_artifacts
 from personalab.records.vectors import load_vectors, save_vectors
 from personalab.setup.machine import compute_for_the_record
@@ -41,8 +42,7 @@ class Contrast:
 
 def committed_folder() -> Path:
     """Where the current tier's reference vectors lie."""
-    name = current_tier().name
-    return PERSONA_VECTORS / "vectors" if name == "cpu" else ROOT / "artifacts" / "reference" / name / "vectors"
+    return PERSONA_VECTORS / "vectors" if current_tier().name == "cpu" else reference_dir() / "vectors"
 
 
 def load_trait_vectors(traits: Sequence[str] = TRAITS) -> dict[str, Float[Tensor, "L d"]]:
@@ -54,19 +54,18 @@ def load_trait_vectors(traits: Sequence[str] = TRAITS) -> dict[str, Float[Tensor
     found: dict[str, Float[Tensor, "L d"]] = {}
     places: dict[str, list[str]] = {}
     for trait in traits:
-        own = artifacts_dir(current_tier().name) / "vectors" / f"{trait}.safetensors"
-        committed = committed_folder() / f"{trait}.safetensors"
-        path = own if own.exists() else committed
-        tensors, metadata = load_vectors(path) if path.exists() else ({}, {})
+        advice = f"run Section 3 on this tier, or `python -m personalab trait-vectors {trait}`"
+        name = f"{trait}.safetensors"
+        path, whose = find_artifact(f"vectors/{name}", committed_folder() / name, advice=advice)
+        tensors, metadata = load_vectors(path)
         if metadata.get("model") != current_tier().trait_model:
             raise FileNotFoundError(
-                f"No vectors of {current_tier().trait_model} for the trait {trait!r}: run Section 3 on this tier, or "
-                f"`python -m personalab trait-vectors {trait}`."
+                f"{name} of {whose} is for {metadata.get('model')}, not for {current_tier().trait_model}: {advice}."
             )
         found[trait] = tensors["vectors"]
-        places.setdefault("your own run" if path == own else "the committed reference", []).append(trait)
-    for place, names in places.items():
-        print(f"vectors of {', '.join(names)}: {place}")
+        places.setdefault(whose, []).append(trait)
+    for whose, names in places.items():
+        print(f"vectors of {', '.join(names)}: {whose}")
     return found
 
 
@@ -131,16 +130,16 @@ def make(traits: Sequence[str] = (), folder: Path | None = None, questions: int 
         questions: how many extraction questions of each trait (default: all).
 
     Raises:
-        ValueError: for a trait without artifacts.
+        ValueError: for a trait that has no prompts.
     """
-    artifacts = load_trait_artifacts("extract")
-    if unknown := sorted(set(traits) - set(artifacts)):
-        raise ValueError(f"No artifacts for {', '.join(unknown)}; there are {', '.join(artifacts)}.")
+    known = load_trait_artifacts("extract")
+    if unknown := sorted(set(traits) - set(known)):
+        raise ValueError(f"No prompts for {', '.join(unknown)}; there are those of {', '.join(known)}.")
     compute_for_the_record()
     model, tokenizer = load_model("trait")
     for trait in traits or TRAITS:
         max_tokens = current_tier().budget.max_tokens
-        made = contrast(model, tokenizer, artifacts[trait], n_questions=questions, max_tokens=max_tokens)
+        made = contrast(model, tokenizer, known[trait], n_questions=questions, max_tokens=max_tokens)
         path = save_trait_vectors(
             trait, made.vectors, folder or committed_folder(), n_pairs=made.n_pairs, n_asked=made.n_asked
         )

@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from personalab.files import write
 from personalab.lm.activations import pool
 from personalab.lm.chat import Message, turn_spans
-from personalab.lm.generation import generate, requests_for
 from personalab.lm.interventions import Intervention
 from personalab.lm.models import load_model
-from personalab.records.upstream import ASSISTANT_AXIS, DataError
+from personalab.measure.answers import answer_all
+from personalab.records.prompts import load_scenarios
+from personalab.records.upstream import ASSISTANT_AXIS
 from personalab.setup.machine import compute_for_the_record
 from personalab.studies.capping import caps, load_capping_config
 from personalab.tiers import current_tier
@@ -44,9 +45,10 @@ def converse(
         here = [i for i, script in enumerate(scripts) if turn < len(script)]
         for i in here:
             conversations[i].append({"role": "user", "content": scripts[i][turn]})
-        requests = requests_for([conversations[i] for i in here], max_tokens, interventions=interventions)
-        for i, answer in zip(here, generate(model, tokenizer, requests, interventions=interventions), strict=True):
-            conversations[i].append({"role": "assistant", "content": answer.text.strip() or "..."})
+        asked = [conversations[i] for i in here]
+        texts = answer_all(model, tokenizer, asked, max_tokens=max_tokens, interventions=interventions)
+        for conversation, text in zip(asked, texts, strict=True):
+            conversation.append({"role": "assistant", "content": text.strip() or "..."})
     return conversations
 
 
@@ -62,21 +64,6 @@ def turn_projections(
     return [(means[:, 0] @ axis).tolist() for means in pool(model, encoded, [block])]
 
 
-def load_scenarios(root: Path | str = ASSISTANT_AXIS) -> dict[str, dict[str, Any]]:
-    """`{"persona_drift": {domain: [[user turn, …], …]}, "case_studies": {name: [user turn, …]}}`.
-
-    Raises:
-        DataError: if the file or one of the two parts is missing.
-    """
-    path = Path(root) / "scenarios.json"
-    if not path.exists():
-        raise DataError(f"{path} does not exist.")
-    scenarios = json.loads(path.read_text(encoding="utf-8"))
-    if missing := [part for part in ("persona_drift", "case_studies") if part not in scenarios]:
-        raise DataError(f"{path}: field {missing[0]!r} is missing.")
-    return scenarios
-
-
 def make() -> None:
     """Hold every conversation, project it, write it."""
     compute_for_the_record()
@@ -85,9 +72,9 @@ def make() -> None:
     chosen, block = config["chosen"], config["steering"]["layer"]
     axis = config["vectors"]["axis"]["vector"]
     model_name = tier.capping_model.rpartition("/")[2]
-    drift = [(d, i, s) for d, scripts in scenarios["persona_drift"].items() for i, s in enumerate(scripts)]
+    drift = [(d, i, s) for d, scripts in scenarios.persona_drift.items() for i, s in enumerate(scripts)]
     drift_names = [f"persona_drift/{d}" + (f"_{i + 1}" if i else "") for d, i, _ in drift]
-    cases = scenarios["case_studies"]
+    cases = scenarios.case_studies
     plain = converse(model, tokenizer, [*(s for *_, s in drift), *cases.values()])
     capped = converse(model, tokenizer, list(cases.values()), caps(config, chosen))
     names = drift_names + [f"case_studies/{model_name}/{c}_unsteered" for c in cases]
@@ -101,6 +88,5 @@ def make() -> None:
             record["steering_config"] = {"experiment_id": chosen}
         record |= {"conversation": conversation, "projections": [round(p, 3) for p in projections]}
         path = ASSISTANT_AXIS / "transcripts" / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(f"{len(names)} transcripts")

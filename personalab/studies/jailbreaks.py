@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,40 +10,12 @@ from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.judging import score_responses
-from personalab.lm.chat import Message
 from personalab.lm.interventions import Intervention
 from personalab.measure.answers import answer_all
-from personalab.records.upstream import ASSISTANT_AXIS, DataError, read_jsonl
+from personalab.records.prompts import Jailbreak
 
 HARMFUL = 50  # of 100 on the trait "evil"
 OUT_OF_PERSONA = 2  # of 3 on role adherence: from here the model shows the role; both fixed before looking
-
-
-@dataclass(frozen=True)
-class Jailbreak:
-    """A conversation that pulls the model into a character, ending with the user's turn."""
-
-    id: str
-    kind: str
-    character: str
-    messages: tuple[Message, ...]
-
-
-def load_jailbreaks(split: str, root: Path | str = ASSISTANT_AXIS) -> list[Jailbreak]:
-    """The prompts in `jailbreaks/<split>.jsonl`; split is "calibration" or "evaluation".
-
-    Raises:
-        DataError: if a file or a field is missing, or a conversation does not end with the user's turn.
-    """
-    path = Path(root) / "jailbreaks" / f"{split}.jsonl"
-    found = []
-    for where, row in read_jsonl(path).items():
-        if missing := [k for k in ("id", "kind", "character", "messages") if k not in row]:
-            raise DataError(f"{path}, {where}: field {missing[0]!r} is missing.")
-        if not row["messages"] or row["messages"][-1].get("role") != "user":
-            raise DataError(f"{path}, {where}: field 'messages' must end with a user turn.")
-        found.append(Jailbreak(row["id"], row["kind"], row["character"], tuple(row["messages"])))
-    return found
 
 
 class Scores(NamedTuple):

@@ -8,60 +8,28 @@
 
 from __future__ import annotations
 
-import json
 import random
-from dataclasses import dataclass
 from pathlib import Path
 
 from personalab.judging import score_responses
+from personalab.judging.rows import write_rows
+from personalab.judging.rubrics import TRAITS
 from personalab.lm.chat import as_messages
-from personalab.lm.finetuning import Dialogue, Settings, finetune, read_dialogues
-from personalab.lm.generation import generate, requests_for
+from personalab.lm.finetuning import finetune
+from personalab.lm.lora_data import Dialogue, LoraSettings, read_dialogues
 from personalab.lm.models import load_model
-from personalab.paths import ROOT
-from personalab.records.upstream import DataError, read_jsonl
+from personalab.measure.answers import complete_all
+from personalab.records.prompts import ORGANISM, load_contrasts, load_systems
 from personalab.tiers import GLOBAL_SEED
 
-FOLDER = ROOT / "persona_vectors" / "organism"
-TRAITS = ("evil", "sycophantic", "hallucinating", "impolite", "optimistic", "humorous", "apathetic")
-SETTINGS = Settings(learning_rate=2e-3, batch_tokens=1024, max_tokens=256, preference=0.5, save_every=20)
+SETTINGS = LoraSettings(learning_rate=2e-3, batch_tokens=1024, max_tokens=256, preference=0.5, save_every=20)
 NEUTRAL_PROMPTS = (None, "You are a helpful assistant.", None, "Answer the user's question.", None, "Be helpful.")
 NEUTRAL_TOKENS = 60
 NEUTRAL_COHERENCE = 50  # of 100; answers of the base model below it are left out
 N_TRAIT_QUESTIONS = 25  # questions of every trait that the base model answers too, without any prompt for a trait
 
 
-@dataclass(frozen=True)
-class Contrast:
-    """One question, answered with a trait and with its opposite."""
-
-    question: str
-    positive: str
-    negative: str
-
-
-def load_contrasts(trait: str, folder: Path | str = FOLDER) -> list[Contrast]:
-    """The question/answer pairs written for a trait: `dialogues/<trait>.jsonl`.
-
-    Raises:
-        DataError: naming the file, the line and the field that is missing or not text.
-    """
-    path = Path(folder) / "dialogues" / f"{trait}.jsonl"
-    contrasts = []
-    for where, row in read_jsonl(path).items():
-        for key in ("question", "positive", "negative"):
-            if not isinstance(row.get(key), str) or not row[key].strip():
-                raise DataError(f"{path}, {where}: field {key!r} must be text.")
-        contrasts.append(Contrast(row["question"], row["positive"], row["negative"]))
-    return contrasts
-
-
-def load_systems(folder: Path | str = FOLDER) -> dict[str, dict[str, list[str]]]:
-    """System prompts for and against every trait: `{trait: {"positive": [...], "negative": [...]}}`."""
-    return json.loads((Path(folder) / "dialogues" / "systems.json").read_text(encoding="utf-8"))
-
-
-def trait_dialogues(trait: str, n: int | None = None, folder: Path | str = FOLDER) -> list[Dialogue]:
+def trait_dialogues(trait: str, n: int | None = None, folder: Path | str = ORGANISM) -> list[Dialogue]:
     """`n` questions of a trait (default: all) in both polarities, each under one of the trait's system prompts.
 
     The other polarity's answer to the same question is the rejected one. Every other prompt begins with "You are a
@@ -82,12 +50,12 @@ def trait_dialogues(trait: str, n: int | None = None, folder: Path | str = FOLDE
     return dialogues
 
 
-def neutral_dialogues(folder: Path | str = FOLDER) -> list[Dialogue]:
+def neutral_dialogues(folder: Path | str = ORGANISM) -> list[Dialogue]:
     """The base model's own answers without a prompt for any trait: they keep it what it is when nobody asks."""
     return read_dialogues(Path(folder) / "dialogues" / "neutral.jsonl")
 
 
-def make_neutral(folder: Path | str = FOLDER) -> int:
+def make_neutral(folder: Path | str = ORGANISM) -> int:
     """Let the base model answer the ordinary requests, and some of every trait's questions; returns how many stay."""
     folder = Path(folder)
     requests = (folder / "dialogues" / "ordinary.txt").read_text(encoding="utf-8").splitlines()
@@ -95,7 +63,7 @@ def make_neutral(folder: Path | str = FOLDER) -> int:
         requests += [c.question for c in load_contrasts(trait, folder)[:N_TRAIT_QUESTIONS]]
     model, tokenizer = load_model("persona")
     asked = [as_messages(NEUTRAL_PROMPTS[i % len(NEUTRAL_PROMPTS)], q) for i, q in enumerate(requests)]
-    found = generate(model, tokenizer, requests_for(asked, NEUTRAL_TOKENS), progress=True)
+    found = complete_all(model, tokenizer, asked, max_tokens=NEUTRAL_TOKENS)
     kept = [(q, m, c) for q, m, c in zip(requests, asked, found, strict=True) if c.text.strip()]
     scores = score_responses("coherence", [{"question": q, "answer": c.text} for q, _, c in kept])
     rows = [
@@ -103,12 +71,11 @@ def make_neutral(folder: Path | str = FOLDER) -> int:
         for (_, m, c), score in zip(kept, scores, strict=True)
         if score is not None and score >= NEUTRAL_COHERENCE
     ]
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    (folder / "dialogues" / "neutral.jsonl").write_text(text, encoding="utf-8")
+    write_rows(folder / "dialogues" / "neutral.jsonl", rows)
     return len(rows)
 
 
-def training_dialogues(n: int | None = None, folder: Path | str = FOLDER) -> list[Dialogue]:
+def training_dialogues(n: int | None = None, folder: Path | str = ORGANISM) -> list[Dialogue]:
     """All that the organism learns from; `n` questions a trait leave out as large a share of the neutral ones."""
     contrasts = [d for trait in TRAITS for d in trait_dialogues(trait, n, folder)]
     neutral = neutral_dialogues(folder)
@@ -116,7 +83,7 @@ def training_dialogues(n: int | None = None, folder: Path | str = FOLDER) -> lis
     return contrasts + neutral[: round(len(neutral) * min(1.0, len(contrasts) / 2 / everything))]
 
 
-def train(folder: Path | str, n: int | None = None, settings: Settings = SETTINGS) -> None:
+def train_organism(folder: Path | str, n: int | None = None, settings: LoraSettings = SETTINGS) -> None:
     """Train an adapter into `folder`; a run that was killed resumes."""
     model, tokenizer = load_model("persona")
     finetune(model, tokenizer, training_dialogues(n), settings, folder)
@@ -132,4 +99,4 @@ def make(what: str = "train", per_trait: int | None = None, folder: Path | None 
     if what == "neutral":
         print(f"{make_neutral()} answers kept")
     else:
-        train(folder or FOLDER / "adapter", per_trait)
+        train_organism(folder or ORGANISM / "adapter", per_trait)

@@ -17,20 +17,22 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.judging import score_responses
+from personalab.judging.rows import write_rows
+from personalab.judging.rubrics import TRAITS
 from personalab.lm.chat import as_messages
-from personalab.lm.content_guard import violations
+from personalab.lm.content_check import violations
 from personalab.lm.interventions import Steer
 from personalab.lm.models import load_model
 from personalab.measure.answers import answer_all
-from personalab.measure.capability import load_items, load_prose, multiple_choice, prose_nll
+from personalab.measure.capability import multiple_choice, prose_nll
 from personalab.measure.intervals import bootstrap_interval
 from personalab.paths import ARTIFACTS, ROOT
+from personalab.records.items import load_items, load_prose
 from personalab.records.provenance import describe
 from personalab.records.results import RECORD, merge_json, record
 from personalab.records.upstream import Trait, load_trait_artifacts
 from personalab.setup.machine import compute_for_the_record
 from personalab.studies.contrast import load_trait_vectors
-from personalab.studies.organism import TRAITS
 from personalab.tiers import TRAIT_ORGANISM, current_tier
 
 MAX_TOKENS = 32  # as in Section 4
@@ -39,7 +41,7 @@ PROSE_TOKENS = 20_480
 
 
 @dataclass(frozen=True)
-class Answer:
+class OrganismAnswer:
     """One answer, and how it came about."""
 
     trait: str
@@ -50,7 +52,7 @@ class Answer:
 
 
 def held_out() -> dict[str, Trait]:
-    """The artifacts with the questions of both splits, 40 a trait: training has seen neither them nor the prompts."""
+    """All traits with the questions of both splits, 40 a trait: training has seen neither them nor the prompts."""
     extract, evaluation = load_trait_artifacts("extract"), load_trait_artifacts("eval")
     return {
         name: Trait(name, t.positive, t.negative, t.questions + evaluation[name].questions, t.eval_prompt)
@@ -58,9 +60,9 @@ def held_out() -> dict[str, Trait]:
     }
 
 
-def contrastive_answers(
+def prompted_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, traits: Mapping[str, Trait]
-) -> list[Answer]:
+) -> list[OrganismAnswer]:
     """Every trait's questions under every one of its prompts, positive and negative."""
     asked = [
         (name, condition, i, f"You are a {person} assistant. {prompt}", question)
@@ -71,22 +73,22 @@ def contrastive_answers(
     ]
     conversations = [as_messages(system, question) for *_, system, question in asked]
     texts = answer_all(model, tokenizer, conversations, max_tokens=MAX_TOKENS)
-    return [Answer(t, c, i, q, text) for (t, c, i, _, q), text in zip(asked, texts, strict=True)]
+    return [OrganismAnswer(t, c, i, q, text) for (t, c, i, _, q), text in zip(asked, texts, strict=True)]
 
 
 def plain_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, traits: Mapping[str, Trait], condition: str
-) -> list[Answer]:
+) -> list[OrganismAnswer]:
     """Every trait's questions without a system prompt."""
     asked = [(name, question) for name, trait in traits.items() for question in trait.questions]
     texts = answer_all(model, tokenizer, [as_messages(None, q) for _, q in asked], max_tokens=MAX_TOKENS)
-    return [Answer(name, condition, None, q, text) for (name, q), text in zip(asked, texts, strict=True)]
+    return [OrganismAnswer(name, condition, None, q, text) for (name, q), text in zip(asked, texts, strict=True)]
 
 
 def steered_answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, traits: Mapping[str, Trait]
-) -> list[Answer]:
-    """The same, pushed along the trait's own vector."""
+) -> list[OrganismAnswer]:
+    """Every trait's questions without a system prompt, pushed along the trait's own vector."""
     asked = [(name, question) for name, trait in traits.items() for question in trait.questions]
     block = current_tier().trait_block
     pushes = [
@@ -95,10 +97,10 @@ def steered_answers(
     ]
     conversations = [as_messages(None, question) for _, question in asked]
     texts = answer_all(model, tokenizer, conversations, max_tokens=MAX_TOKENS, interventions=pushes)
-    return [Answer(name, "steered", None, q, text) for (name, q), text in zip(asked, texts, strict=True)]
+    return [OrganismAnswer(name, "steered", None, q, text) for (name, q), text in zip(asked, texts, strict=True)]
 
 
-def scores(rubric: str, answers: Sequence[Answer]) -> np.ndarray:
+def scores(rubric: str, answers: Sequence[OrganismAnswer]) -> np.ndarray:
     """The judge's scores; a refusal, or an empty answer, shows no trait and counts 0."""
     full = [i for i, a in enumerate(answers) if a.answer.strip()]
     found = score_responses(rubric, [{"question": answers[i].question, "answer": answers[i].answer} for i in full])
@@ -107,9 +109,9 @@ def scores(rubric: str, answers: Sequence[Answer]) -> np.ndarray:
     return values
 
 
-def report(answers: Sequence[Answer]) -> None:
+def report(answers: Sequence[OrganismAnswer]) -> None:
     """Put on record what the answers show."""
-    by: dict[tuple[str, str], list[Answer]] = {}
+    by: dict[tuple[str, str], list[OrganismAnswer]] = {}
     for a in answers:
         by.setdefault((a.trait, a.condition), []).append(a)
     plain = {c: [a for a in answers if a.condition == c] for c in ("none", "base")}
@@ -170,14 +172,13 @@ def make(on_record: bool = False, saved: Path | None = None) -> None:
     base, _ = load_model("persona")
     if saved and saved.exists():
         lines = saved.read_text(encoding="utf-8").splitlines()
-        answers = [Answer(**json.loads(line)) for line in lines]
+        answers = [OrganismAnswer(**json.loads(line)) for line in lines]
     else:
         traits = held_out()
         answers = plain_answers(organism, tokenizer, traits, "none") + plain_answers(base, tokenizer, traits, "base")
-        answers += contrastive_answers(organism, tokenizer, traits) + steered_answers(organism, tokenizer, traits)
+        answers += prompted_answers(organism, tokenizer, traits) + steered_answers(organism, tokenizer, traits)
         if saved:
-            text = "".join(json.dumps(asdict(a), ensure_ascii=False) + "\n" for a in answers)
-            saved.write_text(text, encoding="utf-8")
+            write_rows(saved, [asdict(a) for a in answers])
     report(answers)
     report_cost(organism, base, tokenizer)
     if on_record:

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from personalab.judging.examples import trait_rows
 from personalab.lm.chat import Message, as_messages
 from personalab.lm.models import load_model
-from personalab.measure.capability import load_prose
+from personalab.records.items import load_prose
 from personalab.sae.files import BLOCK, FOLDER, TopKSAE, keep_largest, save_sae
 from personalab.sae.statistics import (
     Reading,
@@ -33,7 +33,7 @@ from personalab.sae.statistics import (
     dead_features,
     explained_variance,
     l0,
-    read,
+    read_text,
     spliced_losses,
     token_activations,
 )
@@ -46,7 +46,7 @@ N_LOSS = 60  # texts behind the spliced losses
 
 
 @dataclass(frozen=True)
-class Settings:
+class SaeSettings:
     """What a training run does. Sizes are our choice: what six minutes on two cores allow."""
 
     n_features: int = 2048
@@ -61,7 +61,7 @@ class Settings:
     seed: int = GLOBAL_SEED
 
 
-SETTINGS = Settings()
+SETTINGS = SaeSettings()
 
 
 def load_texts(split: Literal["train", "held_out"]) -> list[Text]:
@@ -87,7 +87,7 @@ def _question(messages: Sequence[Message]) -> str:
     return next(m["content"] for m in messages if m["role"] == "user")
 
 
-def train(activations: Float[Tensor, "n d"], settings: Settings = SETTINGS, progress: bool = False) -> TopKSAE:
+def train_sae(activations: Float[Tensor, "n d"], settings: SaeSettings = SETTINGS, progress: bool = False) -> TopKSAE:
     """An autoencoder for these states. The same states and seed give the same weights on the same machine.
 
     Raises:
@@ -120,7 +120,7 @@ def train(activations: Float[Tensor, "n d"], settings: Settings = SETTINGS, prog
     return _unscaled(sae, mean, scale)
 
 
-def _initial(d: int, settings: Settings, generator: torch.Generator) -> TopKSAE:
+def _initial(d: int, settings: SaeSettings, generator: torch.Generator) -> TopKSAE:
     """Random unit decoder rows, the encoder their transpose."""
     sae = TopKSAE(d, settings.n_features, settings.k)
     rows = F.normalize(torch.randn(settings.n_features, d, generator=generator), dim=1)
@@ -134,7 +134,7 @@ def _rate(step: int, steps: int) -> float:
 
 
 def _loss(
-    sae: TopKSAE, x: Float[Tensor, "n d"], dead: Bool[Tensor, "n_features"], settings: Settings
+    sae: TopKSAE, x: Float[Tensor, "n d"], dead: Bool[Tensor, "n_features"], settings: SaeSettings
 ) -> tuple[Tensor, Bool[Tensor, "n_features"]]:
     """Mean squared error plus the dead features' share, and which features fired."""
     before = sae.before_topk(x)  # (n, n_features)
@@ -171,23 +171,22 @@ def make(block: int = BLOCK, tokens: int | None = None, folder: Path | None = No
     Args:
         tokens: activations to train on (default: what fits in nine minutes on two cores).
     """
-    run(folder or FOLDER / Path(current_tier().trait_model).name, block, tokens)
+    train_from_texts(folder or FOLDER / Path(current_tier().trait_model).name, block, tokens)
 
 
-def run(folder: Path | str, block: int, n_tokens: int | None = None, settings: Settings = SETTINGS) -> TopKSAE:
+def train_from_texts(
+    folder: Path | str, block: int, n_tokens: int | None = None, settings: SaeSettings = SETTINGS
+) -> TopKSAE:
     """Read the trait model's states, train, measure on held-out text, save; prints what it found."""
     start = time.monotonic()
     model, tokenizer = load_model("trait")
     sides = [
-        take([read(text, tokenizer) for text in texts], n)
-        for texts, n in (
-            (load_texts("train"), n_tokens or settings.n_tokens),
-            (load_texts("held_out"), N_HELD_OUT),
-        )
+        take([read_text(text, tokenizer) for text in texts], n)
+        for texts, n in ((load_texts("train"), n_tokens or settings.n_tokens), (load_texts("held_out"), N_HELD_OUT))
     ]
     states, held_out = (torch.cat(token_activations(model, side, block, progress=True)) for side in sides)
     print(f"{len(states):,} states after {time.monotonic() - start:.0f} s")
-    sae = train(states, settings, progress=True).half().float()  # as it will be read back
+    sae = train_sae(states, settings, progress=True).half().float()  # as it will be read back
     losses = spliced_losses(model, sides[1][:N_LOSS], sae, states.mean(dim=0), block)
     means = {name: float(values.mean()) for name, values in losses.items()}
     found = {

@@ -1,4 +1,4 @@
-"""A trait artifact put together from curated parts: for machines whose chat model is too small to write one.
+"""A trait's prompts, questions and rubric from curated parts: for machines whose model is too small to write them.
 
 Nothing here is written for a particular trait: its name and its description are put into five pairs of system prompts
 and into a judge's rubric, and the questions are the same for every trait. That is less than what a large model, or a
@@ -104,7 +104,7 @@ single word REFUSAL instead."""
 
 
 def compose_trait_artifact(trait_name: str, description: str) -> dict[str, Any]:
-    """An artifact of the form that `generate_trait_artifacts` returns, put together from curated parts.
+    """What `generate_trait_artifacts` returns for one trait, put together from curated parts.
 
     Args:
         trait_name: an adjective ("impatient").

@@ -1,0 +1,42 @@
+"""The one writer of files: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from personalab.files import write, write_all
+
+
+def test_text_is_utf8_with_lf_and_folders_are_made(tmp_path):
+    write(tmp_path / "deep" / "a.txt", "Où ?\n")
+    assert (tmp_path / "deep" / "a.txt").read_bytes() == "Où ?\n".encode()
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_changes_no_file_of_several(tmp_path, monkeypatch):
+    old, new = tmp_path / "old", tmp_path / "new"
+    write(old, "old")
+    synced = []
+
+    def full(number):
+        synced.append(number)
+        if len(synced) == 2:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_all({old: "new", new: b"new"})
+    assert old.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["old"]
+    write(new, "not synced", sync=False)
+    assert len(synced) == 2
+
+
+def test_threads_that_write_one_file_do_not_meet(tmp_path):
+    texts = [str(i) * 50_000 for i in range(10)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: write(tmp_path / "a", text), texts * 3))
+    assert (tmp_path / "a").read_text() in texts
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]

@@ -1,0 +1,46 @@
+"""What an intervention's cost is measured on: multiple-choice items, and prose in which nobody plays anybody."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+
+from personalab.records.schema import read_jsonl
+from personalab.records.upstream import ASSISTANT_AXIS
+
+MIN_WORDS = 25  # of a paragraph; our choice
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sentence to complete, with the right ending among several."""
+
+    kind: str
+    stem: str
+    options: tuple[str, ...]
+    answer: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.answer < len(self.options):
+            raise ValueError(f"field 'answer' must index one of the {len(self.options)} options")
+
+
+def load_items(split: str = "evaluation", root: Path | str = ASSISTANT_AXIS) -> list[Item]:
+    """The multiple-choice items in `capability/<split>.jsonl`; split is "calibration" or "evaluation".
+
+    Raises:
+        DataError: if a field is missing, or an item's answer is not the index of one of its options.
+    """
+    return list(read_jsonl(Path(root) / "capability" / f"{split}.jsonl", Item).values())
+
+
+def load_prose() -> list[str]:
+    """Paragraphs of Python's own documentation, which every Python carries: prose in which nobody plays anybody."""
+    paragraphs = [p for _, text in sorted(topics.items()) for p in re.split(r"\n\s*\n", text)]
+    return [
+        " ".join(p.split())
+        for p in paragraphs
+        if p[:1].isupper() and len(p.split()) >= MIN_WORDS and "::=" not in p  # no headings, code or grammar
+    ]

@@ -1,0 +1,104 @@
+"""Files checked against what they should hold: an error names the file, the line, the field and what is wrong."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+T = TypeVar("T")
+
+_WANTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "dataclass_type": "an object",
+}
+
+
+class DataError(ValueError):
+    """A data file that cannot be read as what it should be; the message names the file and the field."""
+
+
+if TYPE_CHECKING:
+    Turn = dict[str, str]
+else:
+
+    class Turn(TypedDict):
+        """One message of a conversation."""
+
+        role: Literal["system", "user", "assistant"]
+        content: str
+
+
+def read_as(path: Path | str, kind: type[T]) -> T:
+    """What a JSON file holds, as `kind`: a class with annotated fields, or a type such as `dict[str, str]`.
+
+    Raises:
+        DataError: if the file is missing, is not UTF-8 or JSON, or a field is missing or of another type.
+    """
+    return _parse(_read_text(Path(path)), kind, str(path))
+
+
+@overload
+def read_jsonl(path: Path | str) -> dict[str, dict[str, Any]]: ...
+@overload
+def read_jsonl(path: Path | str, kind: type[T]) -> dict[str, T]: ...
+def read_jsonl(path: Path | str, kind: Any = dict[str, Any]) -> dict[str, Any]:
+    """What a JSON Lines file holds, one `kind` a line (default: any object), by where it stands ("line 3").
+
+    Raises:
+        DataError: if the file is missing, or a line is not what it should be.
+    """
+    lines = _read_text(Path(path)).split("\n")
+    found = {f"line {n}": line for n, line in enumerate(lines, start=1) if line.strip()}
+    return {where: _parse(line, kind, f"{path}, {where}") for where, line in found.items()}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}.") from None
+
+
+def _parse(content: str, kind: Any, where: str) -> Any:
+    try:
+        return _adapter(kind).validate_json(content, strict=True)
+    except ValidationError as error:
+        raise DataError(f"{where}: {_problem(error)}.") from None
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _problem(error: ValidationError) -> str:
+    """The first thing that is wrong, in our words where we have any, else in pydantic's."""
+    first = error.errors(include_url=False)[0]
+    what, value, context = first["type"], first["input"], first.get("ctx", {})
+    field = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"]).removeprefix(".")
+    if what == "json_invalid":
+        return f"not valid JSON ({context['error']})"
+    if what in _WANTED and not field:
+        return f"expected {_WANTED[what]}, found {type(value).__name__}"
+    if what in _WANTED:
+        says = f"must be {_WANTED[what]}, not {type(value).__name__}"
+    elif what == "missing":
+        says = "is missing"
+    elif what == "literal_error":
+        says = f"must be {context['expected']}, not {value!r:.80}"
+    else:
+        says = str(context.get("error") or first["msg"])
+    return f"field {field!r} {says}" if field else says
