@@ -1,17 +1,15 @@
 """Checks for your answers: each notebook calls `tests.test_<exercise>(your_function)`; thin, over `graders`."""
 
+from graders.section_1.format_messages_response_index import test_format_messages_response_index
+from graders.section_1.generate_all_responses import test_generate_all_responses
 from graders.section_1.geometry import (
     test_characterize_axis,
     test_compute_cosine_similarity_matrix,
     test_compute_cosine_similarity_matrix_centered,
     test_pca_decompose_persona_vectors,
 )
-from graders.section_1.text import (
-    test_format_messages_response_index,
-    test_generate_all_responses,
-    test_judge_role_response,
-    test_parse_score,
-)
+from graders.section_1.judge_role_response import test_judge_role_response
+from graders.section_1.parse_score import test_parse_score
 from graders.section_1.vectors import (
     test_extract_persona_vectors,
     test_extract_response_activations,

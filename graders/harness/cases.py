@@ -4,22 +4,29 @@
     def test_halve() -> Iterator[Case]:
         yield Case("halve(3)", lambda halve: halve(3), lambda found: check(found == 1.5, "halve(3): …"))
 
-`observe` gets the learner's work and brings back data: tensors, numbers, texts, lists and dicts of them. `judge` gets
-that and raises AssertionError with a message for the learner. So a process may stand between the two.
+`observe` gets the learner's work and brings back data: tensors, numbers, texts, lists and dicts of them; what is none
+becomes `Foreign`. `judge` gets that and raises AssertionError with a message for the learner. So a process may stand
+between the two.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import inspect
 import linecache
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any
 
-from graders.harness.expect import one_thread
+import numpy as np
+import torch
+from torch import Tensor
+
+from graders.harness.expect import check, one_thread
 
 _OURS = Path(__file__).resolve().parents[1]
 
@@ -58,6 +65,48 @@ class Raised:
         return f"{self.kinds[0]}: {self.text}" + (f" ({self.where})" if self.where else "")
 
 
+@dataclass(frozen=True)
+class Foreign:
+    """What the learner's work gave and is no data: the name of its type, and how it shows itself."""
+
+    kind: str
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+_DATA = (NoneType, bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device, np.ndarray, np.generic)
+
+
+def plain(value: Any) -> Any:
+    """The same as data: containers and records of ours with plain contents, and `Foreign` for what is no data."""
+    if isinstance(value, (*_DATA, Raised, Foreign)):
+        return value
+    ours = type(value).__module__.startswith("graders.")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and ours:
+        return dataclasses.replace(value, **{k: plain(v) for k, v in vars(value).items()})
+    if isinstance(value, tuple) and hasattr(value, "_fields") and ours:
+        return type(value)(*map(plain, value))
+    if isinstance(value, dict):
+        return {plain(k): plain(v) for k, v in value.items()}
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(value, kind):
+            return kind(map(plain, value))
+    return Foreign(type(value).__name__, f"{value!r:.500}")
+
+
+def kind_of(value: Any) -> str:
+    """The name of a value's type, as the learner knows it."""
+    return value.kind if isinstance(value, Foreign) else type(value).__name__
+
+
+def on_copies(work: Any, *inputs: Any, **options: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What the work gives for copies of the inputs, and what has become of these."""
+    given = copy.deepcopy(inputs)
+    return work(*given, **options), given
+
+
 def attempt(call: Callable[[], Any]) -> Any:
     """What the call gives, or the error it raises as `Raised`. A stub's NotImplementedError passes through."""
     try:
@@ -72,6 +121,16 @@ def raised(error: Exception) -> Raised:
     """An error as data."""
     kinds = tuple(kind.__name__ for kind in type(error).__mro__[:-2])
     return Raised(kinds, str(error), _learners_line(error.__traceback__))
+
+
+def refused(call: str, run: Callable[[Any], Any], why: str) -> Case:
+    """The work must raise ValueError here: a value instead of an error is an invented one."""
+
+    def judge(found: Any) -> None:
+        check(isinstance(found, Raised), f"{call} returned {found!r}; it must raise ValueError: {why}")
+        check("ValueError" in found.kinds, f"{call} raised {found}; raise ValueError: {why}")
+
+    return Case(call, lambda work: attempt(lambda: run(work)), judge)
 
 
 def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
@@ -104,7 +163,7 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
 
 def _observed(case: Case, work: Any) -> Any:
     try:
-        return case.observe(work)
+        return plain(case.observe(work))
     except NotImplementedError:
         raise AssertionError(
             "Nothing to grade yet: your function, or one it calls, still raises NotImplementedError."

@@ -160,12 +160,16 @@ def check_close(
     mistakes: Mapping[str, Callable[[], Tensor | list[Tensor]]] | None = None,
     tolerance: Tolerance = FLOAT32,
     rounded: float | None = None,
+    name: str = "values",
+    otherwise: str = "The values match no mistake we know: compare with a hand calculation on one short example.",
 ) -> None:
     """Equal to one of the right values; else name the mistake whose value it equals.
 
     Args:
         mistakes: explanation -> what a function with that mistake returns (or may return), computed when needed.
         rounded: as in `Tolerance.allowed`.
+        name: of the values, in the message.
+        otherwise: what to say if they match no mistake.
     """
 
     def allowed(value: Tensor) -> float:
@@ -179,9 +183,9 @@ def check_close(
     nearest = min(right, key=lambda r: _distance(found, r) - allowed(r))
     share = allowed(nearest) / max(nearest.double().norm().item(), 1e-12)
     raise AssertionError(
-        f"{what}: wrong values, off by {_percent(relative(found, nearest))}; {_percent(share)} is allowed in "
+        f"{what}: wrong {name}, off by {_percent(relative(found, nearest))}; {_percent(share)} is allowed in "
         f"{tolerance.name}.\n{_first_difference(found, nearest, allowed(nearest))}\n"
-        f"  {_likely(found, nearest, mistakes or {}, allowed)}"
+        f"  {_likely(found, nearest, mistakes or {}, allowed) or otherwise}"
     )
 
 
@@ -191,7 +195,7 @@ def _likely(
     mistakes: Mapping[str, Callable[[], Tensor | list[Tensor]]],
     allowed: Callable[[Tensor], float],
 ) -> str:
-    """The mistake whose value is nearest: within what is allowed, and nearer than the right value."""
+    """The mistake whose value is nearest: within what is allowed, and nearer than the right value; "" if none is."""
     best, guess = _distance(found, right), ""
     for explanation, wrong in mistakes.items():
         values = wrong()
@@ -202,7 +206,7 @@ def _likely(
                 best, guess = distance, f"It looks as if {explanation}."
         if guess and best <= FLOAT32.exact * right.norm():  # no need to compute the others
             break
-    return guess or "The values match no mistake we know: compare with a hand calculation on one short example."
+    return guess
 
 
 def _first_difference(found: Tensor, expected: Tensor, allowed: float) -> str:

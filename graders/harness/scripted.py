@@ -1,0 +1,57 @@
+"""What the learner's work makes of a scripted endpoint, and what it asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from graders.harness.cases import Case, Raised, attempt
+from graders.harness.expect import check
+from personalab.endpoint import scripted_replies
+
+Messages = list[dict[str, str]]
+
+
+class Exchange(NamedTuple):
+    """What a call gave; its prompts (the contents of all messages) and the models asked, in order of arrival."""
+
+    found: Any
+    prompts: list[str]
+    models: list[str]
+    at_once: int  # the largest number of calls answered at the same time
+
+
+def prompt_of(messages: Messages) -> str:
+    """All that is said in a prompt."""
+    return "\n".join(m["content"] for m in messages)
+
+
+def exchange(reply: str | Callable[[Messages, str], str], call: Callable[[], Any]) -> Exchange:
+    """Make a call while a script answers: always the same, or by messages and model."""
+
+    def answer(messages: Messages, model: str) -> str:
+        return reply if isinstance(reply, str) else reply(messages, model)
+
+    with scripted_replies(answer) as script:
+        found = call()
+    return Exchange(
+        found, [prompt_of(m) for m, _ in script.calls], [model for _, model in script.calls], script.peak_concurrency
+    )
+
+
+def fail(messages: Messages, model: str) -> str:
+    """A reply that makes the call fail."""
+    raise RuntimeError("scripted failure")
+
+
+def unanswered(name: str, run: Callable[[Any], Any], cure: str) -> Case:
+    """Every call fails: the work must raise an error, since a failed call is no reply."""
+
+    def judge(found: Any) -> None:
+        check(
+            isinstance(found, Raised),
+            f"{name}: the call of the judge failed, and your function returned {found!r:.100} as if the judge had "
+            f"replied. Let the error through: {cure}",
+        )
+
+    return Case(name, lambda work: attempt(lambda: exchange(fail, lambda: run(work)).found), judge)
