@@ -1,15 +1,13 @@
 """Checks for your answers: each notebook calls `tests.test_<exercise>(your_function)`; thin, over `graders`."""
 
+from graders.section_1.characterize_axis import test_characterize_axis
+from graders.section_1.compute_cosine_similarity_matrix import test_compute_cosine_similarity_matrix
+from graders.section_1.compute_cosine_similarity_matrix_centered import test_compute_cosine_similarity_matrix_centered
 from graders.section_1.format_messages_response_index import test_format_messages_response_index
 from graders.section_1.generate_all_responses import test_generate_all_responses
-from graders.section_1.geometry import (
-    test_characterize_axis,
-    test_compute_cosine_similarity_matrix,
-    test_compute_cosine_similarity_matrix_centered,
-    test_pca_decompose_persona_vectors,
-)
 from graders.section_1.judge_role_response import test_judge_role_response
 from graders.section_1.parse_score import test_parse_score
+from graders.section_1.pca_decompose_persona_vectors import test_pca_decompose_persona_vectors
 from graders.section_1.vectors import (
     test_extract_persona_vectors,
     test_extract_response_activations,
@@ -35,10 +33,10 @@ from graders.section_3.scores import test_score_coherence, test_score_trait_resp
 from graders.section_3.vectors import test_extract_contrastive_vectors
 from graders.section_4.experiment import test_run_steering_experiment
 from graders.section_4.generation import test_generate_with_steerer
-from graders.section_4.geometry import test_trait_similarity_matrix
 from graders.section_4.pipeline import test_run_trait_pipeline
 from graders.section_4.projections import test_compute_trait_projections, test_last_prompt_projections
 from graders.section_4.steerer import test_activation_steerer
+from graders.section_4.trait_similarity_matrix import test_trait_similarity_matrix
 
 __all__ = [
     "test_activation_capper",
