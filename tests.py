@@ -15,21 +15,23 @@ from graders.section_1.vectors import (
 )
 from graders.section_2.blocks import test_record_hidden_shapes, test_return_layers
 from graders.section_2.capper import test_activation_capper
-from graders.section_2.interventions import test_extract_interventions
+from graders.section_2.extract_interventions import test_extract_interventions
 from graders.section_2.monitoring import test_compute_turn_projections, test_conversation_analyzer_project
+from graders.section_2.rate_delusion_risk import test_rate_delusion_risk
 from graders.section_2.replay import test_run_capping_experiment
 from graders.section_2.steering import test_generate_with_steering_basic
 from graders.section_2.thresholds import test_compute_capping_thresholds
-from graders.section_2.transcripts import test_rate_delusion_risk, test_visualize_transcript_drift
+from graders.section_2.visualize_transcript_drift import test_visualize_transcript_drift
 from graders.section_3.activations import test_extract_all_layer_activations
-from graders.section_3.artifacts import test_generate_trait_artifacts
-from graders.section_3.layers import test_select_layer
+from graders.section_3.construct_system_prompt import test_construct_system_prompt
+from graders.section_3.filter_effective_pairs import test_filter_effective_pairs
+from graders.section_3.generate_trait_artifacts import test_generate_trait_artifacts
 from graders.section_3.leakage import test_prompt_leakage
-from graders.section_3.pairs import test_filter_effective_pairs
-from graders.section_3.prompts import test_construct_system_prompt
 from graders.section_3.responses import test_generate_contrastive_responses
-from graders.section_3.sae import test_top_sae_features
-from graders.section_3.scores import test_score_coherence, test_score_trait_response
+from graders.section_3.score_coherence import test_score_coherence
+from graders.section_3.score_trait_response import test_score_trait_response
+from graders.section_3.select_layer import test_select_layer
+from graders.section_3.top_sae_features import test_top_sae_features
 from graders.section_3.vectors import test_extract_contrastive_vectors
 from graders.section_4.experiment import test_run_steering_experiment
 from graders.section_4.generation import test_generate_with_steerer

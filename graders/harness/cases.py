@@ -62,7 +62,7 @@ class Raised:
     where: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kinds[0]}: {self.text}" + (f" ({self.where})" if self.where else "")
+        return self.kinds[0] + (f": {self.text}" if self.text else "") + (f" ({self.where})" if self.where else "")
 
 
 @dataclass(frozen=True)

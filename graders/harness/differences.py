@@ -25,25 +25,31 @@ def same(a: Any, b: Any) -> bool:
 
 
 def difference(expected: Any, found: Any, place: str = "") -> str:
-    """`expected …, found … at …`: all of it if it is short, else where two texts, lists or dicts first differ."""
-    texts = [repr(expected), repr(found)]
+    """`expected …, found … at …`: all of it if it is short, else where two texts, lists or dicts first differ.
+
+    "" where nothing does.
+    """
+    a, b = repr(expected), repr(found)
     at = f" at {place}" if place else ""
-    if max(map(len, texts)) <= _SHORT and len({*texts}) == 2:
-        return f"expected {texts[0]}, found {texts[1]}{at}"
+    if a == b and same(expected, found):
+        return ""
+    if max(len(a), len(b)) <= _SHORT and a != b:
+        return f"expected {a}, found {b}{at}"
     if isinstance(expected, str) and isinstance(found, str):
         i = _first(expected, found, min(len(expected), len(found)))
         return f"expected {_around(expected, i)}, found {_around(found, i)}{at or ' at'} character {i}"
-    if isinstance(expected, dict) and isinstance(found, dict):
+    if isinstance(expected, dict) and isinstance(found, dict) and expected and found:
         if list(expected) != list(found):
             return difference(list(expected), list(found), f"{place} keys".strip())
-        key = next(k for k in expected if not same(expected[k], found[k]))
-        return difference(expected[key], found[key], f"{place}[{key!r}]")
+        key = next((k for k in expected if not same(expected[k], found[k])), None)
+        if key is not None:
+            return difference(expected[key], found[key], f"{place}[{key!r}]")
     if isinstance(expected, list | tuple) and isinstance(found, list | tuple) and expected and found:
         i = _first(expected, found, -1)
         if i >= 0:
             return difference(expected[i], found[i], f"{place}[{i}]")
         return f"expected {len(expected)} entries, found {len(found)}{at}"
-    return f"expected {expected!r:.200}, found {found!r:.200}{at}"
+    return f"expected {a:.200}, found {b:.200}{at}"
 
 
 def _first(expected: Sequence[Any], found: Sequence[Any], otherwise: int) -> int:

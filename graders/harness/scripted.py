@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from graders.harness.cases import Case, Raised, attempt
-from graders.harness.expect import check
 from personalab.endpoint import scripted_replies
 
 Messages = list[dict[str, str]]
@@ -42,16 +40,3 @@ def exchange(reply: str | Callable[[Messages, str], str], call: Callable[[], Any
 def fail(messages: Messages, model: str) -> str:
     """A reply that makes the call fail."""
     raise RuntimeError("scripted failure")
-
-
-def unanswered(name: str, run: Callable[[Any], Any], cure: str) -> Case:
-    """Every call fails: the work must raise an error, since a failed call is no reply."""
-
-    def judge(found: Any) -> None:
-        check(
-            isinstance(found, Raised),
-            f"{name}: the call of the judge failed, and your function returned {found!r:.100} as if the judge had "
-            f"replied. Let the error through: {cure}",
-        )
-
-    return Case(name, lambda work: attempt(lambda: exchange(fail, lambda: run(work)).found), judge)
