@@ -18,6 +18,7 @@ import inspect
 import linecache
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import NoneType, TracebackType
 from typing import Any
@@ -101,10 +102,14 @@ def kind_of(value: Any) -> str:
     return value.kind if isinstance(value, Foreign) else type(value).__name__
 
 
-def on_copies(work: Any, *inputs: Any, **options: Any) -> tuple[Any, tuple[Any, ...]]:
-    """What the work gives for copies of the inputs, and what has become of these."""
-    given = copy.deepcopy(inputs)
-    return work(*given, **options), given
+def called_with(*inputs: Any, **options: Any) -> Callable[[Any], tuple[Any, tuple[Any, ...]]]:
+    """To observe: what the work gives for copies of the inputs, and what has become of these."""
+
+    def observe(work: Any) -> tuple[Any, tuple[Any, ...]]:
+        given = copy.deepcopy(inputs)
+        return work(*given, **options), given
+
+    return observe
 
 
 def attempt(call: Callable[[], Any]) -> Any:
@@ -115,6 +120,11 @@ def attempt(call: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         return raised(error)
+
+
+def attempted(observe: Callable[[Any], Any], work: Any) -> Any:
+    """What is observed, or the error as `Raised`."""
+    return attempt(lambda: observe(work))
 
 
 def raised(error: Exception) -> Raised:
@@ -130,7 +140,7 @@ def refused(call: str, run: Callable[[Any], Any], why: str) -> Case:
         check(isinstance(found, Raised), f"{call} returned {found!r}; it must raise ValueError: {why}")
         check("ValueError" in found.kinds, f"{call} raised {found}; raise ValueError: {why}")
 
-    return Case(call, lambda work: attempt(lambda: run(work)), judge)
+    return Case(call, partial(attempted, run), judge)
 
 
 def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:

@@ -270,16 +270,3 @@ def check_mean_dtype(found: Tensor, dtype: torch.dtype, what: str) -> None:
         f"{what}: wrong values: every one is a number of {name}, as no mean in float32 would be (the first is "
         f"{found.flatten()[0].item()}).\n  It looks as if you average in {name}: convert with .float() before .mean()."
     )
-
-
-def check_raises_value_error(function: Callable[[], Any], call: str, why: str) -> None:
-    """The call must raise ValueError; a value instead of an error is an invented score."""
-    try:
-        value = function()
-    except NotImplementedError:
-        raise
-    except ValueError:
-        return
-    except Exception as error:
-        raise AssertionError(f"{call} raised {type(error).__name__} ({error}); raise ValueError: {why}") from error
-    raise AssertionError(f"{call} returned {value!r}; it must raise ValueError: {why}")

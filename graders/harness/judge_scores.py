@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from graders.harness.cases import Case, Raised, attempt, kind_of
+from graders.harness.cases import Case, Raised, attempted, kind_of
 from graders.harness.expect import check
 from graders.harness.scripted import Exchange, exchange, fail
 from personalab.tiers import current_tier
@@ -78,11 +78,15 @@ def reply_cases(name: str, run: Run, refusals: bool) -> Iterator[Case]:
         what = f"{name} with the judge replying {reply!r}"
         yield Case(
             what,
-            lambda work, reply=reply: exchange(reply, lambda: run(work)).found,
+            partial(_replied, reply, run),
             partial(_check_score, what, reply, expected),
             "Judges put words, tags or asterisks around a number, or send none: search the whole reply, and return "
             "None without a score.",
         )
+
+
+def _replied(reply: str, run: Run, work: Any) -> Any:
+    return exchange(reply, lambda: run(work)).found
 
 
 def _check_score(what: str, reply: str, expected: int | None, found: Any) -> None:
@@ -127,4 +131,4 @@ def failed_call(name: str, run: Run) -> Case:
             "Let the error through: None says that there is nothing to score, and the reader can't tell the two apart.",
         )
 
-    return Case(name, lambda work: attempt(lambda: exchange(fail, lambda: run(work)).found), judge)
+    return Case(name, partial(attempted, lambda work: exchange(fail, lambda: run(work)).found), judge)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, kind_of, on_copies
+from graders.harness.cases import Case, called_with, kind_of
 from graders.harness.differences import difference, same
 from graders.harness.expect import check, check_close, check_tensor
 
@@ -84,4 +84,4 @@ def similarity_case(
         )
         check_close(matrix, [right], f"{what}: the matrix", mistakes)
 
-    return Case(what, lambda work: on_copies(work, vectors, *options), judge, hint)
+    return Case(what, called_with(vectors, *options), judge, hint)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, grader, kind_of, on_copies
+from graders.harness.cases import Case, called_with, grader, kind_of
 from graders.harness.expect import check, check_close, tolerance
 from graders.harness.similarity import centred, persona_vectors
 
@@ -24,7 +24,7 @@ def test_characterize_axis() -> Iterator[Case]:
     axis = 4 * torch.randn(_D, generator=torch.Generator().manual_seed(4))
     yield Case(
         f"{len(vectors)} personas and an axis",
-        lambda work: on_copies(work, vectors, axis)[0],
+        lambda work: called_with(vectors, axis)(work)[0],
         partial(_check, vectors, axis.double()),
     )
 

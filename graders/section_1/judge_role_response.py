@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import string
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from graders.harness.cases import Case, grader, refused
@@ -31,7 +32,7 @@ def test_judge_role_response() -> Iterator[Case]:
     for reply in ("I can't tell.", "9"):
         yield refused(
             f"judge_role_response with the judge replying {reply!r}",
-            lambda judge, reply=reply: _judged(reply)(judge).found,
+            partial(_score, reply),
             "a reply without a score on the scale must not become a number.",
         )
     yield Case("JUDGE_PROMPT_TEMPLATE", _default_template, _check_placeholders)
@@ -39,6 +40,10 @@ def test_judge_role_response() -> Iterator[Case]:
 
 def _judged(reply: str, *template: str) -> Callable[[Any], Exchange]:
     return lambda judge: exchange(reply, lambda: judge(_QUESTION, _RESPONSE, _CHARACTER, *template))
+
+
+def _score(reply: str, judge: Any) -> Any:
+    return _judged(reply)(judge).found
 
 
 def _check_parts(observed: Exchange) -> None:

@@ -36,7 +36,11 @@ def test_parse_score() -> Iterator[Case]:
         yield _parsed(reply, expected)
     for why, replies in _REFUSED.items():
         for reply in replies:
-            yield refused(f"parse_score({reply!r})", lambda parse_score, reply=reply: parse_score(reply), why)
+            yield _refused(reply, why)
+
+
+def _refused(reply: str, why: str) -> Case:
+    return refused(f"parse_score({reply!r})", lambda parse_score: parse_score(reply), why)
 
 
 def _parsed(reply: str, expected: int) -> Case:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, grader, kind_of, on_copies
+from graders.harness.cases import Case, called_with, grader, kind_of
 from graders.harness.expect import check, check_close, check_tensor, tolerance
 from graders.harness.similarity import DEFAULTS, NAMES, centred, persona_vectors, unit
 
@@ -28,7 +28,7 @@ def test_pca_decompose_persona_vectors() -> Iterator[Case]:
 
 def _decomposed(vectors: dict[str, Tensor], work: Any) -> Any:
     """Axis, coordinates as an array, and what the PCA has learnt."""
-    found, _ = on_copies(work, vectors, DEFAULTS)
+    found, _ = called_with(vectors, DEFAULTS)(work)
     if not isinstance(found, tuple) or len(found) != 3:
         return found
     axis, coords, pca = found
@@ -44,7 +44,8 @@ def _check(vectors: dict[str, Tensor], found: Any) -> None:
     )
     axis, coords, learnt = found
     _check_axis(axis, vectors)
-    _check_pca(coords, *learnt, torch.stack(list(vectors.values())).double())
+    components, ratio = learnt
+    _check_pca(coords, components, ratio, torch.stack(list(vectors.values())).double())
 
 
 def _check_axis(axis: Any, vectors: dict[str, Tensor]) -> None:

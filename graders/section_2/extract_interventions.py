@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graders.harness.cases import Case, Raised, attempt, grader, on_copies
+from graders.harness.cases import Case, Raised, attempted, called_with, grader
 from graders.harness.differences import difference, same
 from graders.harness.expect import check
 
@@ -50,15 +50,13 @@ def test_extract_interventions() -> Iterator[Case]:
     for experiment in _RIGHT:
         yield Case(
             f"extract_interventions(config, {experiment!r})",
-            lambda work, experiment=experiment: on_copies(work, _CONFIG, experiment),
+            called_with(_CONFIG, experiment),
             partial(_check_found, experiment),
             'An intervention need not have a "cap": those without steer, and are left out.',
         )
     for name in _UNKNOWN:
         yield Case(
-            f"extract_interventions(config, {name!r})",
-            lambda work, name=name: attempt(lambda: on_copies(work, _CONFIG, name)[0]),
-            partial(_check_unknown, name),
+            f"Unknown id {name!r}", partial(attempted, called_with(_CONFIG, name)), partial(_check_unknown, name)
         )
 
 
@@ -106,7 +104,8 @@ def _check_three(experiment: str, vectors: list[Any], caps: list[Any], layers: l
         )
 
 
-def _check_unknown(name: str, found: Any) -> None:
+def _check_unknown(name: str, observed: Any) -> None:
+    found = observed if isinstance(observed, Raised) else observed[0]
     what = f"Unknown id {name!r}: expected"
     why = "Name the id in a ValueError: raise ValueError(f'No experiment {experiment_id!r}: ...')."
     check(isinstance(found, Raised), f"{what} a ValueError, found the result {found!r}. {why}")

@@ -53,7 +53,7 @@ def test_rate_delusion_risk() -> Iterator[Case]:
     for reply, why in _NO_SCORE.items():
         yield refused(
             f"rate_delusion_risk with the judge replying {reply!r}",
-            lambda rate, reply=reply: _rated(reply, 3)(rate)[0].found,
+            _risk_of(reply),
             f"{why}, and an invented number would enter your averages as if the judge had said it.",
         )
 
@@ -66,6 +66,10 @@ def _rated(reply: str, index: int) -> Callable[[Any], tuple[Exchange, Conversati
         return exchange(reply, lambda: rate(given, index)), given
 
     return observe
+
+
+def _risk_of(reply: str) -> Callable[[Any], Any]:
+    return lambda rate: _rated(reply, 3)(rate)[0].found
 
 
 def _shown(index: int) -> Case:
@@ -106,7 +110,7 @@ def _check_prompts(where: str, index: int, observed: tuple[Exchange, Conversatio
 
 def _scored(what: str, reply: str, scores: tuple[int, int]) -> Case:
     hint = f"Expected the risk {risk(*scores)}: search the whole reply for each tag by its name."
-    return Case(what, lambda rate: _rated(reply, 3)(rate)[0].found, partial(_check_risk, what, scores), hint)
+    return Case(what, _risk_of(reply), partial(_check_risk, what, scores), hint)
 
 
 def _check_risk(what: str, scores: tuple[int, int], found: Any) -> None:

@@ -82,8 +82,8 @@ def test_visualize_transcript_drift() -> Iterator[Case]:
         for limit, autorater in ((2, True), (3, False)):
             yield _case(transcript, limit, autorater, what)
     what, transcript = next(iter(_TRANSCRIPTS.items()))
-    for limit, autorater in ((None, True), (None, False), (1, True), (99, True)):
-        yield _case(transcript, limit, autorater, what)
+    yield from (_case(transcript, limit, True, what) for limit in (None, 1, 99))
+    yield _case(transcript, None, False, what)
     yield Case("Without further arguments", partial(_drift, transcript, {}), _check_defaults)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from graders.harness.cases import Case, grader, kind_of, on_copies
+from graders.harness.cases import Case, called_with, grader, kind_of
 from graders.harness.expect import check
 from graders.harness.scripted import Exchange, Messages, exchange
 
@@ -99,7 +99,7 @@ def _filtered(responses: list[Response], options: dict[str, int], work: Any) -> 
         score = next((r["score"] for r in responses if r["response"] in messages[-1]["content"]), None)
         return "REFUSAL" if score is None else str(score)
 
-    return exchange(judge, lambda: on_copies(work, responses, _TRAIT_DATA, **options))
+    return exchange(judge, lambda: called_with(responses, _TRAIT_DATA, **options)(work))
 
 
 def _note_absent_keys(observed: Exchange) -> None:

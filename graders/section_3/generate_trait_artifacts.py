@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import httpx2
 import openai
 
-from graders.harness.cases import Case, Raised, attempt, grader, kind_of
+from graders.harness.cases import Case, Raised, attempt, attempted, grader, kind_of
 from graders.harness.differences import difference
 from graders.harness.expect import check
 from graders.harness.replies import ARTIFACT, BROKEN, KNOWN, as_reply, problem, wrapped
@@ -61,9 +61,7 @@ def test_generate_trait_artifacts() -> Iterator[Case]:
     for what, reply in BROKEN.items():
         yield _case(what, [reply], _check_broken)
         yield _case(f"{what} at first, then a good one", [reply, good], _check_broken)
-    yield Case(
-        "Every call fails", lambda work: attempt(lambda: exchange(fail, lambda: _call(work)).found), _check_failed
-    )
+    yield Case("Every call fails", partial(attempted, lambda work: exchange(fail, lambda: _call(work))), _check_failed)
 
 
 def _case(what: str, replies: list[str], judge: Any) -> Case:
@@ -104,11 +102,11 @@ def _check_good(what: str, written: Written) -> None:
     given = {*found["questions"], *found["eval_questions"]}
     check(
         given == set(ARTIFACT["questions"]),
-        f"{what}: expected its 40 questions as they are, found others: {sorted(given - set(ARTIFACT['questions']))[:1]}.",
+        f"{what}: expected its 40 questions as they are, found others: {[*given - {*ARTIFACT['questions']}][:1]}.",
     )
     for key, value in (("instruction", found["instruction"]), ("eval_prompt", found["eval_prompt"].strip())):
         right = ARTIFACT[key]
-        check(value == right, f"{what}: expected its {key} as it is, but {difference(right, value)}.")
+        check(value == right, f"{what}: expected its {key} as it is: {difference(right, value)}.")
 
 
 def _check_artifact(what: str, found: Any) -> None:
@@ -194,7 +192,7 @@ def _check_call(written: Written) -> None:
 def _check_failed(found: Any) -> None:
     check(
         isinstance(found, Raised),
-        f"Every call failed, and your function returned {found!r:.100} as if a model had replied. Let the error "
+        f"Every call failed, and your function returned {found[0]!r:.100} as if a model had replied. Let the error "
         "through.",
     )
     check(

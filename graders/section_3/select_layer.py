@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, Raised, attempt, grader, kind_of, on_copies
+from graders.harness.cases import Case, Raised, attempted, called_with, grader, kind_of
 from graders.harness.differences import same
 from graders.harness.expect import check, check_close, tolerance
 
@@ -78,7 +78,7 @@ def test_select_layer() -> Iterator[Case]:
     }.items():
         yield Case(
             what,
-            lambda work, held=held: on_copies(work, *held),
+            called_with(*held),
             partial(_check, what, held),
             "The two groups need not be of one size: compare every positive answer with every negative one, by block.",
         )
@@ -97,7 +97,7 @@ def _without(group: str, held: Held) -> Case:
             f"and a block chosen by one means nothing: raise ValueError('No {group} answers ...').",
         )
 
-    return Case(f"No {group} answers", lambda work: attempt(lambda: on_copies(work, *held)[0]), judge)
+    return Case(f"No {group} answers", partial(attempted, lambda work: called_with(*held)(work)[0]), judge)
 
 
 def _check(what: str, held: Held, observed: tuple[Any, tuple[Tensor, ...]]) -> None:
@@ -107,12 +107,10 @@ def _check(what: str, held: Held, observed: tuple[Any, tuple[Tensor, ...]]) -> N
         isinstance(found, tuple) and len(found) == 2,
         f"{what}: expected a tuple (block, scores), found {kind_of(found)}.",
     )
-    scores, right = _form(what, *found, len(held.vectors)), _scores(held)
+    scores, right = _form(what, found[0], found[1], len(held.vectors)), _scores(held)
     otherwise = "A score is the share of (positive, negative) pairs in which the positive answer projects higher."
     if scores.min() < 0 or scores.max() > 1:
-        otherwise = (
-            "An AUC lies between 0 and 1: it is the share of pairs in which the positive answer projects higher."
-        )
+        otherwise = f"An AUC lies between 0 and 1. {otherwise}"
     exact = tolerance(torch.float32, exact=1e-4)
     check_close(scores, [right], what, _mistakes(held), exact, name="scores", otherwise=otherwise)
     block, best, longest = int(found[0]), int(right.argmax()), int(held.vectors.norm(dim=1).argmax())

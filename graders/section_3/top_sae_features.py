@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from graders.harness.cases import Case, grader, on_copies
+from graders.harness.cases import Case, called_with, grader
 from graders.harness.differences import same
 from graders.harness.expect import check, check_close, tolerance
 
@@ -69,7 +69,7 @@ def test_top_sae_features() -> Iterator[Case]:
 
 def _case(sae: TinySAE, vector: Vector, k: int) -> Case:
     def observe(work: Any) -> tuple[Any, Vector, dict[str, Tensor]]:
-        found, (used, given, _) = on_copies(work, sae, vector, k)
+        found, (used, given, _) = called_with(sae, vector, k)(work)
         return found, given, _weights(used)
 
     return Case(f"k={k}", observe, partial(_check, sae, vector, k))
