@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from graders.harness.cases import Case, Raised, attempted, kind_of
+from graders.harness.cases import Case, Raised, kind_of
 from graders.harness.expect import check
-from graders.harness.scripted import Exchange, exchange, fail
+from graders.harness.scripted import Exchange, exchange, unanswered
 from personalab.tiers import current_tier
 
 Run = Callable[[Any], Any]  # calls the work
@@ -131,4 +131,4 @@ def failed_call(name: str, run: Run) -> Case:
             "Let the error through: None says that there is nothing to score, and the reader can't tell the two apart.",
         )
 
-    return Case(name, partial(attempted, lambda work: exchange(fail, lambda: run(work)).found), judge)
+    return Case(name, unanswered(run), judge)

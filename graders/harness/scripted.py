@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from graders.harness.cases import attempt
 from personalab.endpoint import scripted_replies
 
 Messages = list[dict[str, str]]
@@ -37,6 +38,10 @@ def exchange(reply: str | Callable[[Messages, str], str], call: Callable[[], Any
     )
 
 
-def fail(messages: Messages, model: str) -> str:
-    """A reply that makes the call fail."""
-    raise RuntimeError("scripted failure")
+def unanswered(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """To observe: what comes of a call of the work where every request fails."""
+
+    def fail(messages: Messages, model: str) -> str:
+        raise RuntimeError("scripted failure")
+
+    return lambda work: attempt(lambda: exchange(fail, lambda: call(work)).found)

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import httpx2
 import openai
 
-from graders.harness.cases import Case, Raised, attempt, attempted, grader, kind_of
+from graders.harness.cases import Case, Raised, attempt, grader, kind_of
 from graders.harness.differences import difference
 from graders.harness.expect import check
 from graders.harness.replies import ARTIFACT, BROKEN, KNOWN, as_reply, problem, wrapped
-from graders.harness.scripted import Messages, exchange, fail
+from graders.harness.scripted import Messages, exchange, unanswered
 from personalab.endpoint.scripted import active_script
 
 _NAME = "theatrical"
@@ -61,7 +61,7 @@ def test_generate_trait_artifacts() -> Iterator[Case]:
     for what, reply in BROKEN.items():
         yield _case(what, [reply], _check_broken)
         yield _case(f"{what} at first, then a good one", [reply, good], _check_broken)
-    yield Case("Every call fails", partial(attempted, lambda work: exchange(fail, lambda: _call(work))), _check_failed)
+    yield Case("Every call fails", unanswered(_call), _check_failed)
 
 
 def _case(what: str, replies: list[str], judge: Any) -> Case:
@@ -192,7 +192,7 @@ def _check_call(written: Written) -> None:
 def _check_failed(found: Any) -> None:
     check(
         isinstance(found, Raised),
-        f"Every call failed, and your function returned {found[0]!r:.100} as if a model had replied. Let the error "
+        f"Every call failed, and your function returned {found!r:.100} as if a model had replied. Let the error "
         "through.",
     )
     check(
