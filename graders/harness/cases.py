@@ -102,6 +102,13 @@ def kind_of(value: Any) -> str:
     return value.kind if isinstance(value, Foreign) else type(value).__name__
 
 
+def check_form(found: Any, kind: type, n: int, what: str) -> None:
+    """`what` says what was expected: a tuple or a list of `n` entries."""
+    size = len(found) if isinstance(found, list | tuple) else None
+    of = "" if size is None else f" of {size}"
+    check(isinstance(found, kind) and size == n, f"{what}, found {kind_of(found)}{of}.")
+
+
 def called_with(*inputs: Any, **options: Any) -> Callable[[Any], tuple[Any, tuple[Any, ...]]]:
     """To observe: what the work gives for copies of the inputs, and what has become of these."""
 

@@ -17,13 +17,7 @@ _tiny: ContextVar[bool] = ContextVar("graders look at their own tiny models", de
 
 
 def grader(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn a stub's NotImplementedError into a plain message, and say so when all is well. Runs in one thread.
-
-    Tiny models gain nothing from a second thread, and on a busy machine the two wait for each other (1.3 s become
-    97.7 s). The number of threads belongs to each thread: those that run already keep theirs, and one started while
-    grading has 1 for good. Graders start none that outlives them: the judge is scripted, so that the endpoint's
-    worker is never asked.
-    """
+    """As `graders.harness.cases.grader`, for graders that are one function."""
 
     @functools.wraps(function)
     def graded(*args: Any, **kwargs: Any) -> None:

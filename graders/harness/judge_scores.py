@@ -91,10 +91,8 @@ def _replied(reply: str, run: Run, work: Any) -> Any:
 
 def _check_score(what: str, reply: str, expected: int | None, found: Any) -> None:
     if reply == "72.5":  # None: no whole number; 72 or 73: cut or rounded
-        check(
-            found in (72, 73, None),
-            f"{what}: expected 72 or 73, found {found!r}. Read the number from its start.",
-        )
+        wrong = f"{what}: expected 72 or 73, found {found!r}. Read the number from its start."
+        check(found in (72, 73, None), wrong)
     elif type(found) is not type(expected) or found != expected:
         guess = _misread(reply, found) if expected is None else _misread_score(expected, found)
         raise AssertionError(f"{what}: expected {expected}, found {found!r}{guess}")

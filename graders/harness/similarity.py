@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, called_with, kind_of
+from graders.harness.cases import Case, called_with, check_form
 from graders.harness.differences import difference, same
 from graders.harness.expect import check, check_close, check_tensor
 
@@ -67,10 +67,7 @@ def similarity_case(
 
     def judge(observed: Any) -> None:
         found, (after, *_) = observed
-        check(
-            isinstance(found, tuple) and len(found) == 2,
-            f"{what}: expected a tuple (matrix, names), found {kind_of(found)}.",
-        )
+        check_form(found, tuple, 2, f"{what}: expected a tuple (matrix, names)")
         matrix, found_names = found
         check(
             isinstance(found_names, list | tuple) and list(found_names) == names,

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, called_with, grader, kind_of
+from graders.harness.cases import Case, called_with, check_form, grader
 from graders.harness.expect import check, check_close, check_tensor, tolerance
 from graders.harness.similarity import DEFAULTS, NAMES, centred, persona_vectors, unit
 
@@ -38,10 +38,7 @@ def _decomposed(vectors: dict[str, Tensor], work: Any) -> Any:
 
 
 def _check(vectors: dict[str, Tensor], found: Any) -> None:
-    check(
-        isinstance(found, tuple) and len(found) == 3,
-        f"Expected a tuple (assistant_axis, pca_coords, pca), found {kind_of(found)}.",
-    )
+    check_form(found, tuple, 3, "Expected a tuple (assistant_axis, pca_coords, pca)")
     axis, coords, learnt = found
     _check_axis(axis, vectors)
     components, ratio = learnt

@@ -59,20 +59,13 @@ class FakeAnalyzer:
 
 
 class Drift(NamedTuple):
-    """What came of a call.
-
-    Attributes:
-        transcript: what has become of it.
-        analysed: the messages that the analyzer was given, call by call.
-        asked: how often the judge was.
-        drawn: the number of figures made.
-    """
+    """What came of a call."""
 
     found: Any
-    transcript: Conversation
-    analysed: list[Conversation]
-    asked: int
-    drawn: int
+    transcript: Conversation  # what has become of it
+    analysed: list[Conversation]  # what the analyzer was given, call by call
+    asked: int  # how often the judge was
+    drawn: int  # figures made
 
 
 @grader
@@ -84,7 +77,8 @@ def test_visualize_transcript_drift() -> Iterator[Case]:
     what, transcript = next(iter(_TRANSCRIPTS.items()))
     yield from (_case(transcript, limit, True, what) for limit in (None, 1, 99))
     yield _case(transcript, None, False, what)
-    yield Case("Without further arguments", partial(_drift, transcript, {}), _check_defaults)
+    what = "Keep the defaults run_autorater=True and max_assistant_turns=None (all turns). Without further arguments"
+    yield Case(what, partial(_drift, transcript, {}), partial(_check_drift, what, transcript, None, True))
 
 
 def _case(transcript: Conversation, limit: int | None, autorater: bool, what: str) -> Case:
@@ -106,27 +100,13 @@ def _judge(messages: Conversation, model: str) -> str:
     return in_tags(*_SCORES[max((k for k, answer in enumerate(_ANSWERS) if answer in prompt), default=0)])
 
 
-def _check_form(what: str, found: Any) -> None:
+def _check_drift(what: str, transcript: Conversation, limit: int | None, autorater: bool, observed: Drift) -> None:
+    n, found = min(limit or 5, 5), observed.found
+    check(observed.transcript == transcript, f"{what}: the transcript was changed. Work on a copy.")
     check(
         isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, list) for part in found),
         f"{what}: expected a tuple of two lists (projections, risk_scores), found {found!r:.200}.",
     )
-
-
-def _check_defaults(observed: Drift) -> None:
-    what, found = "Without further arguments", observed.found
-    _check_form(what, found)
-    check(
-        (len(found[0]), len(found[1])) == (5, 5),
-        f"{what}: expected 5 projections and 5 risks, found {len(found[0])} and {len(found[1])}. Keep the defaults "
-        "run_autorater=True and max_assistant_turns=None (all turns).",
-    )
-
-
-def _check_drift(what: str, transcript: Conversation, limit: int | None, autorater: bool, observed: Drift) -> None:
-    n, found = min(limit or 5, 5), observed.found
-    check(observed.transcript == transcript, f"{what}: the transcript was changed. Work on a copy.")
-    _check_form(what, found)
     check(observed.analysed, f"{what}: the analyzer was not asked. Call analyzer.project_onto_axis(messages).")
     for messages in observed.analysed:
         right = transcript[: len(messages)]

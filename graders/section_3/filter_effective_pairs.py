@@ -169,17 +169,12 @@ def _check_pair(pair: Any, by_text: dict[str, Response], what: str) -> Key:
         f"{what}: a pair holds answers under two instructions, {pos['instruction_idx']} and {neg['instruction_idx']}: "
         "they were matched across instructions. Only the two sides of one instruction differ in nothing but the trait.",
     )
-    for key, value in zip(_ALSO, (pos["instruction_idx"], pos["score"], neg["score"]), strict=True):
+    copied = dict(zip(_ALSO, (pos["instruction_idx"], pos["score"], neg["score"]), strict=True))
+    prompts = {f"{p}_system_prompt": r["system_prompt"] for p, r in (("pos", pos), ("neg", neg))}
+    for key, value in (copied | prompts).items():
+        source = "either response" if key == "instruction_idx" else f"{key[:3]}_response"
         check(
             pair.get(key, value) == value,
-            f"{what}: {key} is {pair.get(key)!r} for {pair['question']!r}, expected {value!r}. Copy it from "
-            f"{'either response' if key == 'instruction_idx' else key.replace('score', 'response')}.",
-        )
-    for polarity, response in (("pos", pos), ("neg", neg)):
-        name = f"{polarity}_system_prompt"
-        check(
-            pair[name] == response["system_prompt"],
-            f"{what}: {name} is {pair[name]!r}, expected the prompt that {polarity}_response was generated under, "
-            f"{response['system_prompt']!r}.",
+            f"{what}: {key} is {pair.get(key)!r} for {pair['question']!r}, expected {value!r}. Copy it from {source}.",
         )
     return _key(pos)

@@ -21,7 +21,11 @@ _NAME = "theatrical"
 _SENTENCE = 'Turns every answer into a scene, as if {all} the world were a "stage".'
 _ENOUGH_CALLS = 12  # our choice: nobody asks a model more often for one artifact
 _ENOUGH_TOKENS = 1500  # our choice: 40 questions, 10 prompts and a rubric, in a tight hand
-_ENDLESS = Raised(("EndlessError",), f"it asks more than {_ENOUGH_CALLS} times")
+_ENDLESS = Raised(
+    ("a loop",),
+    f"your function asks for an artifact more than {_ENOUGH_CALLS} times. Give up after a few tries with a ValueError: "
+    "some models never get it right, and every call costs money",
+)
 _KEYS = ("instruction", "questions", "eval_questions", "eval_prompt")
 
 
@@ -111,7 +115,6 @@ def _check_good(what: str, written: Written) -> None:
 
 def _check_artifact(what: str, found: Any) -> None:
     """Whatever comes back must be complete, and made of what the model wrote."""
-    _check_no_loop(found)
     check(
         not isinstance(found, Raised),
         f"{what}: expected an artifact, found {found}. The reply is complete. Take the JSON object out of it, from the "
@@ -143,17 +146,8 @@ def _check_artifact(what: str, found: Any) -> None:
     )
 
 
-def _check_no_loop(found: Any) -> None:
-    check(
-        found != _ENDLESS,
-        f"Your function asks for an artifact more than {_ENOUGH_CALLS} times. Give up after a few tries with a "
-        "ValueError: some models never get it right, and every call costs money.",
-    )
-
-
 def _check_broken(what: str, written: Written) -> None:
     found = written.found
-    _check_no_loop(found)
     if not isinstance(found, Raised):
         return _check_artifact(what, found)
     check(

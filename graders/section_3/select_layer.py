@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, Raised, attempted, called_with, grader, kind_of
+from graders.harness.cases import Case, Raised, attempted, called_with, check_form, grader, kind_of
 from graders.harness.differences import same
 from graders.harness.expect import check, check_close, tolerance
 
@@ -103,10 +103,7 @@ def _without(group: str, held: Held) -> Case:
 def _check(what: str, held: Held, observed: tuple[Any, tuple[Tensor, ...]]) -> None:
     found, after = observed
     check(same(held, after), f"{what}: you changed your input in place.")
-    check(
-        isinstance(found, tuple) and len(found) == 2,
-        f"{what}: expected a tuple (block, scores), found {kind_of(found)}.",
-    )
+    check_form(found, tuple, 2, f"{what}: expected a tuple (block, scores)")
     scores, right = _form(what, found[0], found[1], len(held.vectors)), _scores(held)
     otherwise = "A score is the share of (positive, negative) pairs in which the positive answer projects higher."
     if scores.min() < 0 or scores.max() > 1:
