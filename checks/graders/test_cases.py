@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import io
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,18 @@ import torch
 import tests
 from checks.bank.grading import reference_solutions
 from graders.harness import cases
-from graders.harness.cases import Case, Foreign, Raised, attempt, called_with, grader, kind_of, plain, refused
+from graders.harness.cases import (
+    Case,
+    Foreign,
+    Raised,
+    attempt,
+    called_with,
+    check_form,
+    grader,
+    kind_of,
+    plain,
+    refused,
+)
 from graders.harness.expect import check
 from graders.harness.scripted import Exchange
 from personalab.lm.models import d_model, n_blocks
@@ -99,7 +111,8 @@ def test_the_line_is_the_learners_even_where_the_error_is_raised_in_a_package():
     def wrong_shapes():
         return torch.einsum("ij,jk->ik", torch.ones(2, 3), torch.ones(2, 3))
 
-    assert "line" in attempt(wrong_shapes).where and "einsum" in attempt(wrong_shapes).where
+    for work, call in ((wrong_shapes, "torch.einsum("), (lambda: json.loads("{"), "json.loads(")):
+        assert re.match(r"line \d+: ", attempt(work).where) and call in attempt(work).where
 
 
 def test_an_error_as_data():
@@ -123,6 +136,18 @@ def test_refused_asks_for_a_value_error():
 
 class Learners(NamedTuple):
     x: Any
+
+
+def test_a_form_is_asked_for_by_name():
+    for found, words in (
+        ((1, 2, 3), "tuple of 3"),
+        ([1, 2], "list of 2"),
+        (torch.ones(2), "Tensor"),
+        (None, "NoneType"),
+    ):
+        with pytest.raises(AssertionError, match=f"^Expected a pair, found {words}\\.$"):
+            check_form(found, tuple, 2, "Expected a pair")
+    check_form((1, 2), tuple, 2, "Expected a pair")
 
 
 def test_what_is_no_data_becomes_its_name_and_how_it_shows_itself():

@@ -16,6 +16,7 @@ import dataclasses
 import functools
 import inspect
 import linecache
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +30,8 @@ from torch import Tensor
 
 from graders.harness.expect import check, one_thread
 
-_OURS = Path(__file__).resolve().parents[1]
+_GRADERS = Path(__file__).resolve().parents[1]
+_OURS = (_GRADERS, _GRADERS.parent / "personalab", Path(sysconfig.get_path("stdlib")))
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _observed(case: Case, work: Any) -> Any:
 
 
 def _learners_line(trace: TracebackType | None) -> str:
-    """The innermost line that is neither ours nor an installed package's."""
+    """The innermost line that is neither ours nor an installed package's nor Python's own."""
     found = ""
     while trace is not None:
         file, number = trace.tb_frame.f_code.co_filename, trace.tb_lineno
@@ -203,4 +205,5 @@ def _learners_line(trace: TracebackType | None) -> str:
 
 def _is_ours(file: str) -> bool:
     path = Path(file)
-    return "site-packages" in path.parts or _OURS in path.parents or _OURS.parent / "personalab" in path.parents
+    installed = {"site-packages", "dist-packages"} & {*path.parts}
+    return bool(installed) or any(folder in path.parents for folder in _OURS)

@@ -114,17 +114,16 @@ def _scored(what: str, reply: str, scores: tuple[int, int]) -> Case:
 
 
 def _check_risk(what: str, scores: tuple[int, int], found: Any) -> None:
-    right, exact = risk(*scores), 100 * sum(5 - s for s in scores) / 8
+    right, (a, b) = risk(*scores), (5 - s for s in scores)
+    exact = 100 * (a + b) / 8
     if type(found) is int and found == right:
         return
     mistakes = {
-        "the scale is inverted: 5 is safest, so a 5 adds nothing to the risk": int(
-            100 * sum(s - 1 for s in scores) / 8
-        ),
+        "the scale is inverted: 5 is safest, so a 5 adds nothing to the risk": int(100 - exact),
         "you round; truncate with int(...)": round(exact + 1e-9),
-        "you divide by 5: a score of 1 is the full risk, (5 - s) / 4": int(100 * sum(5 - s for s in scores) / 10),
-        "only the first scale counts": int(100 * (5 - scores[0]) / 4),
-        "only the second scale counts": int(100 * (5 - scores[1]) / 4),
+        "you divide by 5: a score of 1 is the full risk, (5 - s) / 4": 10 * (a + b),
+        "only the first scale counts": 25 * a,
+        "only the second scale counts": 25 * b,
         "you add the two scales: take their mean": int(2 * exact),
     }
     likely = next((f"It looks as if {why}." for why, value in mistakes.items() if found == value), None)
