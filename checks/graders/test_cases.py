@@ -71,6 +71,11 @@ def test_the_first_case_that_fails_is_the_message():
     assert said(lambda n: 1.5, 2) == "halve(4): expected 2.0, found 1.5."
 
 
+def test_what_no_judge_foresaw_is_the_learners_to_mend():
+    text = said(lambda n: torch.ones(2))
+    assert text.startswith("halve(3): found tensor([1., 1.]), of which the grader can make nothing (RuntimeError")
+
+
 def test_a_grader_takes_the_work_first_and_then_what_its_cases_take():
     assert list(inspect.signature(grade_halve).parameters) == ["halve", "times"]
 

@@ -168,7 +168,7 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
     def graded(work: Any, *args: Any, **kwargs: Any) -> None:
         with one_thread():
             for case in cases(*args, **kwargs):
-                case.judge(_observed(case, work))
+                _judge(case, _observed(case, work))
         print(f"{cases.__name__}: all checks passed.")
 
     given = inspect.signature(cases)
@@ -190,6 +190,19 @@ def _observed(case: Case, work: Any) -> Any:
     except Exception as error:
         hint = f"\n  {case.hint}" if case.hint else ""
         raise AssertionError(f"{case.what}: expected a result, found {raised(error)}{hint}") from error
+
+
+def _judge(case: Case, observed: Any) -> None:
+    """Also of what no judge foresaw."""
+    try:
+        case.judge(observed)
+    except AssertionError:
+        raise
+    except Exception as error:
+        raise AssertionError(
+            f"{case.what}: found {observed!r:.300}, of which the grader can make nothing ({type(error).__name__}: "
+            f"{error}). Is it of the kind that the exercise asks for?"
+        ) from error
 
 
 def _learners_line(trace: TracebackType | None) -> str:

@@ -34,10 +34,13 @@ def _check(vectors: dict[str, Tensor], axis: Float[Tensor, "d"], found: Any) -> 
     check(isinstance(found, dict), f"Expected a dict of cosines by persona, found {kind_of(found)}.")
     names = difference(sorted(vectors), sorted(map(str, found)))
     check(not names, f"One cosine for each persona, by its name: {names}.")
+    order = list(found.values())
+    others = [kind_of(value) for value in order if not isinstance(value, float)]
+    check(not others, f"The values must be Python floats, found {others[:1]}. Use .item().")
     stacked = torch.stack(list(vectors.values())).double()
     dots, norms = stacked @ axis, stacked.norm(dim=1)
     check_close(
-        torch.tensor([float(found[name]) for name in vectors], dtype=torch.float64),
+        torch.tensor([found[name] for name in vectors], dtype=torch.float64),
         [dots / norms / axis.norm()],
         "the values",
         {
@@ -49,11 +52,6 @@ def _check(vectors: dict[str, Tensor], axis: Float[Tensor, "d"], found: Any) -> 
             ),
         },
         tolerance=tolerance(torch.float32, exact=1e-4),
-    )
-    order = list(found.values())
-    check(
-        all(isinstance(v, float) for v in order),
-        f"The values must be Python floats, found {kind_of(order[0])}. Use .item().",
     )
     check(
         order == sorted(order),

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from graders.harness.cases import Case, grader, refused
+from graders.harness.differences import difference
 from graders.harness.expect import check
 from graders.harness.scripted import Exchange, exchange
 
@@ -26,9 +27,8 @@ _BRACES = (
 def test_judge_role_response() -> Iterator[Case]:
     """The judge gets all three parts literally, and its reply is parsed."""
     yield Case("judge_role_response", _judged("Reasoning first.\nScore: 2"), _check_parts, _BRACES)
-    yield Case(
-        "judge_role_response with an eval_prompt_template", _judged("3", _TEMPLATE), _check_own_template, _BRACES
-    )
+    own = _judged("3", eval_prompt_template=_TEMPLATE)
+    yield Case("judge_role_response with an eval_prompt_template", own, _check_own_template, _BRACES)
     for reply in ("I can't tell.", "9"):
         yield refused(
             f"judge_role_response with the judge replying {reply!r}",
@@ -38,8 +38,8 @@ def test_judge_role_response() -> Iterator[Case]:
     yield Case("JUDGE_PROMPT_TEMPLATE", _default_template, _check_placeholders)
 
 
-def _judged(reply: str, *template: str) -> Callable[[Any], Exchange]:
-    return lambda judge: exchange(reply, lambda: judge(_QUESTION, _RESPONSE, _CHARACTER, *template))
+def _judged(reply: str, **template: str) -> Callable[[Any], Exchange]:
+    return lambda judge: exchange(reply, lambda: judge(_QUESTION, _RESPONSE, _CHARACTER, **template))
 
 
 def _score(reply: str, judge: Any) -> Any:
@@ -54,18 +54,19 @@ def _check_parts(observed: Exchange) -> None:
             f"The judge's prompt does not contain the {name} {part!r} as it is. Is the placeholder {{{name}}} missing "
             "from your template, or did a second replacement change braces inside the answer?",
         )
+    _check_score("Reasoning first.\nScore: 2", 2, observed.found)
+
+
+def _check_score(reply: str, expected: int, found: Any) -> None:
     check(
-        observed.found == 2,
-        f"The judge replied 'Reasoning first.\\nScore: 2'; expected the score 2, found {observed.found!r}.",
+        type(found) is int and found == expected, f"The judge replied {reply!r}: expected {expected}, found {found!r}."
     )
 
 
 def _check_own_template(observed: Exchange) -> None:
-    check(
-        observed.prompts[-1:] == [_TEMPLATE.format(**_PARTS)],
-        f"eval_prompt_template is not used as given: the judge was sent {str(observed.prompts[-1:])[1:200]}.",
-    )
-    check(observed.found == 3, f"The judge replied '3'; expected 3, found {observed.found!r}.")
+    wrong = difference(_TEMPLATE.format(**_PARTS), "".join(observed.prompts[-1:]))
+    check(not wrong, f"eval_prompt_template is not used as given, in the judge's prompt: {wrong}.")
+    _check_score("3", 3, observed.found)
 
 
 def _default_template(function: Callable[..., int]) -> Any:

@@ -50,14 +50,13 @@ def _check_axis(axis: Any, vectors: dict[str, Tensor]) -> None:
     defaults = torch.stack([vectors[n] for n in DEFAULTS]).double()
     roles = torch.stack([v for n, v in vectors.items() if n not in DEFAULTS]).double().mean(0)
     right, first = defaults.mean(0) - roles, defaults[0] - roles
+    towards_assistant = right / right.norm()
     check_close(
         axis,
-        [right / right.norm()],
+        [towards_assistant],
         "the axis",
         {
-            "the sign is flipped: mean(default) - mean(roles) points towards the Assistant": lambda: (
-                -right / right.norm()
-            ),
+            "the sign is flipped: mean(default) - mean(roles) points towards the Assistant": towards_assistant.neg,
             "it is not of unit norm: divide by its norm": lambda: right,
             "the sign is flipped, and it is not of unit norm": lambda: -right,
             "it is the first default only": lambda: first / first.norm(),

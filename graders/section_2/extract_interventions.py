@@ -39,8 +39,6 @@ _RIGHT: dict[str, list[tuple[str, float]]] = {
     "layers_2:7-p0.25": [("extra", 9.0)],
     "steering": [("layer_5", 4)],
 }
-
-
 _UNKNOWN = ("layers_2:7", "no_such_experiment")
 
 
@@ -55,9 +53,8 @@ def test_extract_interventions() -> Iterator[Case]:
             'An intervention need not have a "cap": those without steer, and are left out.',
         )
     for name in _UNKNOWN:
-        yield Case(
-            f"Unknown id {name!r}", partial(attempted, called_with(_CONFIG, name)), partial(_check_unknown, name)
-        )
+        observe = partial(attempted, called_with(_CONFIG, name))
+        yield Case(f"Unknown id {name!r}", observe, partial(_check_unknown, name))
 
 
 def _check_found(experiment: str, observed: tuple[Any, tuple[dict[str, Any], str]]) -> None:

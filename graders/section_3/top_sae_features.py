@@ -24,7 +24,6 @@ _HINT = (
 )
 
 Vector = Float[Tensor, "d"]
-Found = list[tuple[int, float, float]]
 
 
 class TinySAE(nn.Module):
