@@ -252,3 +252,13 @@ def wrong_solutions() -> list:
 @pytest.mark.parametrize(("name", "solution"), wrong_solutions())
 def test_a_mistake_is_seen_from_data_alone(name, solution):
     assert re.search(solution.words, at_a_distance(name, solution), re.S)
+
+
+ODD = [None, 5, "text", [], {}, object(), (None, None), ([None], [None]), [{}], [()], torch.ones(3), iter([])]
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_MODEL)
+def test_an_odd_result_gets_a_message(name):
+    for odd in ODD:
+        with pytest.raises(AssertionError, match="\\w"):
+            getattr(tests, name)(lambda *args, odd=odd, **kwargs: odd)

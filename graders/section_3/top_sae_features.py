@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from graders.harness.cases import Case, called_with, grader
+from graders.harness.cases import Case, called_with, grader, kind_of
 from graders.harness.differences import same
 from graders.harness.expect import check, check_close, tolerance
 
@@ -88,7 +88,7 @@ def _check(sae: TinySAE, vector: Vector, k: int, observed: tuple[Any, Vector, di
     )
     check(
         all(type(value) is kind for row in found for value, kind in zip(row, (int, float, float), strict=True)),
-        f"Expected (int, float, float), found {tuple(type(value).__name__ for value in found[0])}. Use .item().",
+        f"Expected (int, float, float), found {tuple(map(kind_of, found[0]))}. Use .item().",
     )
     features = [feature for feature, _, _ in found]
     check(
@@ -103,7 +103,8 @@ def _check(sae: TinySAE, vector: Vector, k: int, observed: tuple[Any, Vector, di
 
 
 def _check_activations(sae: TinySAE, vector: Vector, features: list[int], found: Float[Tensor, "k"]) -> None:
-    right = torch.tensor([sum(float(vector[i] * sae.W_enc[i, f]) for i in range(_D)) for f in range(_N)]).double()
+    sums = [sum(float(vector[i] * sae.W_enc[i, f]) for i in range(_D)) for f in range(_N)]
+    right = torch.tensor(sums, dtype=torch.float64)
     check_close(
         found,
         [right[features]],
