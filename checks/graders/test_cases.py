@@ -260,5 +260,5 @@ ODD = [None, 5, "text", [], {}, object(), (None, None), ([None], [None]), [{}], 
 @pytest.mark.parametrize("name", WITHOUT_A_MODEL)
 def test_an_odd_result_gets_a_message(name):
     for odd in ODD:
-        with pytest.raises(AssertionError, match="\\w"):
+        with pytest.raises(AssertionError, match=r"\w"):
             getattr(tests, name)(lambda *args, odd=odd, **kwargs: odd)
