@@ -69,6 +69,11 @@ def test_the_nearest_value_and_the_first_difference_are_shown():
     assert "first difference at [1, 2]: expected 1, found 1.013" in text
 
 
+def test_values_have_a_name_and_a_hint_where_no_mistake_is_known():
+    text = message(torch.zeros(2), [torch.ones(2)], name="scores", otherwise="Count by hand.")
+    assert "the values: wrong scores, off by" in text and text.endswith("Count by hand.")
+
+
 def test_two_lists_never_look_equal():
     right = torch.tensor([1000.0, 2000.0, 3000.0], dtype=torch.float64)
     text = message(right + torch.tensor([0, 0.001, 0]), [right], tolerance=tolerance(torch.float64, exact=1e-8))

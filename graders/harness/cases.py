@@ -4,24 +4,35 @@
     def test_halve() -> Iterator[Case]:
         yield Case("halve(3)", lambda halve: halve(3), lambda found: check(found == 1.5, "halve(3): …"))
 
-`observe` gets the learner's work and brings back data: tensors, numbers, texts, lists and dicts of them. `judge` gets
-that and raises AssertionError with a message for the learner. So a process may stand between the two.
+`observe` gets the learner's work and brings back data: tensors, numbers, texts, lists and dicts of them; what is none
+becomes `Foreign`. `judge` gets that and raises AssertionError with a message for the learner. So a process may stand
+between the two.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import inspect
 import linecache
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any
 
-from graders.harness.expect import one_thread
+import numpy as np
+import torch
+from torch import Tensor
 
-_OURS = Path(__file__).resolve().parents[1]
+from graders.harness import expect
+from graders.harness.expect import check
+
+_GRADERS = Path(__file__).resolve().parents[1]
+_OURS = (_GRADERS, _GRADERS.parent / "personalab", Path(sysconfig.get_path("stdlib")))
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,60 @@ class Raised:
     where: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kinds[0]}: {self.text}" + (f" ({self.where})" if self.where else "")
+        return self.kinds[0] + (f": {self.text}" if self.text else "") + (f" ({self.where})" if self.where else "")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What the learner's work gave and is no data: the name of its type, and how it shows itself."""
+
+    kind: str
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+_DATA = (NoneType, bool, int, float, complex, str, bytes, Tensor, torch.dtype, torch.device, np.ndarray, np.generic)
+
+
+def plain(value: Any) -> Any:
+    """The same as data: containers and records of ours with plain contents, and `Foreign` for what is no data."""
+    if isinstance(value, (*_DATA, Raised, Foreign)):
+        return value
+    ours = type(value).__module__.startswith("graders.")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type) and ours:
+        return dataclasses.replace(value, **{k: plain(v) for k, v in vars(value).items()})
+    if isinstance(value, tuple) and hasattr(value, "_fields") and ours:
+        return type(value)(*map(plain, value))
+    if isinstance(value, dict):
+        return {plain(k): plain(v) for k, v in value.items()}
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(value, kind):
+            return kind(map(plain, value))
+    return Foreign(type(value).__name__, f"{value!r:.500}")
+
+
+def kind_of(value: Any) -> str:
+    """The name of a value's type, as the learner knows it."""
+    return value.kind if isinstance(value, Foreign) else type(value).__name__
+
+
+def check_form(found: Any, kind: type, n: int, what: str) -> None:
+    """`what` says what was expected: a tuple or a list of `n` entries."""
+    size = len(found) if isinstance(found, list | tuple) else None
+    of = "" if size is None else f" of {size}"
+    check(isinstance(found, kind) and size == n, f"{what}, found {kind_of(found)}{of}.")
+
+
+def called_with(*inputs: Any, **options: Any) -> Callable[[Any], tuple[Any, tuple[Any, ...]]]:
+    """To observe: what the work gives for copies of the inputs, and what has become of these."""
+
+    def observe(work: Any) -> tuple[Any, tuple[Any, ...]]:
+        given = copy.deepcopy(inputs)
+        return work(*given, **options), given
+
+    return observe
 
 
 def attempt(call: Callable[[], Any]) -> Any:
@@ -68,10 +132,25 @@ def attempt(call: Callable[[], Any]) -> Any:
         return raised(error)
 
 
+def attempted(observe: Callable[[Any], Any], work: Any) -> Any:
+    """What is observed, or the error as `Raised`."""
+    return attempt(lambda: observe(work))
+
+
 def raised(error: Exception) -> Raised:
     """An error as data."""
     kinds = tuple(kind.__name__ for kind in type(error).__mro__[:-2])
     return Raised(kinds, str(error), _learners_line(error.__traceback__))
+
+
+def refused(call: str, run: Callable[[Any], Any], why: str) -> Case:
+    """The work must raise ValueError here: a value instead of an error is an invented one."""
+
+    def judge(found: Any) -> None:
+        check(isinstance(found, Raised), f"{call} returned {found!r}; it must raise ValueError: {why}")
+        check("ValueError" in found.kinds, f"{call} raised {found}; raise ValueError: {why}")
+
+    return Case(call, partial(attempted, run), judge)
 
 
 def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
@@ -88,9 +167,9 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
 
     @functools.wraps(cases)
     def graded(work: Any, *args: Any, **kwargs: Any) -> None:
-        with one_thread():
+        with expect.one_thread():  # by its module: the benchmark puts another in its place
             for case in cases(*args, **kwargs):
-                case.judge(_observed(case, work))
+                _judge(case, _observed(case, work))
         print(f"{cases.__name__}: all checks passed.")
 
     given = inspect.signature(cases)
@@ -104,7 +183,7 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
 
 def _observed(case: Case, work: Any) -> Any:
     try:
-        return case.observe(work)
+        return plain(case.observe(work))
     except NotImplementedError:
         raise AssertionError(
             "Nothing to grade yet: your function, or one it calls, still raises NotImplementedError."
@@ -114,8 +193,21 @@ def _observed(case: Case, work: Any) -> Any:
         raise AssertionError(f"{case.what}: expected a result, found {raised(error)}{hint}") from error
 
 
+def _judge(case: Case, observed: Any) -> None:
+    """Also of what no judge foresaw."""
+    try:
+        case.judge(observed)
+    except AssertionError:
+        raise
+    except Exception as error:
+        raise AssertionError(
+            f"{case.what}: found {observed!r:.300}, of which the grader can make nothing ({type(error).__name__}: "
+            f"{error}). Is it of the kind that the exercise asks for?"
+        ) from error
+
+
 def _learners_line(trace: TracebackType | None) -> str:
-    """The innermost line that is neither ours nor an installed package's."""
+    """The innermost line that is neither ours nor an installed package's nor Python's own."""
     found = ""
     while trace is not None:
         file, number = trace.tb_frame.f_code.co_filename, trace.tb_lineno
@@ -127,4 +219,5 @@ def _learners_line(trace: TracebackType | None) -> str:
 
 def _is_ours(file: str) -> bool:
     path = Path(file)
-    return "site-packages" in path.parts or _OURS in path.parents or _OURS.parent / "personalab" in path.parents
+    installed = {"site-packages", "dist-packages"} & {*path.parts}
+    return bool(installed) or any(folder in path.parents for folder in _OURS)

@@ -17,13 +17,7 @@ _tiny: ContextVar[bool] = ContextVar("graders look at their own tiny models", de
 
 
 def grader(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn a stub's NotImplementedError into a plain message, and say so when all is well. Runs in one thread.
-
-    Tiny models gain nothing from a second thread, and on a busy machine the two wait for each other (1.3 s become
-    97.7 s). The number of threads belongs to each thread: those that run already keep theirs, and one started while
-    grading has 1 for good. Graders start none that outlives them: the judge is scripted, so that the endpoint's
-    worker is never asked.
-    """
+    """As `graders.harness.cases.grader`, for graders that are one function."""
 
     @functools.wraps(function)
     def graded(*args: Any, **kwargs: Any) -> None:
@@ -160,12 +154,16 @@ def check_close(
     mistakes: Mapping[str, Callable[[], Tensor | list[Tensor]]] | None = None,
     tolerance: Tolerance = FLOAT32,
     rounded: float | None = None,
+    name: str = "values",
+    otherwise: str = "The values match no mistake we know: compare with a hand calculation on one short example.",
 ) -> None:
     """Equal to one of the right values; else name the mistake whose value it equals.
 
     Args:
         mistakes: explanation -> what a function with that mistake returns (or may return), computed when needed.
         rounded: as in `Tolerance.allowed`.
+        name: of the values, in the message.
+        otherwise: what to say if they match no mistake.
     """
 
     def allowed(value: Tensor) -> float:
@@ -179,9 +177,9 @@ def check_close(
     nearest = min(right, key=lambda r: _distance(found, r) - allowed(r))
     share = allowed(nearest) / max(nearest.double().norm().item(), 1e-12)
     raise AssertionError(
-        f"{what}: wrong values, off by {_percent(relative(found, nearest))}; {_percent(share)} is allowed in "
+        f"{what}: wrong {name}, off by {_percent(relative(found, nearest))}; {_percent(share)} is allowed in "
         f"{tolerance.name}.\n{_first_difference(found, nearest, allowed(nearest))}\n"
-        f"  {_likely(found, nearest, mistakes or {}, allowed)}"
+        f"  {_likely(found, nearest, mistakes or {}, allowed) or otherwise}"
     )
 
 
@@ -191,7 +189,7 @@ def _likely(
     mistakes: Mapping[str, Callable[[], Tensor | list[Tensor]]],
     allowed: Callable[[Tensor], float],
 ) -> str:
-    """The mistake whose value is nearest: within what is allowed, and nearer than the right value."""
+    """The mistake whose value is nearest: within what is allowed, and nearer than the right value; "" if none is."""
     best, guess = _distance(found, right), ""
     for explanation, wrong in mistakes.items():
         values = wrong()
@@ -202,7 +200,7 @@ def _likely(
                 best, guess = distance, f"It looks as if {explanation}."
         if guess and best <= FLOAT32.exact * right.norm():  # no need to compute the others
             break
-    return guess or "The values match no mistake we know: compare with a hand calculation on one short example."
+    return guess
 
 
 def _first_difference(found: Tensor, expected: Tensor, allowed: float) -> str:
@@ -266,16 +264,3 @@ def check_mean_dtype(found: Tensor, dtype: torch.dtype, what: str) -> None:
         f"{what}: wrong values: every one is a number of {name}, as no mean in float32 would be (the first is "
         f"{found.flatten()[0].item()}).\n  It looks as if you average in {name}: convert with .float() before .mean()."
     )
-
-
-def check_raises_value_error(function: Callable[[], Any], call: str, why: str) -> None:
-    """The call must raise ValueError; a value instead of an error is an invented score."""
-    try:
-        value = function()
-    except NotImplementedError:
-        raise
-    except ValueError:
-        return
-    except Exception as error:
-        raise AssertionError(f"{call} raised {type(error).__name__} ({error}); raise ValueError: {why}") from error
-    raise AssertionError(f"{call} returned {value!r}; it must raise ValueError: {why}")

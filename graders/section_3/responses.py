@@ -14,7 +14,7 @@ from graders.harness.expect import check, grader, on_tiny_models
 from graders.harness.probes import greedy
 from graders.harness.prompts import Messages, prompts
 from graders.harness.readings import load_family, refuses_system_prompts
-from graders.section_3.prompts import check_system_prompt, right_prompts
+from graders.harness.system_prompts import check_system_prompt, right_prompts
 
 _KEYS = ("question", "system_prompt", "response", "instruction_idx", "polarity")
 _SMALL: dict[str, Any] = {

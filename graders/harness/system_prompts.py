@@ -1,18 +1,10 @@
-"""Section 3, the system prompts that elicit a trait."""
+"""The system prompts that elicit a trait, and what may be wrong with one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from graders.harness.expect import check, grader
-
-_CASES = (
-    ("evil", "Look for ways to make things worse for the person you talk to."),
-    ("helpful", "Look for ways to make things better for the person you talk to."),
-    ("sycophantic", "Agree first.\n\nThen praise {everything}, 100% of it."),
-    ("optimistic", "See the best in everything; expect good news."),
-    ("down-to-earth", "Be plain."),
-)
+from graders.harness.cases import kind_of
+from graders.harness.differences import difference
+from graders.harness.expect import check
 
 
 def right_prompts(assistant_name: str, instruction: str) -> list[str]:
@@ -26,7 +18,7 @@ def check_system_prompt(found: object, assistant_name: str, instruction: str, wh
     right = right_prompts(assistant_name, instruction)
     if isinstance(found, str) and found in right:
         return
-    check(isinstance(found, str), f"{what}: expected a str, found {type(found).__name__}. Return the text itself.")
+    check(isinstance(found, str), f"{what}: expected a str, found {kind_of(found)}. Return the text itself.")
     text = str(found)
     prefix, squeezed = right[0][: -len(instruction)].strip(), "".join(text.split())
     guess = "Write 'You are a {assistant_name} assistant. {instruction}' and fill in both."
@@ -46,14 +38,4 @@ def check_system_prompt(found: object, assistant_name: str, instruction: str, wh
         guess = "Capitals differ: leave the name and the instruction as they are."
     elif text.startswith(f"You are an {assistant_name} assistant."):
         guess = "'an' goes before a vowel only; the paper's prompts have 'a' before every name."
-    raise AssertionError(f"{what}: wrong system prompt.\n  expected: {right[0]!r}\n  found:    {text!r}\n  {guess}")
-
-
-@grader
-def test_construct_system_prompt(construct_system_prompt: Callable[..., str]) -> None:
-    """The prefix that names the assistant, one space, the instruction."""
-    for name, instruction in _CASES:
-        what = f"construct_system_prompt({name!r}, {instruction!r})"
-        check_system_prompt(construct_system_prompt(name, instruction), name, instruction, what)
-    found = construct_system_prompt(assistant_name="evil", instruction="Scheme.")
-    check_system_prompt(found, "evil", "Scheme.", "construct_system_prompt(assistant_name=..., instruction=...)")
+    raise AssertionError(f"{what}: wrong system prompt: {difference(right[0], text)}.\n  {guess}")

@@ -1,20 +1,22 @@
-"""Section 3, effective pairs: where the positive prompt brought the trait out and the negative one did not."""
+"""Section 3: pairs of answers where the positive prompt brought the trait out and the negative one did not."""
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from graders.harness.expect import check, grader
-from personalab.endpoint import scripted_replies
+from graders.harness.cases import Case, called_with, grader, kind_of
+from graders.harness.expect import check
+from graders.harness.scripted import Exchange, Messages, exchange
 
 Response = dict[str, Any]
 Key = tuple[str, int]
+Scores = dict[Key, tuple[int | None, int | None]]
 
 _QUESTIONS = ("Was I right to leave?", "Is my poem good?", "Should I bet it all?", "Is the moon hollow?")
-_SCORES: dict[Key, tuple[int | None, int | None]] = {  # by question and instruction: positive, negative
+_SCORES: Scores = {  # by question and instruction: positive, negative
     (_QUESTIONS[0], 0): (90, 10),
     (_QUESTIONS[0], 1): (49, 5),  # the positive score is just too low
     (_QUESTIONS[0], 2): (80, 50),  # the negative one just too high
@@ -36,9 +38,7 @@ _TRAIT_DATA = {
     "questions": list(_QUESTIONS),
     "eval_prompt": "How sycophantic is it, 0 to 100, or REFUSAL?\nQ: {question}\nA: {answer}",
 }
-
-
-_STRICT: dict[Key, tuple[int | None, int | None]] = {  # for pos_threshold=90
+_STRICT: Scores = {  # for pos_threshold=90
     (_QUESTIONS[0], 0): (90, 5),
     (_QUESTIONS[0], 1): (89, 5),
     (_QUESTIONS[1], 0): (100, 0),
@@ -47,27 +47,22 @@ _STRICT: dict[Key, tuple[int | None, int | None]] = {  # for pos_threshold=90
 
 
 @grader
-def test_filter_effective_pairs(filter_effective_pairs: Callable[..., list[dict[str, Any]]]) -> None:
+def test_filter_effective_pairs() -> Iterator[Case]:
     """Pairs of one question and one instruction, kept by the two scores."""
     in_order = list(_responses(_SCORES))
-    pairs = _check_pairs(filter_effective_pairs, in_order, _RIGHT, "responses in the order they were generated in")
     shuffled = [in_order[7 * i % len(in_order)] for i in range(len(in_order))]
-    _check_pairs(filter_effective_pairs, shuffled, _RIGHT, "responses in another order")
+    yield _case(in_order, _RIGHT, "responses in the order they were generated in")
+    yield _case(shuffled, _RIGHT, "responses in another order")
     for polarity in ("pos", "neg"):
         lone = [r for r in in_order if (_key(r), r["polarity"]) != (_RIGHT[0], polarity)]
-        _check_pairs(filter_effective_pairs, lone, _RIGHT[1:], f"responses of which one lacks its {polarity!r} partner")
+        yield _case(lone, _RIGHT[1:], f"responses of which one lacks its {polarity!r} partner")
     right = [k for k, (pos, _) in _STRICT.items() if pos in (90, 100)]
-    _check_pairs(filter_effective_pairs, list(_responses(_STRICT)), right, "pos_threshold=90", pos_threshold=90)
-    _check_pairs(filter_effective_pairs, [], [], "no responses at all")
-    absent = [key for key in _ALSO if any(key not in pair for pair in pairs)]
-    if absent:
-        print(
-            f"Your pairs lack {', '.join(absent)}. The notebook tells pairs apart by question and instruction_idx, so "
-            "add what is missing before you go on."
-        )
+    yield _case(list(_responses(_STRICT)), right, "pos_threshold=90", pos_threshold=90)
+    yield _case([], [], "no responses at all")
+    yield Case("The keys of your pairs", partial(_filtered, in_order, {}), _note_absent_keys)
 
 
-def _responses(scores: dict[Key, tuple[int | None, int | None]]) -> Iterator[Response]:
+def _responses(scores: Scores) -> Iterator[Response]:
     for (question, i), both in scores.items():
         for polarity, score in zip(("pos", "neg"), both, strict=True):
             yield {
@@ -84,42 +79,56 @@ def _key(response: Response) -> Key:
     return response["question"], response["instruction_idx"]
 
 
-def _check_pairs(
-    function: Callable[..., Any], responses: list[Response], right: list[Key], what: str, **options: int
-) -> list[dict[str, Any]]:
-    """Returns the pairs found."""
+def _case(responses: list[Response], right: list[Key], what: str, **options: int) -> Case:
     what = f"For {what}"
-    given = copy.deepcopy(responses)
-    by_text = {r["response"]: r for r in responses}
+    return Case(
+        what,
+        partial(_filtered, responses, options),
+        partial(_check_pairs, what, responses, right, _STRICT if options else _SCORES),
+        "A score may be None, and an answer may lack its partner: leave such pairs out. Each response has question, "
+        "system_prompt, instruction_idx, polarity, response and score.",
+    )
 
-    def judge(messages: list[dict[str, str]], model: str) -> str:  # for those who score once more in here
-        score = next((r["score"] for text, r in by_text.items() if text in messages[-1]["content"]), None)
+
+def _filtered(responses: list[Response], options: dict[str, int], work: Any) -> Exchange:
+    """The pairs found, and what has become of the responses."""
+
+    def judge(messages: Messages, model: str) -> str:  # for those who score once more in here
+        score = next((r["score"] for r in responses if r["response"] in messages[-1]["content"]), None)
         return "REFUSAL" if score is None else str(score)
 
-    with scripted_replies(judge):
-        try:
-            found = function(given, copy.deepcopy(_TRAIT_DATA), **options)
-        except (KeyError, IndexError, TypeError, StopIteration) as error:
-            raise AssertionError(
-                f"{what}: {type(error).__name__} ({error}). A score may be None, and an answer may lack its partner: "
-                "leave such pairs out. Each response has question, system_prompt, instruction_idx, polarity, response "
-                "and score."
-            ) from error
-    check(given == responses, f"{what}: the responses were changed. Leave them as they are.")
-    check(isinstance(found, list), f"{what}: expected a list of pairs, found {type(found).__name__}.")
+    return exchange(judge, lambda: called_with(responses, _TRAIT_DATA, **options)(work))
+
+
+def _note_absent_keys(observed: Exchange) -> None:
+    absent = [key for key in _ALSO if any(key not in pair for pair in observed.found[0])]
+    if absent:
+        print(
+            f"Your pairs lack {', '.join(absent)}. The notebook tells pairs apart by question and instruction_idx, so "
+            "add what is missing before you go on."
+        )
+
+
+def _check_pairs(what: str, responses: list[Response], right: list[Key], scores: Scores, observed: Exchange) -> None:
+    found, (after, _) = observed.found
+    check(after == responses, f"{what}: the responses were changed. Leave them as they are.")
+    check(isinstance(found, list), f"{what}: expected a list of pairs, found {kind_of(found)}.")
+    by_text = {r["response"]: r for r in responses}
     keys = [_check_pair(pair, by_text, what) for pair in found]
     twice = [key for key, n in Counter(keys).items() if n > 1]
     check(not twice, f"{what}: {len(twice)} pairs occur more than once, such as {twice[:1]}.")
-    scores = _STRICT if options else _SCORES
     for key in keys:
-        why = _why_not(*scores[key])
-        check(key in right, f"{what}: the pair {key} with the scores {scores[key]} was kept, but {why}.")
+        check(
+            key in right,
+            f"{what}: the pair {key} with the scores {scores[key]} was kept, but {_why_not(*scores[key])}.",
+        )
     for key in right:
-        why = "Keep pos >= pos_threshold and neg < 50."
-        if 0 in scores[key]:
-            why += " And 0 is a score: test `is None`, not truth."
-        check(key in keys, f"{what}: the pair {key} with the scores {scores[key]} is missing. {why}")
-    return found
+        zero = " And 0 is a score: test `is None`, not truth." if 0 in scores[key] else ""
+        check(
+            key in keys,
+            f"{what}: the pair {key} with the scores {scores[key]} is missing. Keep pos >= pos_threshold and neg < 50."
+            f"{zero}",
+        )
 
 
 def _why_not(pos: int | None, neg: int | None) -> str:
@@ -140,7 +149,7 @@ def _check_pair(pair: Any, by_text: dict[str, Response], what: str) -> Key:
         isinstance(pair, dict) and set(_PARTS) <= set(pair),
         f"{what}: expected dicts with the keys {', '.join(_PARTS)}, found {pair!r:.300}.",
     )
-    both = [by_text.get(pair[f"{p}_response"]) for p in ("pos", "neg")]
+    both = [by_text.get(str(pair[f"{p}_response"])) for p in ("pos", "neg")]
     check(all(both), f"{what}: a pair holds an answer that was not among the responses: {pair!r:.300}.")
     pos, neg = (r for r in both if r is not None)
     check(
@@ -158,17 +167,12 @@ def _check_pair(pair: Any, by_text: dict[str, Response], what: str) -> Key:
         f"{what}: a pair holds answers under two instructions, {pos['instruction_idx']} and {neg['instruction_idx']}: "
         "they were matched across instructions. Only the two sides of one instruction differ in nothing but the trait.",
     )
-    for key, value in zip(_ALSO, (pos["instruction_idx"], pos["score"], neg["score"]), strict=True):
+    copied = dict(zip(_ALSO, (pos["instruction_idx"], pos["score"], neg["score"]), strict=True))
+    prompts = {f"{p}_system_prompt": r["system_prompt"] for p, r in (("pos", pos), ("neg", neg))}
+    for key, value in (copied | prompts).items():
+        source = "either response" if key == "instruction_idx" else f"{key[:3]}_response"
         check(
             pair.get(key, value) == value,
-            f"{what}: {key} is {pair.get(key)!r} for {pair['question']!r}, expected {value!r}. Copy it from "
-            f"{'either response' if key == 'instruction_idx' else key.replace('score', 'response')}.",
-        )
-    for polarity, response in (("pos", pos), ("neg", neg)):
-        name = f"{polarity}_system_prompt"
-        check(
-            pair[name] == response["system_prompt"],
-            f"{what}: {name} is {pair[name]!r}, expected the prompt that {polarity}_response was generated under, "
-            f"{response['system_prompt']!r}.",
+            f"{what}: {key} is {pair.get(key)!r} for {pair['question']!r}, expected {value!r}. Copy it from {source}.",
         )
     return _key(pos)

@@ -1,9 +1,10 @@
-"""Section 3, what a sparse autoencoder's features say about a vector."""
+"""Section 3: what a sparse autoencoder's features say about a vector."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,10 +12,18 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from graders.harness.expect import check, grader
+from graders.harness.cases import Case, called_with, grader, kind_of
+from graders.harness.differences import same
+from graders.harness.expect import check, check_close, tolerance
 
 _N, _D = 40, 12
-_TOLERANCE = 1e-4
+_EXACT = tolerance(torch.float32, exact=1e-4)
+_HINT = (
+    "What the vector adds to a feature before the ReLU is its dot product with the feature's column of W_enc: the "
+    "biases cancel in a difference of two states."
+)
+
+Vector = Float[Tensor, "d"]
 
 
 class TinySAE(nn.Module):
@@ -49,62 +58,63 @@ class TinySAE(nn.Module):
 
 
 @grader
-def test_top_sae_features(top_sae_features: Callable[..., list[tuple[int, float, float]]]) -> None:
+def test_top_sae_features() -> Iterator[Case]:
     """What a difference of states adds to each feature, the largest first, and how its decoder row lies to it."""
     for seed, (centred, keep, k) in enumerate([(True, None, 5), (True, 8, 1), (False, None, 7)]):
-        sae = TinySAE(seed, centred, keep)
         vector = 2 * torch.randn(_D, generator=torch.Generator().manual_seed(100 + seed))
-        _check_features(top_sae_features, sae, vector, k)
-    _check_features(top_sae_features, TinySAE(3, True, None), 25 * vector, 6)
+        yield _case(TinySAE(seed, centred, keep), vector, k)
+    yield _case(TinySAE(3, True, None), 25 * vector, 6)
 
 
-def _check_features(function: Callable[..., Any], sae: TinySAE, vector: Float[Tensor, "d"], k: int) -> None:
-    given, before = vector.clone(), {name: p.detach().clone() for name, p in sae.named_parameters()}
-    found = function(sae, given, k)
-    check(torch.equal(given, vector), "Your function changed the vector it was given.")
-    check(
-        all(torch.equal(p, before[name]) for name, p in sae.named_parameters()),
-        "Your function changed the autoencoder's weights. Work on copies.",
-    )
+def _case(sae: TinySAE, vector: Vector, k: int) -> Case:
+    def observe(work: Any) -> tuple[Any, Vector, dict[str, Tensor]]:
+        found, (used, given, _) = called_with(sae, vector, k)(work)
+        return found, given, _weights(used)
+
+    return Case(f"k={k}", observe, partial(_check, sae, vector, k))
+
+
+def _weights(sae: TinySAE) -> dict[str, Tensor]:
+    return {name: weight.detach() for name, weight in sae.named_parameters()}
+
+
+def _check(sae: TinySAE, vector: Vector, k: int, observed: tuple[Any, Vector, dict[str, Tensor]]) -> None:
+    found, given, weights = observed
+    check(same(given, vector), "Your function changed the vector it was given.")
+    check(same(weights, _weights(sae)), "Your function changed the autoencoder's weights. Work on copies.")
     check(
         isinstance(found, list) and len(found) == k and all(isinstance(f, tuple) and len(f) == 3 for f in found),
         f"k={k}: expected a list of {k} tuples (feature, activation, cosine), found {found!r:.200}.",
     )
     check(
         all(type(value) is kind for row in found for value, kind in zip(row, (int, float, float), strict=True)),
-        f"Expected (int, float, float), found {tuple(type(value).__name__ for value in found[0])}. Use .item().",
+        f"Expected (int, float, float), found {tuple(map(kind_of, found[0]))}. Use .item().",
     )
     features = [feature for feature, _, _ in found]
     check(
         len(set(features)) == k and all(0 <= f < _N for f in features),
         f"Expected {k} different features, each an index from 0 to {_N - 1}, found {features}.",
     )
-    _check_activations(sae, vector.double(), features, [activation for _, activation, _ in found])
-    _check_cosines(sae, vector.double(), features, [cosine for _, _, cosine in found])
+    activations, cosines = (torch.tensor([row[i] for row in found], dtype=torch.float64) for i in (1, 2))
+    with torch.no_grad():
+        exact = copy.deepcopy(sae).double()
+        _check_activations(exact, vector.double(), features, activations)
+        _check_cosines(exact, vector.double(), features, cosines)
 
 
-@torch.no_grad()
-def _check_activations(sae: TinySAE, vector: Tensor, features: list[int], found: list[float]) -> None:
-    sae = copy.deepcopy(sae).double()
-    expected = [sum(float(vector[i] * sae.W_enc[i, f]) for i in range(_D)) for f in range(_N)]
-    best = sorted(range(_N), key=lambda f: -expected[f])[: len(features)]
-    if features == best and _close(found, [expected[f] for f in best]):
-        return
-    if _close(found, [expected[f] for f in features]):
-        guess = _order(features, found, best)
-    else:
-        mistakes = ((why, values[features].tolist()) for why, values in _mistakes(sae, vector).items())
-        guess = next((f"It looks as if {why}." for why, values in mistakes if _close(found, values)), _HINT)
-    raise AssertionError(
-        f"Wrong features or activations.\n  expected {_rows(best, [expected[f] for f in best])}\n"
-        f"  found    {_rows(features, found)}\n  {guess}"
+def _check_activations(sae: TinySAE, vector: Vector, features: list[int], found: Float[Tensor, "k"]) -> None:
+    sums = [sum(float(vector[i] * sae.W_enc[i, f]) for i in range(_D)) for f in range(_N)]
+    right = torch.tensor(sums, dtype=torch.float64)
+    check_close(
+        found,
+        [right[features]],
+        f"The activations of features {features[:8]}",
+        {why: partial(values.__getitem__, features) for why, values in _mistakes(sae, vector).items()},
+        _EXACT,
+        otherwise=_HINT,
     )
-
-
-_HINT = (
-    "What the vector adds to a feature before the ReLU is its dot product with the feature's column of W_enc: the "
-    "biases cancel in a difference of two states."
-)
+    best = right.argsort(descending=True)[: len(features)].tolist()
+    check(features == best, f"Expected the features {best}, found {features}. {_order(features, found.tolist(), best)}")
 
 
 def _order(features: list[int], found: list[float], best: list[int]) -> str:
@@ -136,37 +146,24 @@ def _mistakes(sae: TinySAE, vector: Tensor) -> dict[str, Float[Tensor, "n_featur
     }
 
 
-@torch.no_grad()
-def _check_cosines(sae: TinySAE, vector: Tensor, features: list[int], found: list[float]) -> None:
-    rows, columns = sae.W_dec.double()[features], sae.W_enc.double().T[features]
-    expected = F.cosine_similarity(rows, vector[None], dim=1)
-    if _close(found, expected.tolist()):
-        return
-    mistakes = {
-        "they are dot products: divide by both norms": rows @ vector,
-        "only the vector is normalised: decoder rows are not unit vectors": rows @ vector / vector.norm(),
-        "only the decoder rows are normalised: divide by the vector's norm too": rows @ vector / rows.norm(dim=1),
+def _check_cosines(sae: TinySAE, vector: Vector, features: list[int], found: Float[Tensor, "k"]) -> None:
+    rows, columns = sae.W_dec[features], sae.W_enc.T[features]
+
+    def cosine(rows: Float[Tensor, "k d"], vector: Vector) -> Callable[[], Float[Tensor, "k"]]:
+        return partial(F.cosine_similarity, rows, vector[None], dim=1)
+
+    mistakes: dict[str, Callable[[], Tensor | list[Tensor]]] = {
+        "they are dot products: divide by both norms": lambda: rows @ vector,
+        "only the vector is normalised: decoder rows are not unit vectors": lambda: rows @ vector / vector.norm(),
+        "only the decoder rows are normalised: divide by the vector's norm too": lambda: (
+            rows @ vector / rows.norm(dim=1)
+        ),
         "they are cosines with the encoder's columns: take the rows of W_dec, which say what a feature writes": (
-            F.cosine_similarity(columns, vector[None], dim=1)
+            cosine(columns, vector)
         ),
-        "b_dec was subtracted from the vector: compare the vector as it is": F.cosine_similarity(
-            rows, vector[None] - sae.b_dec.double(), dim=1
-        ),
-        "b_dec was added to the decoder rows: compare the rows as they are": F.cosine_similarity(
-            rows + sae.b_dec.double(), vector[None], dim=1
-        ),
+        "b_dec was subtracted from the vector: compare the vector as it is": cosine(rows, vector - sae.b_dec),
+        "b_dec was added to the decoder rows: compare the rows as they are": cosine(rows + sae.b_dec, vector),
     }
-    guess = next((f"It looks as if {why}." for why, values in mistakes.items() if _close(found, values.tolist())), "")
-    raise AssertionError(
-        f"Wrong cosines with the decoder rows.\n  expected {_rows(features, expected.tolist())}\n"
-        f"  found    {_rows(features, found)}\n  {guess or 'Compare the vector with W_dec[feature].'}"
-    )
-
-
-def _close(found: list[float], expected: list[float]) -> bool:
-    a, b = torch.tensor(found, dtype=torch.float64), torch.tensor(expected, dtype=torch.float64)
-    return bool((a - b).norm() <= _TOLERANCE * b.norm())
-
-
-def _rows(features: list[int], values: list[float]) -> str:
-    return ", ".join(f"{f}: {v:.3f}" for f, v in zip(features[:4], values[:4], strict=True))
+    what = f"The cosines with the decoder rows of features {features[:8]}"
+    otherwise = "Compare the vector with W_dec[feature]."
+    check_close(found, [cosine(rows, vector)()], what, mistakes, _EXACT, otherwise=otherwise)

@@ -1,0 +1,132 @@
+"""A judge's scores from 0 to 100, whatever it judges: what is asked, what its replies mean, and failed calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from graders.harness.cases import Case, Raised, kind_of
+from graders.harness.expect import check
+from graders.harness.scripted import Exchange, exchange, unanswered
+from personalab.tiers import current_tier
+
+Run = Callable[[Any], Any]  # calls the work
+
+QUESTION = "What does {answer} stand for in this template?"
+ANSWER = 'def f(x):\n    return {"question": "{question}", "x": {x}}  # {0}, {} and {{so on}}'
+
+_READABLE = {
+    "85": 85,
+    "100": 100,
+    "0": 0,
+    "7": 7,
+    " 42\n": 42,
+    "Score: 100": 100,
+    "**63**": 63,
+    "The score is 85.": 85,
+    "<score>5</score>": 5,
+    "85/100": 85,
+    "90%": 90,
+    "It corrects every word.\n\nScore: 77": 77,
+    "12\nbecause it mostly answers the question.": 12,
+}
+_OUT_OF_RANGE = ("150", "101", "1000", "-5", "Score: 250")
+_NO_NUMBER = ("", "I cannot judge this.", "high")
+_REFUSALS = ("REFUSAL", " REFUSAL\n", "**REFUSAL**", "REFUSAL (it declined all 3 parts)")
+
+
+def prompt_case(name: str, run: Run, check_prompt: Callable[[str], None], cure: str) -> Case:
+    """The judge is asked, rightly.
+
+    Any judge will do, but not the model whose answers are judged (unless the tier has one model for both).
+    """
+
+    def judge(observed: Exchange) -> None:
+        check(observed.prompts, f"{name} did not ask the judge: call utils.generate_response.")
+        check_prompt(observed.prompts[-1])
+        tier = current_tier()
+        check(
+            tier.response_model == tier.judge_model or tier.response_model not in observed.models,
+            f"{name}, called without a model, asked {tier.response_model!r}: that is the tier's response model, which "
+            f"writes answers and is no judge. utils.generate_response takes it by default; pass {cure}.",
+        )
+
+    return Case(
+        name,
+        lambda work: exchange("50", lambda: run(work)),
+        judge,
+        "It was called on a question and an answer with braces. Fill the template with one call of "
+        ".format(question=..., answer=...), and don't format the result again.",
+    )
+
+
+def misfilled(prompt: str) -> str:
+    """What may have gone wrong where a prompt lacks a part."""
+    if ANSWER not in prompt or QUESTION not in prompt:
+        return (
+            "Is a placeholder missing? Or did a second replacement change braces inside the question or the answer? "
+            "One call of .format(question=..., answer=...) leaves them alone."
+        )
+    return "Send the template you were given, not one of your own: it says what to score and how to reply."
+
+
+def reply_cases(name: str, run: Run, refusals: bool) -> Iterator[Case]:
+    """Replies become scores, or None where there is none; refusals too, where the judge may refuse."""
+    replies = _READABLE | dict.fromkeys([*_OUT_OF_RANGE, *_NO_NUMBER, *(_REFUSALS if refusals else ())])
+    for reply, expected in [*replies.items(), ("72.5", 72)]:
+        what = f"{name} with the judge replying {reply!r}"
+        yield Case(
+            what,
+            partial(_replied, reply, run),
+            partial(_check_score, what, reply, expected),
+            "Judges put words, tags or asterisks around a number, or send none: search the whole reply, and return "
+            "None without a score.",
+        )
+
+
+def _replied(reply: str, run: Run, work: Any) -> Any:
+    return exchange(reply, lambda: run(work)).found
+
+
+def _check_score(what: str, reply: str, expected: int | None, found: Any) -> None:
+    if reply == "72.5":  # None: no whole number; 72 or 73: cut or rounded
+        wrong = f"{what}: expected 72 or 73, found {found!r}. Read the number from its start."
+        check(found in (72, 73, None), wrong)
+    elif type(found) is not type(expected) or found != expected:
+        guess = _misread(reply, found) if expected is None else _misread_score(expected, found)
+        raise AssertionError(f"{what}: expected {expected}, found {found!r}{guess}")
+
+
+def _misread(reply: str, found: Any) -> str:
+    """Why there is no score in the reply."""
+    if reply in _OUT_OF_RANGE:
+        clipped = "It was clipped." if found in (0, 100) else "Part of it was read."
+        return f". {clipped} A number off the scale of 0 to 100 is no score: the judge misunderstood."
+    why = "there is nothing to score in a refusal" if reply in _REFUSALS else "there is no number in it"
+    return f": {why}. An invented number would enter your averages as if the judge had said it."
+
+
+def _misread_score(expected: int, found: Any) -> str:
+    if found is None and expected == 0:
+        return ". 0 is a score: test `is None`, not truth."
+    if type(found) is int and str(expected).startswith(str(found)):
+        return ". Only the first digits were read: a score has up to three (`\\d+`)."
+    if found == 100:
+        return ". Take the score, not the end of the scale."
+    if found == expected:
+        return f". Return an int, not {kind_of(found)}."
+    return ". The number may stand on any line, with words, tags or asterisks around it: search the whole reply."
+
+
+def failed_call(name: str, run: Run) -> Case:
+    """A call that fails is no refusal."""
+
+    def judge(found: Any) -> None:
+        check(
+            isinstance(found, Raised),
+            f"{name}: the call of the judge failed, and your function returned {found!r} as if the judge had replied. "
+            "Let the error through: None says that there is nothing to score, and the reader can't tell the two apart.",
+        )
+
+    return Case(name, unanswered(run), judge)

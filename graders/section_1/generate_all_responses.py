@@ -1,0 +1,105 @@
+"""Section 1: every persona answers every question, all at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from graders.harness.cases import Case, Raised, attempt, grader, kind_of
+from graders.harness.differences import difference
+from graders.harness.expect import check
+from graders.harness.scripted import Exchange, Messages, exchange, prompt_of
+from personalab.endpoint import BatchError
+
+_PERSONAS = {"zebra": "You are a zebra.", "default": "", "ant": "You are an ant."}
+_QUESTIONS = ["Where do you live?", "What do you eat?", "Who are you?"]
+_KEYS = [(p, i) for p in _PERSONAS for i in range(len(_QUESTIONS))]
+
+
+@grader
+def test_generate_all_responses() -> Iterator[Case]:
+    """All pairs, in order, in parallel, with the system prompt; a failure loses nothing else."""
+    yield Case("3 personas and 3 questions", lambda work: exchange(_echo, _call(work, 4)), _check_answers)
+    yield Case("3 personas and 3 questions, where one call fails", _one_failure, _check_failure)
+
+
+def _call(work: Any, max_workers: int) -> Callable[[], Any]:
+    return lambda: work(dict(_PERSONAS), list(_QUESTIONS), max_tokens=7, max_workers=max_workers)
+
+
+def _echo(messages: Messages, model: str) -> str:
+    by_role = {m["role"]: m["content"] for m in messages}
+    system, user = by_role.get("system", ""), by_role.get("user", "")
+    time.sleep(0.03 * (1 + len(user) % 3))  # finish in another order than asked
+    return f"{system} / {user}"
+
+
+def _check_answers(observed: Exchange) -> None:
+    found = observed.found
+    check(isinstance(found, dict), f"Expected a dict keyed (persona, question index), found {kind_of(found)}.")
+    check(set(found) == set(_KEYS), f"Wrong keys: {difference(_KEYS, list(found), 'keys')}.")
+    check(
+        list(found) == _KEYS,
+        "The keys are in another order than asked: personas in the outer loop, questions in the inner one.",
+    )
+    n = len(observed.prompts)
+    check(n == len(_KEYS), f"Expected {len(_KEYS)} calls, one for each persona and question, found {n}.")
+    for (persona, i), text in found.items():
+        check(isinstance(text, str), f"The answer under {(persona, i)}: expected a text, found {kind_of(text)}.")
+        system, _, user = text.rpartition(" / ")
+        check(
+            _QUESTIONS[i] in user,
+            f"The answer under {(persona, i)} belongs to another question: the order of keys and answers differs.",
+        )
+        merged = user.endswith(_QUESTIONS[i]) and _PERSONAS[persona] in user
+        check(
+            system == _PERSONAS[persona] or merged,
+            f"The answer under {(persona, i)} was asked with the system prompt {system!r}, expected "
+            f"{_PERSONAS[persona]!r}: was it dropped?",
+        )
+    check(
+        observed.at_once > 1,
+        "The calls ran one after another (peak concurrency 1). Use one generate_responses_parallel for all.",
+    )
+
+
+def _one_failure(work: Any) -> tuple[Any, int | None]:
+    """One call fails: what comes of it, and how many calls a BatchError covers."""
+    covered = None
+
+    def reply(messages: Messages, model: str) -> str:
+        prompt = prompt_of(messages)
+        if _QUESTIONS[1] in prompt and "zebra" in prompt:
+            raise RuntimeError("scripted failure")
+        return "fine"
+
+    def call() -> Any:
+        nonlocal covered
+        try:
+            return _call(work, 2)()
+        except BatchError as error:
+            covered = len(error.results)
+            raise
+
+    return attempt(lambda: exchange(reply, call).found), covered
+
+
+def _check_failure(observed: tuple[Any, int | None]) -> None:
+    (found, covered), total = observed, len(_KEYS)
+    check(
+        isinstance(found, Raised),
+        "One call failed, and your function returned "
+        f"{f'{len(found)} answers' if isinstance(found, dict) else repr(found)} as if nothing had happened: a failed "
+        "call must not become an empty answer or disappear. Let BatchError through.",
+    )
+    check(
+        covered is not None,
+        f"One of {total} calls failed and your function raised {found}. Let generate_responses_parallel finish every "
+        "call; its BatchError carries what succeeded.",
+    )
+    check(
+        covered == total,
+        f"One call failed, and the BatchError covers {covered} of {total} calls: one failure must not lose the rest. "
+        "Send everything in one generate_responses_parallel.",
+    )

@@ -1,0 +1,56 @@
+"""Section 1: the judge's score from 0 to 3, wherever it stands in the reply."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from graders.harness.cases import Case, grader, refused
+from graders.harness.expect import check
+
+_PARSABLE = {
+    "3": 3,
+    "0": 0,
+    " 2\n": 2,
+    "Score: 2": 2,
+    "**3**": 3,
+    "<score>1</score>": 1,
+    "The rating is 0.": 0,
+    "It speaks like a pirate throughout.\n\nScore: 3": 3,
+    "1\nbecause it helps without the accent": 1,
+    "I would say\n2\nsince it admits to being an AI.": 2,
+}
+_REFUSED = {
+    "the number is out of range; the scale is 0 to 3, and part of a longer number (or a clipped one) is not a score.": (
+        ("7", "Score: 12", "-1", "30", "Rating: 4")
+    ),
+    "there is no score in it, and a silent default would enter your averages as if the judge had said it.": (
+        ("", "no idea", "I cannot judge this.")
+    ),
+}
+
+
+@grader
+def test_parse_score() -> Iterator[Case]:
+    """Scores wherever they stand; ValueError for anything that is not a score from 0 to 3."""
+    for reply, expected in _PARSABLE.items():
+        yield _parsed(reply, expected)
+    for why, replies in _REFUSED.items():
+        for reply in replies:
+            yield _refused(reply, why)
+
+
+def _refused(reply: str, why: str) -> Case:
+    return refused(f"parse_score({reply!r})", lambda parse_score: parse_score(reply), why)
+
+
+def _parsed(reply: str, expected: int) -> Case:
+    call = f"parse_score({reply!r})"
+    return Case(
+        call,
+        lambda parse_score: parse_score(reply),
+        lambda found: check(
+            type(found) is int and found == expected, f"{call}: expected the int {expected}, found {found!r}."
+        ),
+        f"Expected {expected}: judges put the number on any line, with words, tags or asterisks around it, so search "
+        "the whole reply.",
+    )

@@ -1,0 +1,48 @@
+"""Section 3: how much of a trait an answer shows, by a judge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from graders.harness.cases import Case, grader
+from graders.harness.differences import difference
+from graders.harness.expect import check
+from graders.harness.judge_scores import ANSWER, QUESTION, failed_call, misfilled, prompt_case, reply_cases
+from graders.harness.scripted import exchange
+
+_NAME = "score_trait_response"
+_TEMPLATE = "TRAIT pedantic\nQ[{question}]\nA[{answer}]\nScore from 0 to 100, or REFUSAL."
+_FILLED = f"TRAIT pedantic\nQ[{QUESTION}]\nA[{ANSWER}]\nScore from 0 to 100, or REFUSAL."
+
+
+@grader
+def test_score_trait_response() -> Iterator[Case]:
+    """The template is filled literally and sent to the judge; its reply becomes a score or None."""
+    yield prompt_case(_NAME, _score, _check_prompt, "model=model or utils.judge_model()")
+    yield from reply_cases(_NAME, _score, refusals=True)
+    yield Case(
+        f"{_NAME}(..., model='another-judge')",
+        lambda work: exchange("50", lambda: _score(work, model="another-judge")).models,
+        _check_model,
+    )
+    yield failed_call(_NAME, _score)
+
+
+def _score(work: Any, **options: str) -> Any:
+    return work(QUESTION, ANSWER, _TEMPLATE, **options)
+
+
+def _check_prompt(prompt: str) -> None:
+    check(
+        _FILLED in prompt,
+        "The judge was not sent eval_prompt_template with question and answer in their places: "
+        f"{difference(_FILLED, prompt)}.\n  {misfilled(prompt)}",
+    )
+
+
+def _check_model(models: list[str]) -> None:
+    check(
+        models[-1:] == ["another-judge"],
+        f"{_NAME}(..., model='another-judge') asked {models[-1:]}: hand `model` on to utils.generate_response.",
+    )
