@@ -1,5 +1,8 @@
 """Checks for your answers: each notebook calls `tests.test_<exercise>(your_function)`; thin, over `graders`."""
 
+from graders.section_1.extract_persona_vectors import test_extract_persona_vectors
+from graders.section_1.extract_response_activations import test_extract_response_activations
+from graders.section_1.extract_response_activations_batched import test_extract_response_activations_batched
 from graders.section_1.geometry import (
     test_characterize_axis,
     test_compute_cosine_similarity_matrix,
@@ -12,34 +15,31 @@ from graders.section_1.text import (
     test_judge_role_response,
     test_parse_score,
 )
-from graders.section_1.extract_response_activations import (
-    test_extract_persona_vectors,
-    test_extract_response_activations,
-    test_extract_response_activations_batched,
-)
 from graders.section_2.blocks import test_record_hidden_shapes, test_return_layers
 from graders.section_2.capper import test_activation_capper
+from graders.section_2.compute_capping_thresholds import test_compute_capping_thresholds
+from graders.section_2.compute_turn_projections import test_compute_turn_projections
+from graders.section_2.conversation_analyzer_project import test_conversation_analyzer_project
 from graders.section_2.interventions import test_extract_interventions
-from graders.section_2.conversation_analyzer_project import test_compute_turn_projections, test_conversation_analyzer_project
 from graders.section_2.replay import test_run_capping_experiment
 from graders.section_2.steering import test_generate_with_steering_basic
-from graders.section_2.compute_capping_thresholds import test_compute_capping_thresholds
 from graders.section_2.transcripts import test_rate_delusion_risk, test_visualize_transcript_drift
-from graders.section_3.extract_all_layer_activations import test_extract_all_layer_activations
 from graders.section_3.artifacts import test_generate_trait_artifacts
-from graders.section_3.layers import test_select_layer
-from graders.section_3.prompt_leakage import test_prompt_leakage
-from graders.section_3.pairs import test_filter_effective_pairs
-from graders.section_3.prompts import test_construct_system_prompt
+from graders.section_3.extract_all_layer_activations import test_extract_all_layer_activations
+from graders.section_3.extract_contrastive_vectors import test_extract_contrastive_vectors
 from graders.section_3.generate_contrastive_responses import test_generate_contrastive_responses
+from graders.section_3.layers import test_select_layer
+from graders.section_3.pairs import test_filter_effective_pairs
+from graders.section_3.prompt_leakage import test_prompt_leakage
+from graders.section_3.prompts import test_construct_system_prompt
 from graders.section_3.sae import test_top_sae_features
 from graders.section_3.scores import test_score_coherence, test_score_trait_response
-from graders.section_3.extract_contrastive_vectors import test_extract_contrastive_vectors
+from graders.section_4.compute_trait_projections import test_compute_trait_projections
 from graders.section_4.experiment import test_run_steering_experiment
 from graders.section_4.generation import test_generate_with_steerer
 from graders.section_4.geometry import test_trait_similarity_matrix
+from graders.section_4.last_prompt_projections import test_last_prompt_projections
 from graders.section_4.pipeline import test_run_trait_pipeline
-from graders.section_4.monitoring import test_compute_trait_projections, test_last_prompt_projections
 from graders.section_4.steerer import test_activation_steerer
 
 __all__ = [
