@@ -114,7 +114,7 @@ def read_turns(model: Any, tok: Any, conversation: Messages) -> list[Reading]:
 def read(model: Any, tok: Any, exchanges: Iterable[Exchange]) -> list[Reading]:
     """The answer of each exchange."""
     found = [read_turns(model, tok, oracles.messages(*exchange))[-1] for exchange in exchanges]
-    widths = tuple(sorted({len(reading.ids) for reading in found}))
+    widths = tuple({len(reading.ids) for reading in found})
     return [replace(reading, widths=widths) for reading in found]
 
 
@@ -157,8 +157,8 @@ def _bos_twice(r: Reading) -> list[Reading]:
 
 
 def _padded(r: Reading, left: bool) -> Iterator[Reading]:
-    """The conversation padded to each other width, the padding masked and not."""
-    for n in (width - len(r.ids) for width in r.widths if width > len(r.ids)):
+    """The conversation padded to each width, the widest first, the padding masked and not."""
+    for n in (width - len(r.ids) for width in sorted(r.widths, reverse=True) if width >= len(r.ids)):
         pads, zeros, ones = [r.tok.pad_token_id] * n, [0] * n, [1] * len(r.ids)
         ids = [*pads, *r.ids] if left else [*r.ids, *pads]
         for mask in (zeros + ones if left else ones + zeros, None):

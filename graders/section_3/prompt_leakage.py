@@ -118,25 +118,25 @@ def _auc(pos: Values, neg: Values) -> float:
 def _guess(pos: list[Reading], neg: list[Reading], vectors: Tensor, found: Tensor) -> str:
     """The mistake that gives these values at every block, if we know it."""
 
-    def curve(a: list[Reading], b: list[Reading], rows: Rows = right) -> Callable[[], Values]:
-        return lambda: [low for k, v in enumerate(vectors) for low, _ in _aucs(a, b, v, k, rows)[:1]]
+    def curve(a: list[Reading], b: list[Reading], rows: Rows = right) -> Callable[[], list[Values]]:
+        """For each block, the AUC under each right convention."""
+        return lambda: [[low for low, _ in _aucs(a, b, v, k, rows)] for k, v in enumerate(vectors)]
 
-    def paired() -> Values:
+    def paired() -> list[Values]:
         single = [curve([p], [q])() for p, q in zip(pos, neg, strict=True)]
-        return [sum(values) / len(values) for values in zip(*single, strict=True)]
+        return [[sum(v) / len(v) for v in zip(*blocks, strict=False)] for blocks in zip(*single, strict=True)]
 
     plain = _read(pos[0].model, pos[0].tok, len(pos), "")
-    guesses: dict[str, Callable[[], Values]] = {
+    guesses: dict[str, Callable[[], list[Values]]] = {
         "the two prompts have changed places: readings under the positive one should project higher": curve(neg, pos),
         "you compare each answer with itself only: compare every reading under one prompt with every reading under the "
         "other, as select_layer does": paired,
-        "both readings are under the same prompt": lambda: [0.5] * len(vectors),
+        "both readings are under the same prompt": lambda: [[0.5]] * len(vectors),
         "the negative reading has no system prompt at all": curve(pos, plain),
         "the positive reading has no system prompt at all": curve(plain, neg),
         **{why: curve(pos, neg, rows) for table in (ALL_BLOCKS, POOLING) for why, rows in table.items()},
     }
     for explanation, wrong in guesses.items():
-        values = torch.tensor(wrong(), dtype=torch.float64)
-        if len(values) == len(found) and (found - values).abs().max() < _TOLERANCE:
+        if all(any(abs(f - v) < _TOLERANCE for v in values) for f, values in zip(found.tolist(), wrong(), strict=True)):
             return f"It looks as if {explanation}."
     return "Read every answer under both prompts, and give both readings and the vectors to select_layer."
