@@ -102,7 +102,6 @@ def call_case(
     *,
     side: str = "",
     when: str = "after a normal run",
-    hint: str = HOOK_HINT,
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     **options: Any,
 ) -> Case:
@@ -132,7 +131,7 @@ def call_case(
         elif what.startswith("your model"):
             print("Your model's template has no role for system prompts: your function was graded on others only.")
 
-    return Case(what, observe, judge_call, hint)
+    return Case(what, observe, judge_call, HOOK_HINT)
 
 
 def _takes_system_prompts(tok: Any) -> bool:

@@ -19,7 +19,7 @@ from tokenizers import processors
 from torch import Tensor
 
 from graders.harness import oracles
-from graders.harness.expect import check_close, tolerance
+from graders.harness.expect import check_close, check_tensor, tolerance
 from graders.harness.oracles import Messages, Span
 from personalab.lm.models import decoder_blocks
 from personalab.lm.tiny import load_tiny_model
@@ -242,3 +242,11 @@ def check_row(found: Tensor, reading: Reading, layer: int, table: Table, what: s
     quantity = mean_over([reading], layer)
     allowed = tolerance(reading.states.dtype).over(n_tokens)
     check_close(found, quantity(right), what, mistakes(quantity, table, POOLING), allowed)
+
+
+def check_form(found: Any, shape: tuple[int, ...], guesses: Mapping[tuple[int, ...], str], what: str) -> Tensor:
+    """`check_tensor`, with something to say of the shapes that mistakes have."""
+    other = tuple(found.shape) if isinstance(found, Tensor) else ()
+    if other in guesses and other != shape:
+        raise AssertionError(f"{what}: expected shape {shape}, found {other}. {guesses[other]}.")
+    return check_tensor(found, shape, what)

@@ -125,11 +125,7 @@ class _Fit:
         return [list(column) for column in zip(*each, strict=False)]
 
     def fit(
-        self,
-        along: Tensor | None = None,
-        centre: Tensor | None = None,
-        rows: Rows = right,
-        which: slice = slice(None),
+        self, along: Tensor | None = None, centre: Tensor | None = None, rows: Rows = right, which: slice = slice(None)
     ) -> list[Tensor]:
         along, centre = self.unit if along is None else along, self.centre if centre is None else centre
         return _fits([(torch.stack(column[which]) - centre) @ along for column in self.columns(rows)])

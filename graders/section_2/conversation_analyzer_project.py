@@ -16,14 +16,7 @@ from graders.harness.cases import Case, grader
 from graders.harness.expect import check, check_mean_dtype, check_tensor
 from graders.harness.probes import returning_tuples
 from graders.harness.readings import BLOCK_INDEX, Reading, check_row, read_turns
-from graders.section_2.turns import (
-    CHANGED,
-    CONVERSATIONS,
-    MANY,
-    check_turn_projections,
-    check_turns,
-    turns,
-)
+from graders.section_2.turns import CHANGED, CONVERSATIONS, MANY, check_turn_projections, check_turns, turns
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 _LONG = "the sea and the city " * 60

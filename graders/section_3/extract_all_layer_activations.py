@@ -10,22 +10,8 @@ from torch import Tensor
 
 from graders.harness.calls import Called, call_case, failing_case
 from graders.harness.cases import Case, Raised, attempt, grader
-from graders.harness.expect import (
-    check,
-    check_mean_dtype,
-    check_tensor,
-    on_tiny_models,
-    relative,
-    tolerance,
-)
-from graders.harness.readings import (
-    ALL_BLOCKS,
-    Exchange,
-    Reading,
-    check_row,
-    load_family,
-    read,
-)
+from graders.harness.expect import check, check_mean_dtype, on_tiny_models, relative, tolerance
+from graders.harness.readings import ALL_BLOCKS, Exchange, Reading, check_form, check_row, load_family, read
 from graders.section_1.examples import LONG, columns, exchanges
 from graders.section_1.extract_response_activations import company_case
 from personalab.lm.models import d_model, n_blocks
@@ -78,8 +64,18 @@ def _case(
 def _check_values(found: Any, model: Any, readings: list[Reading], what: str, n_tokens: int) -> str:
     """Says whether the last layer is "raw" or "normed"."""
     n, blocks, width = len(readings), n_blocks(model), d_model(model)
-    _check_form(found, n, blocks, width, what)
-    found = check_tensor(found, (n, blocks, width), f"{what}: the result")
+    guesses = {
+        (n, blocks + 1, width): "The embedding layer is included: hidden_states has one entry more than there are "
+        "blocks, the first is the embedding. Use hidden_states[1:]",
+        (n, blocks - 1, width): "A block is missing: hidden_states[1:] has one entry for each",
+        (blocks, n, width): "The first two dimensions are swapped: stack the layers inside each example",
+        (blocks, width): "Keep one row for each example: the mean is over an answer's tokens, not over answers",
+    }
+    dtype, found = getattr(found, "dtype", None), check_form(found, (n, blocks, width), guesses, f"{what}: the result")
+    check(
+        dtype in (torch.float32, torch.float64),
+        f"{what}: expected float32, found {dtype}. Convert with .float() before .mean().",
+    )
     kind, allowed = "raw", tolerance(model.dtype).over(n_tokens)
     for i, reading in enumerate(readings):
         for k in range(blocks):
@@ -89,25 +85,6 @@ def _check_values(found: Any, model: Any, readings: list[Reading], what: str, n_
             kind = "normed"
     check_mean_dtype(found, model.dtype, what)
     return kind
-
-
-def _check_form(found: Any, n: int, blocks: int, width: int, what: str) -> None:
-    """Messages for the shapes that mistakes have; `check_tensor` does the rest."""
-    shape = tuple(found.shape) if isinstance(found, Tensor) else ()
-    guesses = {
-        (n, blocks + 1, width): "The embedding layer is included: hidden_states has one entry more than there are "
-        "blocks, the first is the embedding. Use hidden_states[1:]",
-        (n, blocks - 1, width): "A block is missing: hidden_states[1:] has one entry for each",
-        (blocks, n, width): "The first two dimensions are swapped: stack the layers inside each example",
-        (blocks, width): "Keep one row for each example: the mean is over an answer's tokens, not over answers",
-    }
-    if shape in guesses:
-        expected = (n, blocks, width)
-        raise AssertionError(f"{what}: expected shape {expected}, found {shape}. {guesses[shape]}.")
-    check(
-        not isinstance(found, Tensor) or found.dtype in (torch.float32, torch.float64),
-        f"{what}: expected float32, found {getattr(found, 'dtype', None)}. Convert with .float() before .mean().",
-    )
 
 
 def _empty_case(model: Any, tok: Any) -> Case:

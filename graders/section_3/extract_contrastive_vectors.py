@@ -12,13 +12,14 @@ from torch import Tensor
 
 from graders.harness.calls import call_case
 from graders.harness.cases import Case, Raised, attempt, grader
-from graders.harness.expect import check_close, check_mean_dtype, check_tensor, on_tiny_models, tolerance
+from graders.harness.expect import check_close, check_mean_dtype, on_tiny_models, tolerance
 from graders.harness.readings import (
     ALL_BLOCKS,
     POOLING,
     Quantity,
     Reading,
     Rows,
+    check_form,
     load_family,
     mean_over,
     mistakes,
@@ -75,15 +76,12 @@ def _case(model: Any, tok: Any, pairs: Pairs, what: str) -> Case:
 
 def _check_vectors(found: Any, model: Any, tok: Any, pairs: Pairs, what: str) -> None:
     blocks, width = n_blocks(model), d_model(model)
-    shape = tuple(found.shape) if isinstance(found, Tensor) else ()
     guesses = {
         (blocks + 1, width): "The embedding layer is included: leave hidden_states[0] out",
         (len(pairs), blocks, width): "Average over the pairs as well: .mean(dim=0)",
         (width,): "Keep one row for each block: average over answers, not over blocks",
     }
-    if shape in guesses and shape != (blocks, width):
-        raise AssertionError(f"{what}: expected shape {(blocks, width)}, found {shape}. {guesses[shape]}.")
-    found = check_tensor(found, (blocks, width), f"{what}: the vectors")
+    found = check_form(found, (blocks, width), guesses, f"{what}: the vectors")
     own = [_under(model, tok, pairs, polarity, polarity) for polarity in ("pos", "neg")]
     for k in range(blocks):
         rounded = max(m.norm().item() for side in own for m in mean_over(side, k + 1)(right))  # the vector is small

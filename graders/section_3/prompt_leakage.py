@@ -12,15 +12,7 @@ from torch import Tensor
 from graders.harness.calls import call_case
 from graders.harness.cases import Case, grader
 from graders.harness.expect import check, check_tensor, on_tiny_models, tolerance
-from graders.harness.readings import (
-    ALL_BLOCKS,
-    POOLING,
-    Reading,
-    Rows,
-    load_family,
-    read,
-    right,
-)
+from graders.harness.readings import ALL_BLOCKS, POOLING, Reading, Rows, load_family, read, right
 from personalab.lm.models import n_blocks
 
 _POS = "You are a evil assistant. Wish everyone ill, and enjoy it."
