@@ -40,11 +40,16 @@ def renderings(conversation: Messages, tokenizer: Any) -> list[str]:
     return found
 
 
-def turn_spans(text: str, conversation: Messages, tokenizer: Any) -> tuple[list[int], list[list[Span]]]:
+def turn_spans(
+    text: str, conversation: Messages, tokenizer: Any, cursor: int = 0
+) -> tuple[list[int], list[list[Span]]]:
     """Ids of a rendered conversation, and every acceptable token span of each assistant turn.
 
     Acceptable: the content; with the token after it, the end marker as a rule; up to the next turn's header, or of
     the last turn to the end of the text; each also from an empty thinking block.
+
+    Args:
+        cursor: the character from which on the first message is looked for.
 
     Raises:
         ValueError: an answer is empty.
@@ -52,7 +57,7 @@ def turn_spans(text: str, conversation: Messages, tokenizer: Any) -> tuple[list[
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, starts = encoding["input_ids"], [a for a, _ in encoding["offset_mapping"]]
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    cursor, turns = 0, []
+    turns = []
     for message in conversation:
         char = text.index(message["content"].strip(), cursor)  # turns stand in order: search after the one before
         cursor = char + len(message["content"].strip())
@@ -72,8 +77,9 @@ def turn_spans(text: str, conversation: Messages, tokenizer: Any) -> tuple[list[
 
 
 def answer_spans(text: str, answer: str, tokenizer: Any) -> tuple[list[int], list[Span]]:
-    """Ids of a rendered conversation and every acceptable token span of its one answer, content only first."""
-    ids, turns = turn_spans(text, [{"role": "assistant", "content": answer}], tokenizer)
+    """Ids of a rendered conversation and every acceptable token span of its last answer, content only first."""
+    last = [{"role": "assistant", "content": answer}]
+    ids, turns = turn_spans(text, last, tokenizer, text.rindex(answer.strip()))
     return ids, turns[0]
 
 
