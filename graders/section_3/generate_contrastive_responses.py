@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Iterator
 from functools import partial
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from graders.harness.asked import Asked, answers, check_asked, recorded_prompts
-from graders.harness.expect import check, grader, on_tiny_models
+from graders.harness.calls import Called, call_case
+from graders.harness.cases import Case, grader
+from graders.harness.expect import check, on_tiny_models
 from graders.harness.probes import greedy
 from graders.harness.prompts import Messages, prompts
-from graders.harness.readings import load_family, refuses_system_prompts
+from graders.harness.readings import load_family
 from graders.harness.system_prompts import check_system_prompt, right_prompts
+
+Entries = list[dict[str, Any]]
 
 _KEYS = ("question", "system_prompt", "response", "instruction_idx", "polarity")
 _SMALL: dict[str, Any] = {
@@ -38,62 +39,76 @@ _COLD = 1e-5  # sampling with one outcome
 
 
 @grader
-def test_generate_contrastive_responses(
-    generate_contrastive_responses: Callable[..., list[dict[str, Any]]], model: Any = None, tokenizer: Any = None
-) -> None:
+def test_generate_contrastive_responses(model: Any = None, tokenizer: Any = None) -> Iterator[Case]:
     """Every question under every instruction of both polarities, each answer whole and its own."""
     if on_tiny_models():
-        _check_on_tiny_models(generate_contrastive_responses)
+        for family, trait in (("qwen2", "evil"), ("llama", "sycophantic"), ("qwen3", "evil"), ("gemma3", "apathetic")):
+            what = f"{family}, 2 instructions, 3 questions"
+            yield _case(_Model(*load_family(family, n_blocks=2), 4), _SMALL, what, trait)
+        tiny, tok = load_family("qwen2", n_blocks=2)
+        _stop_early(tiny, tok)
+        yield _case(_Model(tiny, tok, 4), _SMALL, "qwen2, one answer shorter than the others")
+        # one token and one block: 200 answers, one at a time, take a while
+        tiny, tok = load_family("llama", n_blocks=1)
+        yield _case(_Model(tiny, tok, 1), _FULL, "llama, 5 instructions, 20 questions", every=11)
+        yield _case(_Model(*load_family("qwen2", n_blocks=1), 4), _SMALL, "temperature=100", temperature=100.0)
     if model is not None:
         data = {"instruction": _SMALL["instruction"][:1], "questions": _SMALL["questions"][:2], "eval_prompt": ""}
-        call = partial(_call, generate_contrastive_responses, model, tokenizer, data, "evil", 3, 0.7, "your model")
-        if refuses_system_prompts(tokenizer, call):
-            print("Your model's template has no role for system prompts: your function was graded on others only.")
-            return
-        call()
+        yield _case(_Model(model, tokenizer, 3), data, "your model", temperature=0.7)
 
 
-def _check_on_tiny_models(generate_contrastive_responses: Callable[..., list[dict[str, Any]]]) -> None:
-    for family, trait in (("qwen2", "evil"), ("llama", "sycophantic"), ("qwen3", "evil"), ("gemma3", "apathetic")):
-        tiny, tok = load_family(family, n_blocks=2)
-        _check(generate_contrastive_responses, tiny, tok, _SMALL, trait, 4, f"{family}, 2 instructions, 3 questions")
-    tiny, tok = load_family("qwen2", n_blocks=2)
-    _stop_early(tiny, tok)
-    _check(generate_contrastive_responses, tiny, tok, _SMALL, "evil", 4, "qwen2, one answer shorter than the others")
-    tiny, tok = load_family("llama", n_blocks=1)  # one token and one block: 200 answers, one at a time, take a while
-    what = "llama, 5 instructions, 20 questions"
-    _check(generate_contrastive_responses, tiny, tok, _FULL, "evil", 1, what, every=11)
-    _check_temperature(generate_contrastive_responses)
+class _Model(NamedTuple):
+    """What it answers, in up to `n` tokens."""
+
+    model: Any
+    tok: Any
+    n: int
+
+    def answers(self, entry: dict[str, Any], times: int = 1) -> list[str]:
+        return answers(self.model, self.tok, _conversation(entry), times * self.n)
+
+    def raw(self, entry: dict[str, Any]) -> list[str]:
+        """With special tokens."""
+        rows = [greedy(self.model, ids, self.n) for ids in prompts(_conversation(entry), self.tok)]
+        return [self.tok.decode(row, skip_special_tokens=False).strip() for row in rows]
 
 
-def _check(
-    function: Callable[..., Any], model: Any, tok: Any, data: dict, trait: str, n: int, what: str, every: int = 1
-) -> None:
-    """The whole result; the answers of every so-manieth entry against the model's own."""
-    found, asked = _call(function, model, tok, data, trait, n, _COLD, what)
-    for entry in found[::every]:
-        conversation = _conversation(entry["system_prompt"], entry["question"])
-        where = f"{what}, instruction {entry['instruction_idx']}, {entry['polarity']!r}, {entry['question']!r}"
-        check_asked(asked, conversation, tok, where, {"the system prompt is left out": conversation[1:]})
-        _check_answer(entry, found, model, tok, n, where, asked)
+def _case(
+    likeliest: _Model, data: dict, what: str, trait: str = "evil", temperature: float = _COLD, every: int = 1
+) -> Case:
+    """The form of the whole result; the answers of every so-manieth entry against the model's own."""
+    model, tok, n = likeliest
+
+    def judge(seen: Called) -> None:
+        _check_entries(seen.found, data, trait, what)
+        for entry in seen.found[::every] if temperature == _COLD else []:
+            where, conversation = _where(entry, what), _conversation(entry)
+            check_asked(seen.noted, conversation, tok, where, {"the system prompt is left out": conversation[1:]})
+            _check_answer(entry, seen.found, likeliest, where, seen.noted)
+        check(
+            temperature < 1 or not all(e["response"].strip() in likeliest.answers(e) for e in seen.found),
+            f"{what}: expected random answers, found the likeliest ones. Hand `temperature` on to model.generate, "
+            "with do_sample=True.",
+        )
+
+    changes, around = ["you changed trait_data. Build new dicts."], partial(recorded_prompts, model, tok)
+    options: dict[str, Any] = {"max_new_tokens": n, "temperature": temperature}
+    return call_case(what, model, tok, (data, trait), judge, changes, around=around, **options)
 
 
-def _call(
-    function: Callable[..., Any], model: Any, tok: Any, data: dict, trait: str, n: int, temperature: float, what: str
-) -> tuple[list[dict[str, Any]], list[Asked]]:
-    """Call the function, and check everything about its result but the answers."""
-    given = copy.deepcopy(data)  # what a wrong answer changes is its own, not the next one's
-    with recorded_prompts(model, tok) as asked:
-        found = function(model, tok, given, trait, max_new_tokens=n, temperature=temperature)
-    check(given == data, f"{what}: you changed trait_data. Build new dicts.")
+def _where(entry: dict[str, Any], what: str) -> str:
+    return f"{what}, instruction {entry['instruction_idx']}, {entry['polarity']!r}, {entry['question']!r}"
+
+
+def _check_entries(found: Any, data: dict[str, Any], trait: str, what: str) -> None:
+    """Everything about the result but the answers."""
     check(isinstance(found, list), f"{what}: expected a list of dicts, found {type(found).__name__}.")
     for entry in found:
         missing = [k for k in _KEYS if k not in entry] if isinstance(entry, dict) else list(_KEYS)
         check(not missing, f"{what}: expected dicts with the keys {list(_KEYS)}; {missing} missing in {entry!r}.")
     _check_combinations(found, data, what)
     for entry in found:
-        _check_entry(entry, data, trait, what)
-    return found, asked
+        _check_entry(entry, data, trait, _where(entry, what))
 
 
 def _check_combinations(found: list[dict[str, Any]], data: dict, what: str) -> None:
@@ -115,12 +130,11 @@ def _check_combinations(found: list[dict[str, Any]], data: dict, what: str) -> N
     )
 
 
-def _check_entry(entry: dict[str, Any], data: dict, trait: str, what: str) -> None:
+def _check_entry(entry: dict[str, Any], data: dict, trait: str, where: str) -> None:
     """The system prompt is the polarity's own, and the response is text of an answer."""
     polarity, pair = entry["polarity"], data["instruction"][entry["instruction_idx"]]
     other = "neg" if polarity == "pos" else "pos"
     names = {"pos": trait, "neg": "helpful"}
-    where = f"{what}, instruction {entry['instruction_idx']}, {polarity!r}, {entry['question']!r}"
     system, response = entry["system_prompt"], entry["response"]
     for name in names.values():
         check(
@@ -137,21 +151,12 @@ def _check_entry(entry: dict[str, Any], data: dict, trait: str, what: str) -> No
     )
 
 
-def _check_answer(
-    entry: dict[str, Any],
-    entries: list[dict[str, Any]],
-    model: Any,
-    tok: Any,
-    n: int,
-    where: str,
-    asked: list[Asked],
-) -> None:
-    conversation = _conversation(entry["system_prompt"], entry["question"])
-    right, found = answers(model, tok, conversation, n), entry["response"].strip()
+def _check_answer(entry: dict[str, Any], entries: Entries, likeliest: _Model, where: str, asked: list[Asked]) -> None:
+    right, found, pad = likeliest.answers(entry), entry["response"].strip(), likeliest.tok.pad_token
     if found in right:
         return
-    raw = [tok.decode(greedy(model, ids, n), skip_special_tokens=False).strip() for ids in prompts(conversation, tok)]
-    if found in raw or (tok.pad_token in found and found.replace(tok.pad_token, "").strip() in [*raw, *right]):
+    raw, n = likeliest.raw(entry), likeliest.n
+    if found in raw or (pad in found and found.replace(pad, "").strip() in [*raw, *right]):
         guess = "Special tokens are in it: decode with skip_special_tokens=True."
     elif any(a.padded_right for a in asked):
         guess = (
@@ -163,19 +168,19 @@ def _check_answer(
             "It begins with the end of the prompt: in a batch padded on the left, every answer begins at the padded "
             "width, inputs['input_ids'].shape[1], however long its own prompt is."
         )
-    elif found in answers(model, tok, conversation, 4 * n):
+    elif found in likeliest.answers(entry, times=4):
         guess = f"It is longer than max_new_tokens={n}: hand max_new_tokens on to model.generate."
     elif any(found and found in r for r in right) or not found:
         guess = "It is cut: return everything that follows the prompt."
     else:
-        guess = _whose(entry, entries, model, tok, n, found)
+        guess = _whose(entry, entries, likeliest, found)
     raise AssertionError(f"{where}: wrong response.\n  expected: {right[0]!r}\n  found:    {found!r}\n  {guess}")
 
 
-def _whose(entry: dict[str, Any], entries: list[dict[str, Any]], model: Any, tok: Any, n: int, found: str) -> str:
+def _whose(entry: dict[str, Any], entries: Entries, likeliest: _Model, found: str) -> str:
     """To which other prompt this answer belongs, if to any."""
     for other in entries:
-        if found in answers(model, tok, _conversation(other["system_prompt"], other["question"]), n):
+        if found in likeliest.answers(other):
             if other["question"] == entry["question"] and other["polarity"] != entry["polarity"]:
                 return "It is the answer under the other polarity's prompt: 'pos' and 'neg' are swapped."
             return f"It is the answer to {other['question']!r} under {other['system_prompt']!r}: rows are mixed up."
@@ -185,30 +190,15 @@ def _whose(entry: dict[str, Any], entries: list[dict[str, Any]], model: Any, tok
     )
 
 
-def _conversation(system: str, question: str) -> Messages:
-    return [{"role": "system", "content": system}, {"role": "user", "content": question}]
+def _conversation(entry: dict[str, Any]) -> Messages:
+    return [{"role": "system", "content": entry["system_prompt"]}, {"role": "user", "content": entry["question"]}]
 
 
 def _stop_early(model: Any, tok: Any) -> None:
     """Make the end marker the third token of the first answer."""
-    pair = _SMALL["instruction"][0]["pos"]
-    conversation = _conversation(right_prompts("evil", pair)[0], _SMALL["questions"][0])
+    system = right_prompts("evil", _SMALL["instruction"][0]["pos"])[0]
+    conversation = _conversation({"system_prompt": system, "question": _SMALL["questions"][0]})
     new = greedy(model, prompts(conversation, tok)[0], 4)
     third = next(t for t in new[2:] if t not in new[:2])
     weight = model.lm_head.weight.data
     weight[[third, tok.eos_token_id]] = weight[[tok.eos_token_id, third]]
-
-
-def _check_temperature(function: Callable[..., Any]) -> None:
-    model, tok = load_family("qwen2", n_blocks=1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        found, _ = _call(function, model, tok, _SMALL, "evil", 4, 100.0, "temperature=100")
-    likeliest = [
-        e["response"].strip() in answers(model, tok, _conversation(e["system_prompt"], e["question"]), 4) for e in found
-    ]
-    check(
-        not all(likeliest),
-        "temperature=100: expected random answers, found the likeliest ones. Hand `temperature` on to model.generate, "
-        "with do_sample=True.",
-    )

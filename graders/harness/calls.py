@@ -1,0 +1,151 @@
+"""A call of a learner's code as data: what it gave, and what it did to the model and to its arguments besides."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jinja2.exceptions import TemplateError
+from torch import Tensor
+
+from graders.harness.cases import Case, attempt
+from graders.harness.expect import check
+from graders.harness.hooked import check_hooks, failing, hooks, observed
+from graders.harness.probes import bystander
+from personalab.lm.models import decoder_blocks
+
+AFTER_ERROR = "After an error in the forward pass"
+LISTS = ["the lists you were given were changed. Work on copies."] * 3
+HOOK_HINT = (
+    "If it comes from your hook: a block's output is a plain tensor (rows, tokens, d) here, and in older versions of "
+    "transformers a tuple that starts with it; the vectors you are given are float32, whatever the model's dtype."
+)
+
+
+@dataclass(frozen=True)
+class Called:
+    """What a call gave, and what it did besides.
+
+    Attributes:
+        hooks: what `check_hooks` says of the model afterwards; "" where all is well.
+        changed: whether each argument was changed in place.
+        passes: how many forward passes it made.
+        noted: what the context around the call has noted.
+    """
+
+    found: Any
+    hooks: str
+    changed: list[bool]
+    passes: int
+    noted: Any = None
+
+
+def called(
+    model: Any,
+    function: Callable[..., Any],
+    *args: Any,
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    fails: bool = False,
+) -> Called:
+    """Call the function with copies of the arguments, other people's hooks on the model.
+
+    Args:
+        around: makes a context for the call.
+        fails: its first forward pass fails.
+    """
+    given, left = copy.deepcopy(args), ""
+    with ExitStack() as stack:
+        for block in decoder_blocks(model):
+            stack.enter_context(bystander(block))
+        before = hooks(model)
+        with torch.random.fork_rng(), around() as noted, observed(model, []) as seen:
+            torch.manual_seed(0)
+            if fails:
+                with failing(model, after=0):
+                    found = attempt(lambda: function(*given))
+            else:
+                found = function(*given)
+        try:
+            check_hooks(model, before, "", "Remove it in `finally`, so that an error can't skip that.")
+        except AssertionError as error:
+            left = str(error)
+    return Called(found, left, [not _same(a, b) for a, b in zip(args, given, strict=True)], len(seen), noted)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
+
+
+def check_called(seen: Called, what: str, changes: Sequence[str], when: str = "after a normal run") -> None:
+    """No hook left behind, no argument changed.
+
+    Args:
+        changes: for the first arguments, what to say if one was changed.
+    """
+    check(not seen.hooks, f"{what}, {when}{seen.hooks}")
+    for changed, message in zip(seen.changed, changes, strict=False):
+        check(not changed, f"{what}: {message}")
+
+
+def call_case(
+    what: str,
+    model: Any,
+    tok: Any,
+    args: Sequence[Any],
+    judge: Callable[[Called], None],
+    changes: Sequence[str] = LISTS,
+    *,
+    side: str = "",
+    when: str = "after a normal run",
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    **options: Any,
+) -> Case:
+    """A call of `work(model, tok, *args, **options)`, and what it gave.
+
+    Where the learner's code hands a system prompt to a template without such a role (Gemma 2's), nothing is judged: no
+    Qwen model's template is like that, so such code is right. It is graded on other models.
+
+    Args:
+        changes, when: as in `check_called`.
+        side: the tokenizer's padding side, if it matters.
+    """
+
+    def observe(work: Callable[..., Any]) -> Called | None:
+        tok.padding_side = side or tok.padding_side
+        try:
+            return called(model, partial(work, model, tok, **options), *args, around=around)
+        except TemplateError:
+            if _takes_system_prompts(tok):
+                raise
+            return None
+
+    def judge_call(seen: Called | None) -> None:
+        if seen is not None:
+            check_called(seen, what, changes, when)
+            judge(seen)
+        elif what.startswith("your model"):
+            print("Your model's template has no role for system prompts: your function was graded on others only.")
+
+    return Case(what, observe, judge_call, HOOK_HINT)
+
+
+def _takes_system_prompts(tok: Any) -> bool:
+    try:
+        tok.apply_chat_template([{"role": "system", "content": "-"}, {"role": "user", "content": "-"}], tokenize=False)
+    except TemplateError:
+        return False
+    return True
+
+
+def failing_case(model: Any, tok: Any, args: Sequence[Any]) -> Case:
+    """The call's forward pass fails, and the model is left as it was."""
+    return Case(
+        AFTER_ERROR,
+        lambda work: called(model, partial(work, model, tok), *args, fails=True).hooks,
+        lambda left: check(not left, AFTER_ERROR + left),
+    )

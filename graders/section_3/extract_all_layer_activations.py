@@ -1,0 +1,101 @@
+"""Section 3, activations after every block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graders.harness.calls import Called, call_case, failing_case
+from graders.harness.cases import Case, Raised, attempt, grader
+from graders.harness.expect import check, check_mean_dtype, on_tiny_models, relative, tolerance
+from graders.harness.readings import ALL_BLOCKS, Exchange, Reading, check_form, check_row, load_family, read
+from graders.section_1.examples import LONG, columns, exchanges
+from graders.section_1.extract_response_activations import company_case
+from personalab.lm.models import d_model, n_blocks
+from personalab.lm.tiny import FAMILIES, load_tiny_model
+
+
+@grader
+def test_extract_all_layer_activations(model: Any = None, tokenizer: Any = None) -> Iterator[Case]:
+    """Means over the answer's tokens after every block: no embedding layer, no shift, whatever the family."""
+    kinds: set[str] = set()
+    if on_tiny_models():
+        for i, family in enumerate(FAMILIES):
+            tiny, tok = load_family(family, n_blocks=3 + i % 2)
+            for side in ("left", "right"):
+                yield _case(tiny, tok, exchanges(5), f"{family}, {n_blocks(tiny)} blocks", kinds, side=side)
+        tiny, tok = load_tiny_model("qwen2")
+        yield company_case(tiny, tok, exchanges(3))
+        yield failing_case(tiny, tok, columns(exchanges(1)))
+        half, tok = load_tiny_model("qwen2", dtype=torch.bfloat16)
+        n = len(tok(LONG[-1], add_special_tokens=False)["input_ids"])
+        yield _case(half, tok, [LONG], "bfloat16 model, long answer", kinds, n)
+        yield _empty_case(tiny, tok)
+    if model is not None:
+        yield _case(model, tokenizer, exchanges(2), "your model", kinds)
+    if kinds == {"normed"}:
+        print(
+            "Your last layer is hidden_states[-1], to which transformers has applied the final norm: it is on another "
+            "scale than what the last block adds to, so don't steer with it. (A hook on the block gives the raw one.)"
+        )
+    else:
+        print("Your last layer is the last block's own output, before the final norm.")
+
+
+def _case(
+    model: Any, tok: Any, examples: list[Exchange], what: str, kinds: set[str], n_tokens: int = 1, side: str = ""
+) -> Case:
+    """Every example, every block.
+
+    Args:
+        kinds: gets "raw" or "normed", whichever the last layer is.
+        n_tokens: what each mean is over, where `Tolerance.over` holds.
+    """
+
+    def judge(seen: Called) -> None:
+        kinds.add(_check_values(seen.found, model, read(model, tok, examples), what, n_tokens))
+
+    return call_case(what, model, tok, columns(examples), judge, side=side, when="after a normal call")
+
+
+def _check_values(found: Any, model: Any, readings: list[Reading], what: str, n_tokens: int) -> str:
+    """Says whether the last layer is "raw" or "normed"."""
+    n, blocks, width = len(readings), n_blocks(model), d_model(model)
+    guesses = {
+        (n, blocks + 1, width): "The embedding layer is included: hidden_states has one entry more than there are "
+        "blocks, the first is the embedding. Use hidden_states[1:]",
+        (n, blocks - 1, width): "A block is missing: hidden_states[1:] has one entry for each",
+        (blocks, n, width): "The first two dimensions are swapped: stack the layers inside each example",
+        (blocks, width): "Keep one row for each example: the mean is over an answer's tokens, not over answers",
+    }
+    dtype, found = getattr(found, "dtype", None), check_form(found, (n, blocks, width), guesses, f"{what}: the result")
+    check(
+        dtype in (torch.float32, torch.float64),
+        f"{what}: expected float32, found {dtype}. Convert with .float() before .mean().",
+    )
+    kind, allowed = "raw", tolerance(model.dtype).over(n_tokens)
+    for i, reading in enumerate(readings):
+        for k in range(blocks):
+            check_row(found[i, k], reading, k + 1, ALL_BLOCKS, f"{what}, example {i}, [{k}]", n_tokens)
+        raw = [reading.at(blocks)[0][a:b].mean(0) for a, b in reading.spans]
+        if all(relative(found[i, -1], row) > allowed.allowed(1.0) for row in raw):
+            kind = "normed"
+    check_mean_dtype(found, model.dtype, what)
+    return kind
+
+
+def _empty_case(model: Any, tok: Any) -> Case:
+    """Any error will do; so will finite values, where the end marker counts as part of the answer."""
+
+    def judge(found: Any) -> None:
+        check(
+            isinstance(found, Raised) or (isinstance(found, Tensor) and found.isfinite().all()),
+            "An empty answer: expected an error, found NaN. The mean of no tokens is NaN, which then runs through "
+            "every later result: raise ValueError for an empty answer.",
+        )
+
+    empty = columns([("You are a poet.", "Who are you?", "")])
+    return Case("an empty answer", lambda work: attempt(lambda: work(model, tok, *empty)), judge)
