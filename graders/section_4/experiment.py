@@ -15,8 +15,8 @@ from torch import Tensor
 from graders.harness.expect import check, grader, on_tiny_models
 from graders.harness.hooked import Interrupted, check_hooks, failing, hooks, running
 from graders.harness.prompts import prompts
-from graders.section_4.answers import RIGHT_MODES, answer, sharp
-from graders.section_4.modes import vector_of
+from graders.harness.steered import answer, sharp, vector_of
+from graders.section_4.generate_with_steerer import RIGHT_MODES
 from personalab.endpoint import scripted_replies
 from personalab.lm.models import n_blocks
 
