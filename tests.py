@@ -18,11 +18,12 @@ from graders.section_1.vectors import (
     test_extract_response_activations_batched,
 )
 from graders.section_2.activation_capper import test_activation_capper
-from graders.section_2.blocks import test_record_hidden_shapes, test_return_layers
 from graders.section_2.generate_with_steering_basic import test_generate_with_steering_basic
 from graders.section_2.interventions import test_extract_interventions
 from graders.section_2.monitoring import test_compute_turn_projections, test_conversation_analyzer_project
-from graders.section_2.replay import test_run_capping_experiment
+from graders.section_2.record_hidden_shapes import test_record_hidden_shapes
+from graders.section_2.return_layers import test_return_layers
+from graders.section_2.run_capping_experiment import test_run_capping_experiment
 from graders.section_2.thresholds import test_compute_capping_thresholds
 from graders.section_2.transcripts import test_rate_delusion_risk, test_visualize_transcript_drift
 from graders.section_3.activations import test_extract_all_layer_activations
@@ -36,11 +37,11 @@ from graders.section_3.sae import test_top_sae_features
 from graders.section_3.scores import test_score_coherence, test_score_trait_response
 from graders.section_3.vectors import test_extract_contrastive_vectors
 from graders.section_4.activation_steerer import test_activation_steerer
-from graders.section_4.experiment import test_run_steering_experiment
 from graders.section_4.generate_with_steerer import test_generate_with_steerer
 from graders.section_4.geometry import test_trait_similarity_matrix
 from graders.section_4.pipeline import test_run_trait_pipeline
 from graders.section_4.projections import test_compute_trait_projections, test_last_prompt_projections
+from graders.section_4.run_steering_experiment import test_run_steering_experiment
 
 __all__ = [
     "test_activation_capper",

@@ -173,16 +173,21 @@ def tensor_kept(model: Any, layer: int) -> Iterator[list[str]]:
         )
 
 
+def left_case(what: str, model: Any, run: Callable[[Any], Any], cure: str) -> Case:
+    """Something done with the learner's work, after which the model carries what it carried before."""
+
+    def observe(work: Any) -> Left:
+        before = hooks(model)
+        run(work)
+        return left(model, before)
+
+    return Case(what, observe, lambda found: check_left(found, what, cure), HINT)
+
+
 def lifetime_cases(model: Any, call: Callable[[Any], Any], make: Callable[[Any], Context], cure: str) -> Iterator[Case]:
     """Nothing before the `with` block, and nothing after an error in it, which comes out."""
 
-    def made(work: Any) -> Left:
-        before = hooks(model)
-        make(work)
-        return left(model, before)
-
-    what = "Made but not entered"
-    yield Case(what, made, lambda found: check_left(found, what, cure))
+    yield left_case("Made but not entered", model, make, cure)
     for after, which in ((0, "first"), (2, "third")):
         yield _failing_case(
             model, call, make, after, f"After an error in the {which} pass inside the `with` block", cure
@@ -195,7 +200,7 @@ def _failing_case(
     def observe(work: Any) -> tuple[Any, Left]:
         before = hooks(model)
         with failing(model, n):
-            error = attempt(lambda: _inside(make(work), partial(call, model)))
+            error = attempt(lambda: inside(make(work), partial(call, model)))
         return error, left(model, before)
 
     def judge(found: tuple[Any, Left]) -> None:
@@ -211,7 +216,8 @@ def _failing_case(
     return Case(what, observe, judge)
 
 
-def _inside(context: Context, call: Callable[[], Any]) -> None:
+def inside(context: Context, call: Callable[[], Any]) -> None:
+    """A call in a `with` block."""
     with context:
         call()
 
@@ -223,7 +229,7 @@ def refused_case(
 
     def observe(work: Any) -> tuple[Any, Left]:
         before = hooks(model)
-        return attempt(lambda: _inside(make(work), partial(call, model))), left(model, before)
+        return attempt(lambda: inside(make(work), partial(call, model))), left(model, before)
 
     def judge(found: tuple[Any, Left]) -> None:
         error, remains = found

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from graders.harness.cases import Case, attempt
 from graders.harness.expect import check, check_close, tolerance
+from graders.harness.hook_cases import left_case
 from graders.harness.hooked import HINT, Left, Pass, changed, check_left, failing, hooks, left, observed
 from graders.harness.prompts import prompts
 from personalab.lm.models import d_model, n_blocks
@@ -83,7 +84,7 @@ def answer(
     return tok.decode(new, skip_special_tokens=not markers).strip()
 
 
-def _read(passes: list[Pass]) -> tuple[list[int], int, Float[Tensor, "blocks tokens d"]]:
+def read(passes: list[Pass]) -> tuple[list[int], int, Float[Tensor, "blocks tokens d"]]:
     """All ids the model read, how many of them were the prompt, and every block's output at each."""
     ids: list[int] = []
     states: list[Tensor] = []
@@ -233,7 +234,7 @@ class Exercise:
         first, near = 0 if tiny else 1, tolerance(given.model.dtype, exact=1e-4)
 
         def judge(reply: Reply) -> None:
-            ids, n_prompt, found = _read(reply.passes)
+            ids, n_prompt, found = read(reply.passes)
             self.check_prompt(ids[:n_prompt], given.tok, given.what, tiny)
 
             def states(wrong: Wrong) -> list[Tensor]:
@@ -303,10 +304,8 @@ class Exercise:
     def _failing(self, after: int, what: str) -> Case:
         model, tok = sharp("qwen2")
 
-        def observe(function: Any) -> Left:
-            before = hooks(model)
+        def run(function: Any) -> None:
             with failing(model, after):
                 attempt(lambda: function(model, tok, PROMPT, vector_of(), 1, 1.0, max_new_tokens=_TOKENS))
-            return left(model, before)
 
-        return Case(what, observe, lambda found: check_left(found, what, self.cures[0]))
+        return left_case(what, model, run, self.cures[0])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graders.harness.cases import Case, Raised, attempt, grader
+from graders.harness.cases import Case, attempt, grader
 from graders.harness.expect import Tolerance, on_tiny_models, tolerance
 from graders.harness.hook_cases import (
     Context,
@@ -20,13 +20,15 @@ from graders.harness.hook_cases import (
     batch,
     forward,
     generate,
+    inside,
+    left_case,
     lifetime_cases,
     refused_case,
     tensor_kept,
     tuple_out,
     two_rows,
 )
-from graders.harness.hooked import HINT, Left, changed, check_left, hooks, left
+from graders.harness.hooked import changed
 from graders.harness.steered import vector_of
 from personalab.lm.models import d_model, n_blocks
 from personalab.lm.tiny import FAMILIES, load_tiny_model
@@ -237,7 +239,8 @@ def _at(model: Any, vector: Tensor, mode: str, steerer: Callable[..., Context]) 
 
 
 @contextmanager
-def _two(outer: Context, inner: Context, leave: bool) -> Iterator[None]:
+def _two(steerer: Any, model: Any, first: tuple[Any, ...], second: tuple[Any, ...], leave: bool) -> Iterator[None]:
+    outer, inner = steerer(model, *first), steerer(model, *second)
     with outer:
         with inner:
             if not leave:
@@ -250,18 +253,15 @@ def _nested() -> Iterator[Case]:
     """Two at once, at one block or at two: both act, and leaving one leaves the other."""
     v, w = vector_of(seed=1), vector_of(seed=2)
     tiny, tok = load_tiny_model("qwen3")
-    for (k, m), (mode, other) in (((1, 1), ("all", "response")), ((2, 0), ("response", "prompt"))):
+    call = partial(generate, inputs=batch(tok))
+    for k, m, mode, other in ((1, 1, "all", "response"), (2, 0, "response", "prompt")):
+        make = partial(_two, model=tiny, first=(v, 1.5, k, mode), second=(w, -1.0, m, other))
         first, second = _rules(1.5 * v, k, mode), _rules(-w, m, other)
         only: dict[str, Rules] = {"only the outer one acts": first, "only the inner one acts": second, "none acts": []}
-        for name, rules in (("one in the other", [*first, *second]), ("the inner one left", first)):
-
-            def make(
-                cls: Any, leave: bool = rules is first, k: int = k, m: int = m, mode: str = mode, other: str = other
-            ) -> Context:
-                return _two(cls(tiny, v, 1.5, k, mode), cls(tiny, w, -1.0, m, other), leave)
-
-            what, call = f"Two steerers, at blocks {k} and {m}, {name}", partial(generate, inputs=batch(tok))
-            yield HookCase(what, tiny, call, make, rules, only, cures=_CURES).case()
+        what = f"Two steerers, at blocks {k} and {m}"
+        for name, leave, rules in (("one in the other", False, [*first, *second]), ("the inner one left", True, first)):
+            inside = partial(make, leave=leave)
+            yield HookCase(f"{what}, {name}", tiny, call, inside, rules, only, cures=_CURES).case()
 
 
 def _first_only(vector: Tensor, mode: str) -> Rules:
@@ -298,23 +298,11 @@ def _two_prompts() -> Iterator[Case]:
 def _twice() -> Case:
     """Entered again inside its own `with`: refused, ignored or added twice, but gone afterwards."""
     tiny, tok = load_tiny_model("llama")
-    what = "One steerer entered again inside its own `with`"
+    cure = "The second `__enter__` overwrites the first handle: refuse it, or remove the first hook, or keep a list."
 
-    def again(one: Context) -> None:
+    def run(steerer: Any) -> None:
+        one = steerer(tiny, vector_of(), 1.0, 1)
         with one:
-            forward(tiny, batch(tok))
+            attempt(partial(inside, one, partial(forward, tiny, batch(tok))))
 
-    def observe(steerer: Any) -> tuple[Any, Left]:
-        before, one = hooks(tiny), steerer(tiny, vector_of(), 1.0, 1)
-        with one:
-            outcome = attempt(partial(again, one))
-        return outcome, left(tiny, before)
-
-    def judge(found: tuple[Any, Left]) -> None:
-        how = "refused, then left" if isinstance(found[0], Raised) else "then left twice"
-        cure = (
-            "The second `__enter__` overwrites the first handle: refuse it, or remove the first hook, or keep a list."
-        )
-        check_left(found[1], f"{what}, {how}", cure)
-
-    return Case(what, observe, judge, HINT)
+    return left_case("One steerer entered again inside its own `with`, and left", tiny, run, cure)
