@@ -39,9 +39,9 @@ from graders.section_3.vectors import test_extract_contrastive_vectors
 from graders.section_4.activation_steerer import test_activation_steerer
 from graders.section_4.generate_with_steerer import test_generate_with_steerer
 from graders.section_4.geometry import test_trait_similarity_matrix
-from graders.section_4.pipeline import test_run_trait_pipeline
 from graders.section_4.projections import test_compute_trait_projections, test_last_prompt_projections
 from graders.section_4.run_steering_experiment import test_run_steering_experiment
+from graders.section_4.run_trait_pipeline import test_run_trait_pipeline
 
 __all__ = [
     "test_activation_capper",

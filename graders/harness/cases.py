@@ -13,11 +13,12 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from graders.harness.expect import one_thread
 
@@ -88,8 +89,9 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
 
     @functools.wraps(cases)
     def graded(work: Any, *args: Any, **kwargs: Any) -> None:
-        with one_thread():
-            for case in cases(*args, **kwargs):
+        every = cast("Generator[Case, None, None]", cases(*args, **kwargs))
+        with one_thread(), closing(every):  # what a generator opened it closes, whatever happens
+            for case in every:
                 case.judge(_observed(case, work))
         print(f"{cases.__name__}: all checks passed.")
 

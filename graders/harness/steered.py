@@ -167,13 +167,10 @@ class Exercise:
                 what = f"{family}, {name}={coefficient}, {block_name}={block}"
                 yield self.steered(Situation(what, model, tok, vector_of(seed=i), block, coefficient))
         model, tok = sharp("llama")
-        to_the_end = model.lm_head.weight[model.generation_config.eos_token_id].detach().clone()
-        yield self.steered(
-            Situation("llama, steered to end at once", model, tok, to_the_end, n_blocks(model) - 1, 100.0)
-        )
+        end = model.lm_head.weight[model.generation_config.eos_token_id].detach().clone()
+        yield self.steered(Situation("llama, steered to end at once", model, tok, end, n_blocks(model) - 1, 100.0))
         half = load_tiny_model("llama", dtype=torch.bfloat16)  # what the notebook has where the CPU gains from it
-        options = {"max_new_tokens": _TOKENS}
-        yield self.steered(Situation("bfloat16 model, float32 vector", *half, vector_of(), 1, 1.5, options), False)
+        yield self.steered(Situation("bfloat16 model, float32 vector", *half, vector_of(), 1, 1.5), False)
         yield self._temperatures()
         model, tok = sharp("qwen2")
         alike = partial(changed, model, [(1, lambda hidden: hidden)])
@@ -197,18 +194,11 @@ class Exercise:
 
         def observe(function: Any) -> Reply:
             vector, options = given.vector.clone(), copy.deepcopy(dict(given.options))
+            arguments = (given.model, given.tok, PROMPT, vector, given.block, given.coefficient)
             with given.around():
                 before = hooks(given.model)
                 with observed(given.model, given.watch or range(n_blocks(given.model))) as passes:
-                    text = function(
-                        given.model,
-                        given.tok,
-                        PROMPT,
-                        vector,
-                        given.block,
-                        given.coefficient,
-                        **{"max_new_tokens": _TOKENS} | options,
-                    )
+                    text = function(*arguments, **{"max_new_tokens": _TOKENS} | options)
                 return Reply(text, passes, left(given.model, before), vector, options)
 
         def judged(reply: Reply) -> None:

@@ -29,7 +29,7 @@ class _Wrapper(_Holder):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(next(iter(self._modules.values())), name)
+            return getattr(next(iter(self._modules.values()), None), name)
 
 
 class PeftImitation(_Wrapper):

@@ -19,7 +19,7 @@ from graders.harness.expect import check, on_tiny_models, relative, tolerance
 from graders.harness.hook_cases import left_case
 from graders.harness.hooked import HINT, Interrupted, Left, check_left, hooks, left, observed
 from graders.harness.intercepted import Call, Rows, Script, intercepted
-from graders.harness.prompts import Messages
+from graders.harness.prompts import Messages, check_prompt, prompts
 from graders.harness.steered import read
 from personalab.lm.models import d_model
 from personalab.lm.tiny import load_tiny_model
@@ -43,9 +43,9 @@ _OLD_ANSWERS = [m["content"] for m in _TRANSCRIPT if m["role"] == "assistant"]
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of the model: its prompt and its reply as text, all ids, and what the watched blocks put out."""
+    """One answer of the model: its prompt, its text, all ids it read, and what the watched blocks put out at them."""
 
-    prompt: str
+    prompt: list[int]
     reply: str
     ids: list[int]
     n_new: int
@@ -104,7 +104,7 @@ def _replies(tok: Any, fail_at: int | None = None) -> Script:
 
 def _answer(call: Call, tok: Any) -> Answer:
     ids, n_prompt, states = read(call.passes)
-    return Answer(tok.decode(ids[:n_prompt]), tok.decode(call.rows[0].new).strip(), ids, call.n_new, states)
+    return Answer(ids[:n_prompt], tok.decode(call.rows[0].new).strip(), ids, call.n_new, states)
 
 
 def _caps(model: Any, tok: Any) -> Caps:
@@ -146,8 +146,8 @@ def _on_tiny(family: str, options: dict[str, int]) -> Case:
         _check_run(run, min(max_turns, len(_USERS)), what)
         default = _trace(run.found[0], run.answers, f"{what}: default_messages")
         capped = _trace(run.found[1], run.answers, f"{what}: capped_messages")
-        _check_history(default, capped, f"{what}: the default run", "capped")
-        _check_history(capped, default, f"{what}: the capped run", "default")
+        _check_history(default, capped, tok, f"{what}: the default run", "capped")
+        _check_history(capped, default, tok, f"{what}: the capped run", "default")
         for answer in default + capped:
             check(
                 answer.n_new <= 3,
@@ -201,40 +201,40 @@ def _trace(messages: Messages, answers: list[Answer], what: str) -> list[Answer]
     return found
 
 
-def _check_history(run: list[Answer], other: list[Answer], what: str, other_name: str) -> None:
+def _check_history(run: list[Answer], other: list[Answer], tok: Any, what: str, other_name: str) -> None:
+    """Every prompt holds the run's own turns so far, answers included, and the user's next one."""
     own, others = [answer.reply for answer in run], [answer.reply for answer in other]
     for turn, answer in enumerate(run):
-        where, prompt = f"{what}, turn {turn}", answer.prompt
+        where, users = f"{what}, turn {turn}", [{"role": "user", "content": text} for text in _USERS[: turn + 1]]
         check(
             answer.reply not in others,
             f"{where}: the same generation stands in the {other_name} run too. Each run generates its own answers.",
         )
-        foreign = [reply for reply in others if reply in prompt and reply not in own]
-        check(
-            not foreign,
-            f"{where}: the prompt holds an answer of the {other_name} run ({foreign[:1]}). Expected its own answers as "
-            "history: keep two lists of messages, and mind that `a = b` copies no list.",
-        )
-        old = [text for text in _OLD_ANSWERS if text in prompt]
-        check(
-            not old,
-            f"{where}: the prompt holds the transcript's own answer {old[:1]}. Expected this run's answers as history: "
-            "only the user's turns are replayed.",
-        )
-        later = [text for text in _USERS[turn + 1 :] if text in prompt]
-        check(not later, f"{where}: the prompt holds a later user turn {later[:1]}. Add one turn at a time.")
-        cursor = 0
-        for k in range(turn + 1):
-            for text in (_USERS[k], *([own[k]] if k < turn else [])):
-                position = prompt.find(text, cursor)
-                check(
-                    position >= 0,
-                    f"{where}: expected {text!r} (turn {k}) in the prompt, after what came before it; the prompt is "
-                    f"{prompt!r}. Hand the run's earlier turns on, answers included.",
-                )
-                cursor = position + len(text)
-        n = prompt.count(_USERS[turn])
-        check(n == 1, f"{where}: the prompt holds the user's turn {n} times. Is it both in `messages` and in `prompt`?")
+        right = _chat(users, own)
+        mistakes = {
+            f"an answer of the {other_name} run: keep two lists of messages, and mind that `a = b` copies no list": (
+                _chat(users, others)
+            ),
+            "the transcript's own answers: only the user's turns are replayed": _chat(users, _OLD_ANSWERS),
+            "no earlier turn. Hand the run's earlier turns on, answers included": users[-1:],
+            "no earlier answer. Hand the run's earlier turns on, answers included": users,
+            "the user's turn 2 times. Is it both in `messages` and in `prompt`?": [*right, users[-1]],
+        }
+        if answer.prompt in prompts(right, tok):
+            continue
+        for why, wrong in mistakes.items():
+            check(
+                answer.prompt not in prompts(wrong, tok),
+                f"{where}: the prompt holds {why}\n  expected: {tok.decode(prompts(right, tok)[0])!r}\n"
+                f"  found:    {tok.decode(answer.prompt)!r}",
+            )
+        check_prompt(answer.prompt, right, tok, where, {})
+
+
+def _chat(users: Messages, replies: list[str]) -> Messages:
+    """The user's turns, each but the last with its answer."""
+    earlier = zip(users[:-1], replies, strict=False)
+    return [m for user, reply in earlier for m in (user, {"role": "assistant", "content": reply})] + users[-1:]
 
 
 def _check_effect(model: Any, default: list[Answer], capped: list[Answer], caps: Caps, what: str) -> None:

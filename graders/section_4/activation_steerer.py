@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from graders.harness.cases import Case, attempt, grader
@@ -46,6 +47,15 @@ _REFUSE = 'Compare it with "all", "prompt" and "response", and raise ValueError 
 _EXACTLY = Tolerance(0.0, 0.0, torch.float32)
 
 
+class Setting(NamedTuple):
+    """What a steerer is made with, after the model."""
+
+    vector: Float[Tensor, "d"]
+    coeff: float = 1.0
+    layer: int = 1
+    mode: str = "all"
+
+
 @grader
 def test_activation_steerer(model: Any = None, tokenizer: Any = None) -> Iterator[Case]:
     """`coeff * vector` at the positions asked for, in every row, at one block, and only inside the `with`."""
@@ -53,7 +63,7 @@ def test_activation_steerer(model: Any = None, tokenizer: Any = None) -> Iterato
         for i, family in enumerate(FAMILIES):
             layer, coeff = (1, 0, 2, 3, 1)[i], (1.5, -0.7, 2.0, -1.5, 3.0)[i]
             for mode in MODES:
-                yield from _values(family, layer, coeff, mode)
+                yield from _values(family, Setting(vector_of(seed=layer), coeff, layer, mode))
         yield _defaults()
         yield from _surroundings()
         yield from _dtypes()
@@ -62,15 +72,15 @@ def test_activation_steerer(model: Any = None, tokenizer: Any = None) -> Iterato
         yield from _two_prompts()
         yield _twice()
     if model is not None:
-        layer, vector = n_blocks(model) // 2, vector_of(d_model(model))
-        options: dict[str, Any] = {"watch": [layer], "first": 1, "tolerance": tolerance(model.dtype, exact=1e-4)}
+        layer, vector, near = n_blocks(model) // 2, vector_of(d_model(model)), tolerance(model.dtype, exact=1e-4)
+        call, what = partial(forward, inputs=two_rows(model)), f"your model, layer={layer}"
         for mode in MODES:
-            options["mistakes"] = _mistakes(vector, layer, 8.0, mode)
-            what, call = f"your model, layer={layer}", partial(forward, inputs=two_rows(model))
-            yield _steered(what, model, call, vector, 8.0, layer, mode, **options)
+            setting = Setting(vector, 8.0, layer, mode)
+            options: dict[str, Any] = {"mistakes": _mistakes(setting), "tolerance": near}
+            yield _steered(what, model, call, setting, watch=[layer], first=1, **options)
 
 
-def steer(hidden: Hidden, push: Tensor, mode: str) -> Hidden:
+def _steer(hidden: Hidden, push: Tensor, mode: str) -> Hidden:
     """The oracle, for one pass: a prompt is read in a pass of several positions, a new token in a pass of one."""
     push, out = push.to(hidden), hidden.clone()
     if mode == "all" or (mode == "prompt" and hidden.shape[1] > 1):
@@ -81,34 +91,45 @@ def steer(hidden: Hidden, push: Tensor, mode: str) -> Hidden:
 
 
 def _on_the_first_row(hidden: Hidden, push: Tensor, mode: str) -> Hidden:
-    return torch.cat([steer(hidden[:1], push, mode), hidden[1:]])
+    return torch.cat([_steer(hidden[:1], push, mode), hidden[1:]])
 
 
 def _last_of(hidden: Hidden, push: Tensor, prefill: bool) -> Hidden:
-    return steer(hidden, push, "response") if (hidden.shape[1] > 1) == prefill else hidden
+    return _steer(hidden, push, "response") if (hidden.shape[1] > 1) == prefill else hidden
 
 
 def _but_last(hidden: Hidden, push: Tensor) -> Hidden:
     return torch.cat([hidden[:, :-1] + push.to(hidden), hidden[:, -1:]], dim=1)
 
 
-def _rules(push: Tensor, layer: int, mode: str = "all") -> Rules:
-    return [(layer, partial(steer, push=push, mode=mode))]
+def _rules(setting: Setting) -> Rules:
+    vector, coeff, layer, mode = setting
+    return [(layer, partial(_steer, push=(coeff * vector.float()), mode=mode))]
 
 
-def _mistakes(vector: Tensor, layer: int, coeff: float, mode: str) -> dict[str, Rules]:
-    push = coeff * vector
+def _mistakes(right: Setting) -> dict[str, Rules]:
+    vector, coeff, layer, mode = right
 
     def by(rule: Callable[..., Hidden], **options: Any) -> Rules:
-        return [(layer, partial(rule, push=push, **options))]
+        return [(layer, partial(rule, push=coeff * vector, **options))]
 
     mixed = {
-        f'it acts as positions="{other}" ({meaning}); "{mode}" is {MODES[mode]}': by(steer, mode=other)
+        f'it acts as positions="{other}" ({meaning}); "{mode}" is {MODES[mode]}': _rules(right._replace(mode=other))
         for other, meaning in MODES.items()
         if other != mode
     }
+    others = {
+        "coeff is ignored: add coeff * vector": right._replace(coeff=1.0),
+        "the sign is wrong: it must be + coeff * vector": right._replace(coeff=-coeff),
+        "the vector is normalised first: add coeff * vector as it is": right._replace(vector=vector / vector.norm()),
+        "the vector is added twice: two hooks, or one that adds in place and returns a sum": (
+            right._replace(coeff=2 * coeff)
+        ),
+        "block layer + 1 is steered: off by one, since `layer` is a block index here": right._replace(layer=layer + 1),
+        "block layer - 1 is steered: off by one, since `layer` is a block index here": right._replace(layer=layer - 1),
+    }
     return {
-        "nothing is added: the hook returns nothing, or is not in force": _rules(0 * vector, layer),
+        "nothing is added: the hook returns nothing, or is not in force": [],
         **mixed,
         "only new tokens' passes are steered: in the prompt's pass, the last position counts too": (
             by(_last_of, prefill=False)
@@ -118,96 +139,71 @@ def _mistakes(vector: Tensor, layer: int, coeff: float, mode: str) -> dict[str, 
         "only the first row of the batch is steered: a block's output is a plain tensor, so output[0] is row 0": (
             by(_on_the_first_row, mode=mode)
         ),
-        "coeff is ignored: add coeff * vector": _rules(vector, layer, mode),
-        "the sign is wrong: it must be + coeff * vector": _rules(-push, layer, mode),
-        "the vector is normalised first: add coeff * vector as it is": _rules(push / vector.norm(), layer, mode),
-        "the vector is added twice: two hooks, or one that adds in place and returns a sum": (
-            _rules(2 * push, layer, mode)
-        ),
-        "block layer + 1 is steered: off by one, since `layer` is a block index here": _rules(push, layer + 1, mode),
-        "block layer - 1 is steered: off by one, since `layer` is a block index here": _rules(push, layer - 1, mode),
+        **{why: _rules(setting) for why, setting in others.items()},
     }
 
 
-def _steered(
-    what: str,
-    model: Any,
-    call: Callable[[Any], Any],
-    vector: Tensor,
-    coeff: float,
-    layer: int,
-    mode: str,
-    **options: Any,
-) -> Case:
-    options = {"rules": _rules(coeff * vector, layer, mode)} | options
-    what = f'{what}, positions="{mode}"'
-    return HookCase(
-        what, model, call, lambda cls, v: cls(model, v, coeff, layer, mode), given=(vector,), cures=_CURES, **options
-    ).case()
+def _steered(what: str, model: Any, call: Callable[[Any], Any], setting: Setting, **options: Any) -> Case:
+    def make(steerer: Any, vector: Tensor) -> Context:
+        return steerer(model, *setting._replace(vector=vector))
+
+    options = {"rules": _rules(setting), "given": (setting.vector,), "cures": _CURES} | options
+    return HookCase(f'positions="{setting.mode}", {what}', model, call, make, **options).case()
 
 
-def _values(family: str, layer: int, coeff: float, mode: str) -> Iterator[Case]:
+def _values(family: str, setting: Setting) -> Iterator[Case]:
     tiny, tok = load_tiny_model(family)
-    vector, inputs, what = vector_of(seed=layer), batch(tok), f"{family}, layer={layer}"
-    mistakes = _mistakes(vector, layer, coeff, mode)
-    call = partial(generate, inputs=inputs)
-    yield _steered(
-        f"{what}, coeff={coeff}, generation of 3 rows", tiny, call, vector, coeff, layer, mode, mistakes=mistakes
-    )
-    zero = {
-        "a 0 counts as missing: no default in place of it (`coeff or 1.0`)": _rules(vector, layer, mode),
-        "coeff is ignored: add coeff * vector": _rules(vector, layer, mode),
+    what, inputs = f"{family}, layer={setting.layer}", batch(tok)
+    call, mistakes = partial(generate, inputs=inputs), _mistakes(setting)
+    yield _steered(f"{what}, coeff={setting.coeff}, generation of 3 rows", tiny, call, setting, mistakes=mistakes)
+
+    ignored = _rules(setting._replace(coeff=1.0))
+    zero: dict[str, Any] = {
+        "rules": [],
+        "mistakes": {"a 0 counts as missing: no default in place of it (`coeff or 1.0`)": ignored},
+        "tolerance": _EXACTLY,
     }
     what += ", coeff=0.0 (exactly the model without steering: add coeff * vector, and scale nothing)"
-    options: dict[str, Any] = {"rules": [], "mistakes": zero, "tolerance": _EXACTLY}
-    yield _steered(what, tiny, partial(forward, inputs=inputs), vector, 0.0, layer, mode, **options)
+    yield _steered(what, tiny, partial(forward, inputs=inputs), setting._replace(coeff=0.0), **zero)
 
 
 def _defaults() -> Case:
     """On a model that has a block 19."""
     tiny, tok = load_tiny_model("qwen2", n_blocks=21)
-    vector = vector_of()
-    expected = "expected coeff=1.0, layer=19, positions='all'"
-    others: dict[str, Rules] = {
-        f"`positions` has another default: {expected}": _rules(vector, 19, "response"),
-        f"`layer` has another default, one less: {expected}": _rules(vector, 18),
-        f"`layer` has another default, one more: {expected}": _rules(vector, 20),
-        f"`coeff` has another default: {expected}": _rules(0 * vector, 19),
+    right, expected = Setting(vector_of(), layer=19), "expected coeff=1.0, layer=19, positions='all'"
+    others = {
+        f"`positions` has another default: {expected}": _rules(right._replace(mode="response")),
+        f"`layer` has another default, one less: {expected}": _rules(right._replace(layer=18)),
+        f"`layer` has another default, one more: {expected}": _rules(right._replace(layer=20)),
+        f"`coeff` has another default: {expected}": [],
     }
     what, call = "ActivationSteerer(model, steering_vector)", partial(forward, inputs=batch(tok))
-    return HookCase(
-        what, tiny, call, lambda cls: cls(tiny, vector), _rules(vector, 19), others, cures=_CURES, watch=[18, 19]
-    ).case()
+    options: dict[str, Any] = {"cures": _CURES, "watch": [18, 19]}
+    return HookCase(what, tiny, call, lambda cls: cls(tiny, right.vector), _rules(right), others, **options).case()
 
 
 def _surroundings() -> Iterator[Case]:
     tiny, tok = load_tiny_model("llama")
     call = partial(generate, inputs=batch(tok))
     for mode in MODES:
-        for what, around in (
-            ("a block that returns a tuple", tuple_out),
-            ("a block that returns a tensor", tensor_kept),
-        ):
-            yield _steered(what, tiny, call, vector_of(), 2.0, 1, mode, around=partial(around, tiny, 1))
+        setting = Setting(vector_of(), 2.0, mode=mode)
+        yield _steered("a block that returns a tuple", tiny, call, setting, around=partial(tuple_out, tiny, 1))
+        yield _steered("a block that returns a tensor", tiny, call, setting, around=partial(tensor_kept, tiny, 1))
 
 
 def _dtypes() -> Iterator[Case]:
     """A vector of another dtype than the model's; the hidden states keep theirs."""
-    for dtype, other in (
-        (torch.bfloat16, torch.float32),
-        (torch.float32, torch.float64),
-        (torch.float32, torch.bfloat16),
-    ):
+    half, single, double = torch.bfloat16, torch.float32, torch.float64
+    for dtype, other in ((half, single), (single, double), (single, half)):
         tiny, tok = load_tiny_model("llama", dtype=dtype)
-        vector, what = vector_of().to(other), f"{str(dtype)[6:]} model, {str(other)[6:]} vector"
-        call, near = partial(forward, inputs=batch(tok)), tolerance(dtype, other, exact=1e-4)
+        what, near = f"{str(dtype)[6:]} model, {str(other)[6:]} vector", tolerance(dtype, other, exact=1e-4)
         for mode in MODES:
-            rules = _rules(1.5 * vector.float(), 1, mode)
-            yield _steered(what, tiny, call, vector, 1.5, 1, mode, rules=rules, tolerance=near)
+            setting = Setting(vector_of().to(other), 1.5, mode=mode)
+            yield _steered(what, tiny, partial(forward, inputs=batch(tok)), setting, tolerance=near)
 
 
 @contextmanager
-def _after_another(context: Context) -> Iterator[None]:
+def _again(context: Context) -> Iterator[None]:
     with context:
         pass
     with context:
@@ -217,29 +213,24 @@ def _after_another(context: Context) -> Iterator[None]:
 def _lifetime() -> Iterator[Case]:
     """Other positions are refused; nothing before the `with`, nothing after an error; the same steerer serves again."""
     tiny, tok = load_tiny_model("qwen2")
-    vector, inputs = vector_of(), batch(tok)
-    call = partial(generate, inputs=inputs)
+    right, once = Setting(vector_of()), partial(forward, inputs=batch(tok))
+
+    def make(steerer: Any, setting: Setting = right) -> Context:
+        return steerer(tiny, *setting)
+
     for bad in ("last", "Response", ""):
-        make = partial(_at, tiny, vector, bad)
-        yield refused_case(f"positions={bad!r}", tiny, make, _REFUSE, partial(forward, inputs=inputs))
-    yield from lifetime_cases(tiny, call, partial(_at, tiny, vector, "all"), _CURES[0])
-    yield HookCase(
-        "The same steerer, used in a second `with`",
-        tiny,
-        call,
-        lambda cls: _after_another(cls(tiny, vector, 1.0, 1)),
-        _rules(vector, 1),
-        cures=_CURES,
-        around=partial(changed, tiny, [(1, lambda hidden: hidden)]),  # somebody else's hook
-    ).case()
-
-
-def _at(model: Any, vector: Tensor, mode: str, steerer: Callable[..., Context]) -> Context:
-    return steerer(model, vector, 1.0, 1, mode)
+        refused = partial(make, setting=right._replace(mode=bad))
+        yield refused_case(f"positions={bad!r}", tiny, refused, _REFUSE, once)
+    call = partial(generate, inputs=batch(tok))
+    yield from lifetime_cases(tiny, call, make, _CURES[0])
+    somebody_else = partial(changed, tiny, [(1, lambda hidden: hidden)])
+    what = "The same steerer, used in a second `with`"
+    options: dict[str, Any] = {"cures": _CURES, "around": somebody_else}
+    yield HookCase(what, tiny, call, lambda steerer: _again(make(steerer)), _rules(right), **options).case()
 
 
 @contextmanager
-def _two(steerer: Any, model: Any, first: tuple[Any, ...], second: tuple[Any, ...], leave: bool) -> Iterator[None]:
+def _two(steerer: Any, model: Any, first: Setting, second: Setting, leave: bool) -> Iterator[None]:
     outer, inner = steerer(model, *first), steerer(model, *second)
     with outer:
         with inner:
@@ -254,14 +245,16 @@ def _nested() -> Iterator[Case]:
     v, w = vector_of(seed=1), vector_of(seed=2)
     tiny, tok = load_tiny_model("qwen3")
     call = partial(generate, inputs=batch(tok))
-    for k, m, mode, other in ((1, 1, "all", "response"), (2, 0, "response", "prompt")):
-        make = partial(_two, model=tiny, first=(v, 1.5, k, mode), second=(w, -1.0, m, other))
-        first, second = _rules(1.5 * v, k, mode), _rules(-w, m, other)
-        only: dict[str, Rules] = {"only the outer one acts": first, "only the inner one acts": second, "none acts": []}
-        what = f"Two steerers, at blocks {k} and {m}"
-        for name, leave, rules in (("one in the other", False, [*first, *second]), ("the inner one left", True, first)):
-            inside = partial(make, leave=leave)
-            yield HookCase(f"{what}, {name}", tiny, call, inside, rules, only, cures=_CURES).case()
+    for first, second in (
+        (Setting(v, 1.5, 1, "all"), Setting(w, -1.0, 1, "response")),
+        (Setting(v, 1.5, 2, "response"), Setting(w, -1.0, 0, "prompt")),
+    ):
+        a, b = _rules(first), _rules(second)
+        only: dict[str, Rules] = {"only the outer one acts": a, "only the inner one acts": b, "none acts": []}
+        what = f"Two steerers, at blocks {first.layer} and {second.layer}"
+        for name, leave, rules in (("one in the other", False, [*a, *b]), ("the inner one left", True, a)):
+            make = partial(_two, model=tiny, first=first, second=second, leave=leave)
+            yield HookCase(f"{what}, {name}", tiny, call, make, rules, only, cures=_CURES).case()
 
 
 def _first_only(vector: Tensor, mode: str) -> Rules:
@@ -270,7 +263,7 @@ def _first_only(vector: Tensor, mode: str) -> Rules:
 
     def rule(hidden: Hidden) -> Hidden:
         begun.append(True)
-        return steer(hidden, vector, mode) if len(begun) == 1 else hidden
+        return _steer(hidden, vector, mode) if len(begun) == 1 else hidden
 
     return [(1, rule)]
 
@@ -290,9 +283,8 @@ def _two_prompts() -> Iterator[Case]:
             generate(model, prompt)
 
     for mode in MODES:
-        what, only = f'positions="{mode}", two prompts inside one `with`', {why: _first_only(vector, mode)}
-        make, rules = partial(_at, tiny, vector, mode), _rules(vector, 1, mode)
-        yield HookCase(what, tiny, call, make, rules, only, cures=_CURES).case()
+        what, only = "two prompts inside one `with`", {why: _first_only(vector, mode)}
+        yield _steered(what, tiny, call, Setting(vector, mode=mode), mistakes=only)
 
 
 def _twice() -> Case:
