@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from graders.harness.cases import Case, Raised, attempt
-from graders.harness.expect import Tolerance, check, check_close, tolerance
+from graders.harness.expect import Tolerance, check, check_close, relative, tolerance
 from graders.harness.hooked import HINT, Left, Pass, changed, check_left, failing, hooks, left, observed
 from personalab.lm.models import decoder_blocks, n_blocks
 
@@ -53,11 +53,12 @@ class Seen:
     """What the model read inside the learner's work.
 
     Attributes:
+        states: of each pass and each block watched, by name.
         given: the tensors handed to the work, as they are afterwards.
         notes: complaints of whatever stood around the call.
     """
 
-    states: Float[Tensor, "values"]
+    states: dict[str, Hidden]
     left: Left
     given: list[Tensor]
     notes: list[str]
@@ -102,35 +103,48 @@ class HookCase:
             with observed(self.model, self._watched) as passes, self.make(work, *given):
                 self.call(self.model)
             remains = left(self.model, before)
-        return Seen(self._flat(passes), remains, given, notes or [])
+        return Seen(self._named(passes), remains, given, notes or [])
 
     def _judge(self, seen: Seen) -> None:
         check_left(seen.left, f"{self.what}, after the `with` block", self.cures[0])
         unchanged = all(torch.equal(a, b) for a, b in zip(seen.given, self.given, strict=True))
         check(unchanged, f"{self.what}: {self.cures[1]}")
-        check(not seen.notes, f"{self.what}: {(seen.notes or [''])[0]}")
-        n = n_blocks(self.model)
+        check(not seen.notes, f"{self.what}: {' '.join(seen.notes[:1])}")
+        n, right = n_blocks(self.model), self._under(self.rules)
         mistakes = {
-            why: partial(self._under, rules)
+            why: partial(self._flat_under, rules)
             for why, rules in self.mistakes.items()
             if all(0 <= block < n for block, _ in rules)
         }
-        right = [self._under(self.rules)]
-        check_close(seen.states, right, f"{self.what}: what the blocks put out", mistakes, self.tolerance)
+        pairs = {name: (seen.states.get(name), state) for name, state in right.items()}
+        wrong = [n for n, (a, b) in pairs.items() if a is None or relative(a, b) > self.tolerance.allowed(1.0)]
+        what = f"{self.what}: what the blocks put out" + (f" (wrong from {wrong[0]} on)" if wrong else "")
+        check_close(_flat(seen.states), [_flat(right)], what, mistakes, self.tolerance)
 
-    def _under(self, rules: Rules) -> Float[Tensor, "values"]:
+    def _under(self, rules: Rules) -> dict[str, Hidden]:
         """What the model reads under these rules."""
         with changed(self.model, rules), observed(self.model, self._watched) as passes:
             self.call(self.model)
-        return self._flat(passes)
+        return self._named(passes)
+
+    def _flat_under(self, rules: Rules) -> Float[Tensor, "values"]:
+        return _flat(self._under(rules))
 
     @property
     def _watched(self) -> Sequence[int]:
         return self.watch or range(n_blocks(self.model))
 
-    def _flat(self, passes: list[Pass]) -> Float[Tensor, "values"]:
-        """All that was seen, flat: several passes differ in shape."""
-        return torch.cat([s[:, self.first :].float().flatten() for step in passes for s in step.states.values()])
+    def _named(self, passes: list[Pass]) -> dict[str, Hidden]:
+        return {
+            f"pass {i}, block {block}": state[:, self.first :].float()
+            for i, step in enumerate(passes)
+            for block, state in step.states.items()
+        }
+
+
+def _flat(states: dict[str, Hidden]) -> Float[Tensor, "values"]:
+    """All at once: several passes differ in shape."""
+    return torch.cat([state.flatten() for state in states.values()])
 
 
 @contextmanager
@@ -173,47 +187,20 @@ def tensor_kept(model: Any, layer: int) -> Iterator[list[str]]:
         )
 
 
-def left_case(what: str, model: Any, run: Callable[[Any], Any], cure: str) -> Case:
-    """Something done with the learner's work, after which the model carries what it carried before."""
-
-    def observe(work: Any) -> Left:
-        before = hooks(model)
-        run(work)
-        return left(model, before)
-
-    return Case(what, observe, lambda found: check_left(found, what, cure), HINT)
-
-
-def lifetime_cases(model: Any, call: Callable[[Any], Any], make: Callable[[Any], Context], cure: str) -> Iterator[Case]:
-    """Nothing before the `with` block, and nothing after an error in it, which comes out."""
-
-    yield left_case("Made but not entered", model, make, cure)
-    for after, which in ((0, "first"), (2, "third")):
-        yield _failing_case(
-            model, call, make, after, f"After an error in the {which} pass inside the `with` block", cure
-        )
-
-
-def _failing_case(
-    model: Any, call: Callable[..., Any], make: Callable[..., Context], n: int, what: str, cure: str
+def left_case(
+    what: str, model: Any, run: Callable[[Any], Any], cure: str, judge: Callable[[Any], None] = lambda outcome: None
 ) -> Case:
+    """`run` does something with the learner's work: the model then carries what it did before, and `judge` agrees."""
+
     def observe(work: Any) -> tuple[Any, Left]:
         before = hooks(model)
-        with failing(model, n):
-            error = attempt(lambda: inside(make(work), partial(call, model)))
-        return error, left(model, before)
+        return run(work), left(model, before)
 
-    def judge(found: tuple[Any, Left]) -> None:
-        error, remains = found
-        check_left(remains, what, cure)
-        came_out = isinstance(error, Raised) and error.kinds[0] == "Interrupted"
-        check(
-            came_out,
-            f"{what}: expected it to reach the caller, found {error if isinstance(error, Raised) else 'it swallowed'}. "
-            "Let `__exit__` return None, not True.",
-        )
+    def judged(found: tuple[Any, Left]) -> None:
+        check_left(found[1], what, cure)
+        judge(found[0])
 
-    return Case(what, observe, judge)
+    return Case(what, observe, judged, HINT)
 
 
 def inside(context: Context, call: Callable[[], Any]) -> None:
@@ -222,20 +209,41 @@ def inside(context: Context, call: Callable[[], Any]) -> None:
         call()
 
 
+def lifetime_cases(model: Any, call: Callable[[Any], Any], make: Callable[[Any], Context], cure: str) -> Iterator[Case]:
+    """Nothing before the `with` block, and nothing after an error in it, which comes out."""
+
+    def made(work: Any) -> None:
+        make(work)
+
+    def interrupted(work: Any, after: int) -> Any:
+        with failing(model, after):
+            return attempt(lambda: inside(make(work), partial(call, model)))
+
+    def came_out(outcome: Any, what: str) -> None:
+        found = outcome if isinstance(outcome, Raised) else "it swallowed"
+        check(
+            isinstance(outcome, Raised) and outcome.kinds[0] == "Interrupted",
+            f"{what}: expected it to reach the caller, found {found}. Let `__exit__` return None, not True.",
+        )
+
+    yield left_case("Made but not entered", model, made, cure)
+    for after, which in ((0, "first"), (2, "third")):
+        what = f"After an error in the {which} pass inside the `with` block"
+        yield left_case(what, model, partial(interrupted, after=after), cure, partial(came_out, what=what))
+
+
 def refused_case(
     what: str, model: Any, make: Callable[[Any], Context], why: str, call: Callable[[Any], Any] = lambda model: None
 ) -> Case:
     """Bad arguments: a ValueError (or an assertion) from making, entering or running, and no hook left."""
+    what = f"{what}, which must be refused"
 
-    def observe(work: Any) -> tuple[Any, Left]:
-        before = hooks(model)
-        return attempt(lambda: inside(make(work), partial(call, model))), left(model, before)
+    def judge(outcome: Any) -> None:
+        refused = isinstance(outcome, Raised) and {"ValueError", "AssertionError"} & set(outcome.kinds)
+        found = outcome if isinstance(outcome, Raised) else "it accepted"
+        check(refused, f"{what}: expected a ValueError, found {found}. {why}")
 
-    def judge(found: tuple[Any, Left]) -> None:
-        error, remains = found
-        refused = isinstance(error, Raised) and {"ValueError", "AssertionError"} & set(error.kinds)
-        outcome = error if isinstance(error, Raised) else "it accepted"
-        check(refused, f"{what}: expected a ValueError, found {outcome}. {why}")
-        check_left(remains, f"{what}, refused", "Compare before you register anything.")
+    def run(work: Any) -> Any:
+        return attempt(lambda: inside(make(work), partial(call, model)))
 
-    return Case(what, observe, judge)
+    return left_case(what, model, run, "Compare before you register anything.", judge)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -96,6 +96,13 @@ def read(passes: list[Pass]) -> tuple[list[int], int, Float[Tensor, "blocks toke
     return ids, passes[0].ids.shape[1], torch.cat(states, dim=1)
 
 
+@contextmanager
+def _seeded() -> Iterator[None]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 @dataclass(frozen=True)
 class Wrong:
     """A mistake: what is added (of vector and coefficient), where (by default where it should be), blocks too far."""
@@ -171,7 +178,8 @@ class Exercise:
         yield self.steered(Situation("llama, steered to end at once", model, tok, end, n_blocks(model) - 1, 100.0))
         half = load_tiny_model("llama", dtype=torch.bfloat16)  # what the notebook has where the CPU gains from it
         yield self.steered(Situation("bfloat16 model, float32 vector", *half, vector_of(), 1, 1.5), False)
-        yield self._temperatures()
+        yield self._temperature(1e-5)
+        yield self._temperature(100.0)
         model, tok = sharp("qwen2")
         alike = partial(changed, model, [(1, lambda hidden: hidden)])
         what = "With a second hook on the block"
@@ -262,34 +270,22 @@ class Exercise:
             guess = f"Return the text of the new tokens that `generate` gave {self.cures[1]}, nothing else."
         raise AssertionError(f"{given.what}: wrong reply.\n  expected: {right[0]!r}\n  found:    {found!r}\n  {guess}")
 
-    def _temperatures(self) -> Case:
+    def _temperature(self, temperature: float) -> Case:
         model, tok = load_tiny_model("llama")
-        vector = vector_of()
+        options, what = {"temperature": temperature}, f"temperature={temperature}"
+        given = Situation(what, model, tok, vector_of(), 1, 0.5, options, around=_seeded)
 
-        def observe(function: Any) -> tuple[list[str], list[int]]:
-            texts = []
-            with torch.random.fork_rng(), observed(model, []) as passes:
-                for temperature in (1e-5, 100.0):
-                    torch.manual_seed(0)
-                    options = {"max_new_tokens": _TOKENS, "temperature": temperature}
-                    texts.append(str(function(model, tok, PROMPT, vector, 1, 0.5, **options)).strip())
-            return texts, passes[0].ids[0].tolist()
-
-        def judge(found: tuple[list[str], list[int]]) -> None:
-            (cold, hot), prompt = found
-            right = [answer(model, tok, prompt, 1, 0.5 * vector, where, _TOKENS) for where in self.where]
+        def judge(reply: Reply) -> None:
+            right = [answer(model, tok, reply.prompt, 1, given.push, where, _TOKENS) for where in self.where]
+            found, cold = reply.text.strip(), temperature < 1
+            expected = f"the likeliest answer {right[0]!r}" if cold else "a random answer, not the likeliest"
             check(
-                cold in right,
-                f"temperature=1e-05: expected the likeliest answer {right[0]!r}, found {cold!r}. Pass `temperature` on "
-                "to generate.",
-            )
-            check(
-                hot not in right,
-                f"temperature=100: expected a random answer, found the likeliest one, {hot!r}. Pass `temperature` on "
-                "to generate, with do_sample=True.",
+                (found in right) == cold,
+                f"{what}: expected {expected}, found {found!r}. Pass `temperature` on to generate, with "
+                "do_sample=True.",
             )
 
-        return Case("temperature=1e-05, then 100", observe, judge, HINT)
+        return self.called(given, judge)
 
     def _failing(self, after: int, what: str) -> Case:
         model, tok = sharp("qwen2")

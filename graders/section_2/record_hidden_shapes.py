@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from graders.harness.cases import Case, attempt, grader
 from graders.harness.expect import check
 from graders.harness.hook_cases import left_case
-from graders.harness.hooked import HINT, Left, check_left, failing, hooks, left, observed
-from graders.harness.probes import bystander, greedy, outputs_changed, returning_tuples
+from graders.harness.hooked import HINT, Left, changed, check_left, failing, hooks, left, observed
+from graders.harness.probes import greedy, outputs_changed, returning_tuples
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 _PROMPT = "What is the sea?"
@@ -56,7 +56,7 @@ def _shapes(family: str, layer: int, arguments: dict[str, int], tuples: bool = F
     widened = partial(outputs_changed, model, layer, lambda h: F.pad(h, (0, 1)), lambda h: h[..., :-1])
 
     def observe(work: Any) -> Recorded:
-        with bystander(model.model.layers[layer]):
+        with changed(model, [(layer, lambda hidden: hidden)]):  # somebody else's hook
             before = hooks(model)
             with observed(model, []) as passes, returning_tuples(model, layer) if tuples else widened():
                 found = work(model, tok, _PROMPT, layer, **arguments)
