@@ -52,7 +52,8 @@ class _Scripted(LogitsProcessor):
         n = input_ids.shape[1] - self.n_prompt
         for row, steps in enumerate(self.rows):
             ids = steps[n] if n < len(steps) else [self.end]
-            allowed[row, ids] = scores[row, ids].clamp(min=-1e4)  # whatever sampling has left out
+            # it says so whatever a model's sampling leaves out, and whatever a NaN makes of its scores
+            allowed[row, ids] = scores[row, ids].nan_to_num(nan=0.0, neginf=-1e4)
         return allowed
 
 
