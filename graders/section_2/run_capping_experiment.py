@@ -173,6 +173,8 @@ def _check_form(found: Any, n_turns: int, what: str) -> None:
     )
     check(found[0] is not found[1], f"{what}: both results are one and the same list: `a = b = []` makes one only.")
     for name, messages in zip(("default_messages", "capped_messages"), found, strict=True):
+        odd = [m for m in messages if not (isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m)]
+        check(not odd, f"{what}: expected {name} to hold dicts with role and content, found {odd[:1]}.")
         users = [m["content"] for m in messages if m["role"] == "user"]
         check(
             [m["role"] for m in messages] == ["user", "assistant"] * n_turns,
