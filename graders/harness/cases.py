@@ -17,12 +17,13 @@ import functools
 import inspect
 import linecache
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import NoneType, TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -167,8 +168,10 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
 
     @functools.wraps(cases)
     def graded(work: Any, *args: Any, **kwargs: Any) -> None:
-        with expect.one_thread():  # by its module: the benchmark puts another in its place
-            for case in cases(*args, **kwargs):
+        every = cast("Generator[Case, None, None]", cases(*args, **kwargs))
+        # one_thread by its module: the benchmark puts another in its place
+        with expect.one_thread(), closing(every):  # what a generator opened it closes, whatever happens
+            for case in every:
                 _judge(case, _observed(case, work))
         print(f"{cases.__name__}: all checks passed.")
 

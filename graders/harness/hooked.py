@@ -1,4 +1,4 @@
-"""Section 2, shared: what a model reads while a learner's hooks are in force, and what they leave behind."""
+"""What a model reads while a learner's hooks are in force, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from graders.harness.expect import check
 from personalab.lm.models import decoder_blocks
 
 _KINDS = ("_forward_hooks", "_forward_pre_hooks")
+HINT = (  # for a learner's error while hooks are in force
+    "If it comes from your hook: a block's output is a plain tensor (rows, tokens, d) here and a tuple that starts "
+    "with it in older transformers. Change that tensor, not `output[0]` of a tensor; cast your vector to its dtype and "
+    "device; return the same kind, of the same shape and dtype."
+)
 
 
 @dataclass
@@ -85,21 +90,45 @@ def hooks(model: nn.Module) -> dict[str, tuple[Any, ...]]:
     return found
 
 
-def check_hooks(model: nn.Module, before: dict[str, tuple[Any, ...]], when: str, cure: str) -> None:
-    """The model carries what it carried before, no more and no less."""
+@dataclass(frozen=True)
+class Left:
+    """What a learner's work left of a model's hooks.
+
+    Attributes:
+        behind: modules that carry a hook which they did not carry before.
+        lost: modules that lost one.
+    """
+
+    behind: list[str]
+    lost: list[str]
+
+
+def left(model: nn.Module, before: dict[str, tuple[Any, ...]]) -> Left:
+    """Against the `hooks` of before."""
     after = hooks(model)
-    left = [n for n in after if set(after[n]) - set(before.get(n, ()))]
-    lost = [n for n in before if set(before[n]) - set(after.get(n, ()))]
+    return Left(
+        [name for name in after if set(after[name]) - set(before.get(name, ()))],
+        [name for name in before if set(before[name]) - set(after.get(name, ()))],
+    )
+
+
+def check_left(found: Left, when: str, cure: str) -> None:
+    """The model carries what it carried before, no more and no less."""
     check(
-        not left,
-        f"{when}: expected the model without your hooks, found a hook left behind on {', '.join(left)}. It goes on "
-        f"changing every later answer. {cure}",
+        not found.behind,
+        f"{when}: expected the model without your hooks, found a hook left behind on {', '.join(found.behind)}. It "
+        f"goes on changing every later answer. {cure}",
     )
     check(
-        not lost,
-        f"{when}: expected other people's hooks still there, found them gone from {', '.join(lost)}. Remove your own "
-        "hook by its handle (`handle.remove()`); never clear `_forward_hooks`.",
+        not found.lost,
+        f"{when}: expected other people's hooks still there, found them gone from {', '.join(found.lost)}. Remove "
+        "your own hook by its handle (`handle.remove()`); never clear `_forward_hooks`.",
     )
+
+
+def check_hooks(model: nn.Module, before: dict[str, tuple[Any, ...]], when: str, cure: str) -> None:
+    """`check_left` of a model at once."""
+    check_left(left(model, before), when, cure)
 
 
 class Interrupted(RuntimeError):
@@ -132,9 +161,4 @@ def running(what: str) -> Iterator[None]:
     except (NotImplementedError, AssertionError):
         raise
     except Exception as error:
-        raise AssertionError(
-            f"{what}: expected a result, found {type(error).__name__}: {error}\n  If it comes from your hook: a "
-            "block's output is a plain tensor (rows, tokens, d) here and a tuple that starts with it in older "
-            "transformers. Change that tensor, not `output[0]` of a tensor; cast your vector to its dtype and device; "
-            "return the same kind, of the same shape and dtype."
-        ) from error
+        raise AssertionError(f"{what}: expected a result, found {type(error).__name__}: {error}\n  {HINT}") from error

@@ -1,4 +1,4 @@
-"""Section 2, shared: whether a model got the prompt it should have."""
+"""Whether a model got the prompt it should have."""
 
 from __future__ import annotations
 
@@ -42,3 +42,16 @@ def check_prompt(found: list[int], right: Messages, tok: Any, what: str, wrong: 
         f"{what}: the model got the wrong prompt.\n  expected: {tok.decode(accepted[0])!r}\n"
         f"  found:    {tok.decode(found)!r}\n  {guess}"
     )
+
+
+def check_question(found: list[int], question: str, tok: Any, what: str, doubled: bool = False) -> None:
+    """The model read the question in its chat template, without a system prompt.
+
+    A doubled BOS passes with a note where `doubled`: code written for Qwen, whose tokenizer adds none, is right there.
+    """
+    right: Messages = [{"role": "user", "content": question}]
+    if doubled and tok.bos_token_id is not None and found[:2] == [tok.bos_token_id] * 2:
+        print(f"{what}: note that BOS is there twice. Tokenise with add_special_tokens=False: the template writes one.")
+        found = found[1:]
+    system = {"role": "system", "content": "You are a helpful assistant."}
+    check_prompt(found, right, tok, what, {"you add a system prompt: ask without": [system, *right]})

@@ -1,24 +1,26 @@
-"""Section 4, shared: a model whose answers, and a judge whose scores, the grader knows in advance."""
+"""A model whose answers, and a judge whose scores, the grader knows in advance; and a place for files."""
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
 
-from graders.harness.hooked import Interrupted, observed
+from graders.harness.hooked import Interrupted, Left, hooks, left
+from graders.harness.intercepted import Call, Rows, intercepted
 from graders.harness.readings import load_family
-from personalab.endpoint import ScriptedReplies, scripted_replies
+from personalab.endpoint import scripted_replies
 from personalab.lm.models import n_blocks
 from personalab.paths import ROOT
 from personalab.records.steps import steps_in
@@ -47,7 +49,7 @@ SCORES = {
 EFFECTIVE = [(0, 1), (0, 2), (1, 0)]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Said:
     """One answer of the model: what it was asked, what it said, and every block's output at the prompt's end."""
 
@@ -60,47 +62,22 @@ class Said:
     polarity: str = ""
 
 
-class _Spelled(LogitsProcessor):
-    """Row by row the tokens given, then the end marker."""
-
-    def __init__(self, rows: list[list[int]], n_prompt: int, end: int) -> None:
-        self.rows, self.n_prompt, self.end = rows, n_prompt, end
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        allowed = torch.full_like(scores, float("-inf"))
-        n = input_ids.shape[1] - self.n_prompt
-        for row, tokens in enumerate(self.rows):
-            allowed[row, tokens[n] if n < len(tokens) else self.end] = 0
-        return allowed
-
-
 @dataclass
-class Stage:
-    """A tiny model on which no two answers are the same, and what has happened on it since the last `forget`.
+class Run:
+    """One call on the stage: what it gave (`Raised`, if that), what the model said, whose trait the judge was asked.
 
     Attributes:
-        fail: which step is to fail next: "answers" (half way), "judge", "steering", or none.
-        no_trait: the judge finds the trait nowhere.
-        data: the trait's artifacts that the next run gets.
+        data: the trait's artifacts; `intact` unless the call changed them.
+        scores: by answer, also of earlier runs.
     """
 
-    model: Any
-    tok: Any
-    fail: str = ""
-    no_trait: bool = False
-    data: dict[str, Any] = field(default_factory=lambda: TRAIT_DATA)
+    data: dict[str, Any]
+    scores: dict[str, str]
     said: list[Said] = field(default_factory=list)
-    judged: list[str] = field(default_factory=list)  # answers whose trait the judge was asked for
-    scores: dict[str, str] = field(default_factory=dict)
-    number: int = 0
-
-    @classmethod
-    def of(cls, family: str) -> Stage:
-        model, tok = load_family(family)
-        return cls(model, tok)
-
-    def forget(self, fail: str = "") -> None:
-        self.fail, self.said, self.judged = fail, [], []
+    judged: list[str] = field(default_factory=list)
+    found: Any = None
+    intact: bool = True
+    left: Left | None = None
 
     @property
     def contrastive(self) -> list[Said]:
@@ -110,86 +87,80 @@ class Stage:
     def steered(self) -> list[Said]:
         return [s for s in self.said if s.instruction is None]
 
-    def _words(self) -> list[int]:
+
+class Stage:
+    """A tiny model on which no two answers are the same, and a judge who knows each of them."""
+
+    def __init__(self, family: str) -> None:
+        self.model, self.tok = load_family(family)
+        self._number = 0
+        self._scores: dict[str, str] = {}
+
+    def run(
+        self, call: Callable[[dict[str, Any]], Any], data: dict[str, Any], fail: str = "", no_trait: bool = False
+    ) -> Run:
+        """What happens when a pipeline is called with these artifacts.
+
+        Args:
+            fail: which step is to fail: "answers" (half way), "judge", "steering", or none.
+            no_trait: the judge finds the trait nowhere.
+        """
+        run, before = Run(copy.deepcopy(data), self._scores), hooks(self.model)
+
+        def script(prompts: Rows) -> list[Rows]:
+            contrastive = [_situation(self.tok.decode(p))[1] is not None for p in prompts]
+            half = len(SCORES)  # of the two answers to each
+            too_many = fail == "answers" and len(run.contrastive) + len(prompts) > half
+            if too_many or (fail == "steering" and not all(contrastive)):
+                raise Interrupted("raised by the grader, as if you had interrupted the pipeline here")
+            return [self._words() for _ in prompts]
+
+        def reply(messages: list[dict[str, str]], _model: str) -> str:
+            """The trait's score of the answer in the prompt; every other rubric (coherence) gets 90."""
+            prompt = "\n".join(m["content"] for m in messages)
+            if "BOASTFUL" not in prompt:
+                return "90"
+            if fail == "judge":
+                raise RuntimeError("raised by the grader, as if the connection to the judge had failed here")
+            run.judged.append(max((text for text in self._scores if text in prompt), key=len, default=""))
+            return self._scores.get(run.judged[-1], "0")
+
+        everything, keep = range(n_blocks(self.model)), partial(self._keep, run, no_trait)
+        with intercepted(self.model, self.tok, script, everything, keep), scripted_replies(reply):
+            run.found = call(run.data)
+        run.left, run.intact, run.data = left(self.model, before), run.data == data, data
+        return run
+
+    def _words(self) -> Rows:
         """The next answer: four to nine tokens, of which the second to the fourth spell its number."""
         vocabulary = self.tok.get_vocab()
         later = sorted(i for w, i in vocabulary.items() if w[0] == "Ġ" and w[1:].isalpha() and w[1:].islower())
-        n, base = self.number, len(later)
-        self.number += 1
+        n, base = self._number, len(later)
+        self._number += 1
         digits = [n % base, n // base % base, 7 * n % base]
-        return [vocabulary["You"], *(later[d] for d in digits), *([later[n % 5]] * (n % 6))]
+        return [[i] for i in [vocabulary["You"], *(later[d] for d in digits), *([later[n % 5]] * (n % 6))]]
 
-    def _situation(self, prompt: list[int]) -> tuple[str, int | None, str]:
-        text = self.tok.decode(prompt)
-        question = next((q for q in QUESTIONS + EVAL_QUESTIONS if q in text), "")
-        for i, pair in enumerate(_INSTRUCTIONS):
-            for polarity in ("pos", "neg"):
-                if pair[polarity] in text:
-                    return question, i, polarity
-        return question, None, ""
+    def _keep(self, run: Run, no_trait: bool, call: Call) -> None:
+        states = torch.stack([s[:, -1].float() for s in call.passes[0].states.values()], dim=1)  # (rows, L, d)
+        for row, state in zip(call.rows, states, strict=True):
+            question, instruction, polarity = _situation(self.tok.decode(row.prompt))
+            text = self.tok.decode(row.new)
+            run.said.append(Said(text, row.prompt, row.new, state, question, instruction, polarity))
+            score = str(7 * self._number % 101)
+            if instruction is not None:
+                both = SCORES[instruction, QUESTIONS.index(question)] if question in QUESTIONS else ("0", "0")
+                score = "0" if no_trait else both[polarity == "neg"]
+            self._scores[text] = score
 
-    @contextmanager
-    def answering(self) -> Iterator[None]:
-        """`model.generate` says what the stage has it say; everything else about it is real."""
-        original = self.model.generate
 
-        def generate(*args: Any, **kwargs: Any) -> Any:
-            given = args[0] if args else kwargs["input_ids" if "input_ids" in kwargs else "inputs"]
-            mask = kwargs.get("attention_mask")
-            mask = torch.ones_like(given) if mask is None else mask
-            prompts = [row[seen.bool()].tolist() for row, seen in zip(given, mask, strict=True)]
-            situations = [self._situation(p) for p in prompts]
-            self._maybe_fail([i is None for _, i, _ in situations])
-            words = _Spelled([self._words() for _ in prompts], given.shape[1], self.tok.eos_token_id)
-            kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or []), words])
-            with observed(self.model, range(n_blocks(self.model))) as passes:
-                output = original(*args, **kwargs)
-            states = torch.stack([s[:, -1].float() for s in passes[0].states.values()], dim=1)  # (rows, L, d)
-            rows = getattr(output, "sequences", output)[:, given.shape[1] :].tolist()
-            for prompt, row, state, situation in zip(prompts, rows, states, situations, strict=True):
-                self._keep(prompt, row, state, *situation)
-            return output
-
-        self.model.generate = generate
-        try:
-            yield
-        finally:
-            del self.model.generate
-
-    def _maybe_fail(self, steered: list[bool]) -> None:
-        half = len(SCORES)  # of the two answers to each
-        asked = len(self.contrastive) + len(steered)
-        if (self.fail == "steering" and any(steered)) or (self.fail == "answers" and asked > half):
-            raise Interrupted("raised by the grader, as if you had interrupted the pipeline here")
-
-    def _keep(
-        self, prompt: list[int], row: list[int], state: Tensor, question: str, instruction: int | None, polarity: str
-    ) -> None:
-        end = self.tok.eos_token_id
-        new = row[: row.index(end)] if end in row else row
-        text = self.tok.decode(new)
-        self.said.append(Said(text, prompt, new, state, question, instruction, polarity))
-        if instruction is None:
-            self.scores[text] = str(7 * self.number % 101)
-        else:
-            both = SCORES[instruction, QUESTIONS.index(question)] if question in QUESTIONS else ("0", "0")
-            self.scores[text] = "0" if self.no_trait else both[polarity == "neg"]
-
-    def reply(self, messages: list[dict[str, str]], model: str) -> str:
-        """The judge: the trait's score of the answer in the prompt; every other rubric (coherence) gets 90."""
-        prompt = "\n".join(m["content"] for m in messages)
-        if "BOASTFUL" not in prompt:
-            return "90"
-        answer = max((text for text in self.scores if text in prompt), key=len, default="")
-        if self.fail == "judge":
-            raise RuntimeError("raised by the grader, as if the connection to the judge had failed here")
-        self.judged.append(answer)
-        return self.scores.get(answer, "0")
-
-    @contextmanager
-    def open(self) -> Iterator[ScriptedReplies]:
-        with self.answering(), scripted_replies(self.reply) as script:
-            yield script
+def _situation(prompt: str) -> tuple[str, int | None, str]:
+    """Question, instruction and polarity of a prompt."""
+    question = next((q for q in QUESTIONS + EVAL_QUESTIONS if q in prompt), "")
+    for i, pair in enumerate(_INSTRUCTIONS):
+        for polarity in ("pos", "neg"):
+            if pair[polarity] in prompt:
+                return question, i, polarity
+    return question, None, ""
 
 
 @dataclass

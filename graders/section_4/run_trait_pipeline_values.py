@@ -13,7 +13,7 @@ from torch import Tensor
 from graders.harness import oracles
 from graders.harness.expect import check, check_close, tolerance
 from graders.harness.readings import stream
-from graders.harness.stage import EFFECTIVE, QUESTIONS, SCORES, Said, Stage
+from graders.harness.stage import EFFECTIVE, QUESTIONS, SCORES, Run, Said, Stage
 from personalab.lm.models import n_blocks
 
 LAYER, COEFFICIENTS, DEFAULTS = 1, [-2.0, 0.0, 1.0], [-3.0, -1.0, 0.0, 1.0, 3.0, 5.0]
@@ -30,9 +30,8 @@ def _means(model: Any, tok: Any, said: Said) -> Float[Tensor, "conventions L d"]
     return torch.stack([s[:, start:b].mean(1) for s in (raw, normed) for b in (end, end + 1, end + 2)])
 
 
-def check_vectors(
-    vectors: Tensor, answers: list[Said], stage: Stage, what: str, stale: Result | None, name: str = "trait_vectors"
-) -> None:
+def check_vectors(vectors: Tensor, answers: list[Said], stage: Stage, what: str, stale: Result | None = None) -> None:
+    """The vectors that these answers amount to, later ones in place of earlier ones."""
     by_key = {(a.instruction, QUESTIONS.index(a.question), a.polarity): a for a in answers}
     missing = [k for i, q in SCORES for k in ((i, q, "pos"), (i, q, "neg")) if k not in by_key]
     means = {key: _means(stage.model, stage.tok, a) for key, a in by_key.items()}
@@ -63,18 +62,14 @@ def check_vectors(
         ),
     }
     allowed = tolerance(stage.model.dtype)
-    check_close(vectors.double(), difference(kept, kept), f"{what}: {name}", mistakes, allowed)
+    check_close(vectors.double(), difference(kept, kept), f"{what}: trait_vectors", mistakes, allowed)
 
 
 def check_steering(
-    results: list[dict[str, Any]],
-    vectors: Tensor,
-    answers: list[Said],
-    stage: Stage,
-    what: str,
-    stale: Result | None,
-    coefficients: list[float] | None,
+    run: Run, answers: list[Said], stage: Stage, what: str, stale: Result | None, coefficients: list[float] | None
 ) -> None:
+    """The results of a run whose vectors come from these answers."""
+    vectors, results = run.found
     keys = ("coefficient", "question", "response", "score")
     for r in results:
         missing = [k for k in keys if k not in r] if isinstance(r, dict) else list(keys)
@@ -89,18 +84,18 @@ def check_steering(
         f"{what}: expected one result for each coefficient of {coefficients} and each question, found {sorted(found)}. "
         "steering_coefficients=None stands for -3, -1, 0, 1, 3, 5.",
     )
-    _check_questions(questions, {a.question for a in answers}, stage.data, what)
-    said = {s.text.strip(): s for s in stage.steered}
+    _check_questions(questions, {a.question for a in answers}, run.data, what)
+    said = {s.text.strip(): s for s in run.steered}
     for r in results:
         where = f"{what}: steering result for coefficient {r['coefficient']}, {r['question']!r}"
-        answer = said.get(r["response"].strip())
+        answer = said.get(str(r["response"]).strip())
         check(
             answer is not None and answer.question == r["question"],
             f"{where}: expected the steered answer to that question from this run, found {r['response']!r}. Are "
             "results of an earlier run, or of another question, used?",
         )
         assert answer is not None
-        score = stage.scores[answer.text]
+        score = run.scores[answer.text]
         check(r["score"] == int(score), f"{where}: the judge said {score}, found {r['score']!r}.")
         _check_shift(answer, r["coefficient"], vectors, stage, where, stale)
 

@@ -1,0 +1,111 @@
+"""What goes on in `model.generate` when a learner's code calls it, and what the model is to say there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from graders.harness.hooked import Pass, observed
+
+Rows = list[list[int]]
+Script = Callable[[Rows], list[Rows]]  # prompts -> for each, the ids that may come at each step; then the end marker
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a call: ids it was to continue, without padding, and ids that came, up to the end marker."""
+
+    prompt: list[int]
+    new: list[int]
+    padded_right: bool
+
+
+@dataclass(frozen=True)
+class Call:
+    """One `model.generate`.
+
+    Attributes:
+        n_new: how many tokens it made, end marker and padding included.
+        passes: what the watched blocks put out, if any are watched.
+    """
+
+    rows: list[Row]
+    n_new: int
+    passes: list[Pass]
+
+
+class _Scripted(LogitsProcessor):
+    """Row by row only the ids allowed at each step, then the end marker."""
+
+    def __init__(self, rows: list[Rows], n_prompt: int, end: int) -> None:
+        self.rows, self.n_prompt, self.end = rows, n_prompt, end
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        allowed = torch.full_like(scores, float("-inf"))
+        n = input_ids.shape[1] - self.n_prompt
+        for row, steps in enumerate(self.rows):
+            ids = steps[n] if n < len(steps) else [self.end]
+            # it says so whatever a model's sampling leaves out, and whatever a NaN makes of its scores
+            allowed[row, ids] = scores[row, ids].nan_to_num(nan=0.0, neginf=-1e4)
+        return allowed
+
+
+@contextmanager
+def intercepted(
+    model: Any,
+    tok: Any,
+    script: Script | None = None,
+    watch: Sequence[int] | None = None,
+    heard: Callable[[Call], None] = lambda call: None,
+) -> Iterator[list[Call]]:
+    """Every `model.generate` inside the `with`, in order; what it returns is its own.
+
+    Args:
+        script: what it is to say, by default what it would; an error that it raises is one of the model's.
+        watch: blocks whose outputs are kept.
+        heard: told of each call before the caller gets the answer.
+    """
+    calls: list[Call] = []
+    original = model.generate
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        given = args[0] if args else kwargs["input_ids" if "input_ids" in kwargs else "inputs"]
+        mask = _mask(given, kwargs.get("attention_mask"), tok)
+        prompts = [ids[seen].tolist() for ids, seen in zip(given, mask, strict=True)]
+        if script is not None:
+            scripted = _Scripted(script(prompts), given.shape[1], tok.eos_token_id)
+            kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or []), scripted])
+        with observed(model, watch or []) as passes:
+            output = original(*args, **kwargs)
+        new = getattr(output, "sequences", output)[:, given.shape[1] :]
+        right = [not seen[-1] or int(ids[-1]) == tok.pad_token_id for ids, seen in zip(given, mask, strict=True)]
+        rows = [
+            Row(p, _up_to(tok.eos_token_id, ids.tolist()), r) for p, ids, r in zip(prompts, new, right, strict=True)
+        ]
+        calls.append(Call(rows, new.shape[1], passes))
+        heard(calls[-1])
+        return output
+
+    model.__dict__["generate"] = generate
+    try:
+        yield calls
+    finally:
+        del model.__dict__["generate"]
+
+
+def _mask(given: Int[Tensor, "rows tokens"], mask: Tensor | None, tok: Any) -> Bool[Tensor, "rows tokens"]:
+    """Without a mask, transformers masks what equals the padding token, unless that is the end marker too."""
+    if mask is not None:
+        return mask.bool()
+    return given != tok.pad_token_id if tok.pad_token_id != tok.eos_token_id else torch.ones_like(given).bool()
+
+
+def _up_to(end: int, ids: list[int]) -> list[int]:
+    return ids[: ids.index(end)] if end in ids else ids

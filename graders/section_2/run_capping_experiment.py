@@ -1,0 +1,274 @@
+"""Section 2: the same conversation with and without the cap. What every `model.generate` read, and what it computed."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from graders.harness.cases import Case, attempt, grader
+from graders.harness.expect import check, on_tiny_models, relative, tolerance
+from graders.harness.hook_cases import left_case
+from graders.harness.hooked import HINT, Interrupted, Left, check_left, hooks, left, observed
+from graders.harness.intercepted import Call, Rows, Script, intercepted
+from graders.harness.prompts import Messages, check_prompt, prompts
+from graders.harness.steered import read
+from personalab.lm.models import d_model
+from personalab.lm.tiny import load_tiny_model
+
+Caps = tuple[list[Tensor], list[float], list[int]]  # vectors, thresholds, blocks
+
+_LAYERS = [0, 2]
+_CURE = "Leave the capper (and any other hook) in `finally` or by `with`."
+_TRANSCRIPT: Messages = [
+    {"role": "user", "content": "Who keeps the lighthouse?"},
+    {"role": "assistant", "content": "An old sailor keeps it."},
+    {"role": "user", "content": "Be that sailor from now on."},
+    {"role": "assistant", "content": "Arr, so be it."},
+    {"role": "user", "content": "What do you do to lost ships?"},
+    {"role": "assistant", "content": "I send them home."},
+    {"role": "user", "content": "And at night?"},
+]
+_USERS = [m["content"] for m in _TRANSCRIPT if m["role"] == "user"]
+_OLD_ANSWERS = [m["content"] for m in _TRANSCRIPT if m["role"] == "assistant"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of the model: its prompt, its text, all ids it read, and what the watched blocks put out at them."""
+
+    prompt: list[int]
+    reply: str
+    ids: list[int]
+    n_new: int
+    states: Float[Tensor, "blocks tokens d"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a call gave, what it asked the model, and what it left."""
+
+    found: Any
+    answers: list[Answer]
+    left: Left
+    transcript: Messages
+
+
+@grader
+def test_run_capping_experiment(model: Any = None, tokenizer: Any = None) -> Iterator[Case]:
+    """Each run answers the same user turns with its own history; only one of them is capped, and nothing stays on."""
+    if on_tiny_models():
+        for family, max_turns in (("llama", 3), ("gemma2", 2), ("qwen3", 1), ("qwen2", 9)):
+            yield _on_tiny(family, {"max_turns": max_turns})
+        yield _on_tiny("gemma3", {})
+        for fail_at in (0, 1):
+            yield _failing(fail_at)
+    if model is not None:  # one turn, under a cap that nothing reaches: no text is compared
+        caps = ([torch.ones(d_model(model))], [1e6], [1])
+        what, options = "Your model, max_turns=1", {"max_turns": 1, "max_new_tokens": 2}
+        observe = partial(_observe, model, tokenizer, caps, options, None)
+        yield Case(what, observe, partial(_check_run, n_turns=1, what=what), HINT)
+
+
+def _observe(model: Any, tok: Any, caps: Caps, options: dict[str, int], script: Script | None, work: Any) -> Run:
+    transcript, before = copy.deepcopy(_TRANSCRIPT), hooks(model)
+    with intercepted(model, tok, script, _LAYERS) as calls:
+        found = work(model, tok, transcript, *copy.deepcopy(caps), **options)
+    answers = [_answer(call, tok) for call in calls]
+    return Run(found, answers, left(model, before), transcript)
+
+
+def _replies(tok: Any, fail_at: int | None = None) -> Script:
+    """Answers of six tokens, of which the first three tell them apart; call number `fail_at` fails."""
+    vocabulary = tok.get_vocab()
+    words = sorted(i for w, i in vocabulary.items() if w[0] == "Ġ" and w[1:].isalpha() and w[1:].islower())
+    numbers = itertools.count()
+
+    def script(prompts: Rows) -> list[Rows]:
+        n = next(numbers)
+        if n == fail_at:
+            raise Interrupted("raised by the grader, to see what your code leaves behind")
+        ids = [vocabulary["You"], words[n % len(words)], words[n // len(words)], *words[:3]]
+        return [[[i] for i in ids] for _ in prompts]
+
+    return script
+
+
+def _answer(call: Call, tok: Any) -> Answer:
+    ids, n_prompt, states = read(call.passes)
+    return Answer(ids[:n_prompt], tok.decode(call.rows[0].new).strip(), ids, call.n_new, states)
+
+
+def _caps(model: Any, tok: Any) -> Caps:
+    """Vectors that are no unit vectors, and ceilings that most positions of a plain run exceed."""
+    generator = torch.Generator().manual_seed(4)
+    vectors = [3 * F.normalize(torch.randn(32, generator=generator), dim=0) for _ in _LAYERS]
+    plain = _plain_states(model, tok(" ".join(_USERS), add_special_tokens=False)["input_ids"])
+    return vectors, [_projections(h, v).quantile(0.25).item() for h, v in zip(plain, vectors, strict=True)], _LAYERS
+
+
+def _projections(states: Float[Tensor, "tokens d"], vector: Float[Tensor, "d"]) -> Float[Tensor, "tokens"]:
+    return states @ vector / vector.norm()
+
+
+@torch.inference_mode()
+def _plain_states(model: Any, ids: list[int]) -> Float[Tensor, "blocks tokens d"]:
+    """Outputs of the blocks when nobody intervenes."""
+    with observed(model, _LAYERS) as passes:
+        model(input_ids=torch.tensor([ids]))
+    return torch.stack([states[0].float() for states in passes[0].states.values()])
+
+
+def _failing(fail_at: int) -> Case:
+    tiny, tok = load_tiny_model("llama")
+
+    def run(work: Any) -> None:
+        with intercepted(tiny, tok, _replies(tok, fail_at)):
+            attempt(lambda: work(tiny, tok, _TRANSCRIPT, *_caps(tiny, tok), max_turns=1, max_new_tokens=3))
+
+    return left_case(f"After an error in generation {fail_at}", tiny, run, _CURE)
+
+
+def _on_tiny(family: str, options: dict[str, int]) -> Case:
+    tiny, tok = load_tiny_model(family)
+    max_turns, caps = options.get("max_turns", 6), _caps(tiny, tok)
+    what = f"{family}, {len(_USERS)} user turns, max_turns={max_turns}"
+
+    def judge(run: Run) -> None:
+        _check_run(run, min(max_turns, len(_USERS)), what)
+        default = _trace(run.found[0], run.answers, f"{what}: default_messages")
+        capped = _trace(run.found[1], run.answers, f"{what}: capped_messages")
+        _check_history(default, capped, tok, f"{what}: the default run", "capped")
+        _check_history(capped, default, tok, f"{what}: the capped run", "default")
+        for answer in default + capped:
+            check(
+                answer.n_new <= 3,
+                f"{what}: expected answers of up to max_new_tokens=3 tokens, found one of {answer.n_new}. Hand it on.",
+            )
+        _check_effect(tiny, default, capped, caps, what)
+
+    observe = partial(_observe, tiny, tok, caps, {"max_new_tokens": 3, **options}, _replies(tok))
+    return Case(what, observe, judge, HINT)
+
+
+def _check_run(run: Run, n_turns: int, what: str) -> None:
+    """All that needs no look at the answers."""
+    check_left(run.left, f"{what}: afterwards", _CURE)
+    check(run.transcript == _TRANSCRIPT, f"{what}: the transcript was changed. Work on a copy.")
+    _check_form(run.found, n_turns, what)
+
+
+def _check_form(found: Any, n_turns: int, what: str) -> None:
+    check(
+        isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, list) for part in found),
+        f"{what}: expected a tuple of two lists (default_messages, capped_messages), found {type(found).__name__}.",
+    )
+    check(found[0] is not found[1], f"{what}: both results are one and the same list: `a = b = []` makes one only.")
+    for name, messages in zip(("default_messages", "capped_messages"), found, strict=True):
+        odd = [m for m in messages if not (isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m)]
+        check(not odd, f"{what}: expected {name} to hold dicts with role and content, found {odd[:1]}.")
+        users = [m["content"] for m in messages if m["role"] == "user"]
+        check(
+            [m["role"] for m in messages] == ["user", "assistant"] * n_turns,
+            f"{what}: expected {name} to be {n_turns} user turns, each with its answer, found the roles "
+            f"{[m['role'] for m in messages]}. max_turns counts user turns, not messages.",
+        )
+        check(
+            users == _USERS[:n_turns],
+            f"{what}: expected the user turns of {name} to be the transcript's first {n_turns}, found {users}.",
+        )
+
+
+def _trace(messages: Messages, answers: list[Answer], what: str) -> list[Answer]:
+    """What the model did for each answer in a run."""
+    by_reply = {answer.reply: answer for answer in answers}
+    found = []
+    for turn, message in enumerate(m for m in messages if m["role"] == "assistant"):
+        text = message["content"]
+        likely = "an answer that model.generate never gave. Generate it with generate_with_steering, alpha 0"
+        if text in _OLD_ANSWERS:
+            likely = "the transcript's own answer: the model has to answer anew"
+        elif any(reply in text for reply in by_reply):
+            likely = "more than the answer: decode only what follows the prompt"
+        check(text.strip() in by_reply, f"{what}, turn {turn}: found {text!r}, {likely}.")
+        found.append(by_reply[text.strip()])
+    return found
+
+
+def _check_history(run: list[Answer], other: list[Answer], tok: Any, what: str, other_name: str) -> None:
+    """Every prompt holds the run's own turns so far, answers included, and the user's next one."""
+    own, others = [answer.reply for answer in run], [answer.reply for answer in other]
+    for turn, answer in enumerate(run):
+        where, users = f"{what}, turn {turn}", [{"role": "user", "content": text} for text in _USERS[: turn + 1]]
+        check(
+            answer.reply not in others,
+            f"{where}: the same generation stands in the {other_name} run too. Each run generates its own answers.",
+        )
+        right = _chat(users, own)
+        mistakes = {
+            f"an answer of the {other_name} run: keep two lists of messages, and mind that `a = b` copies no list": (
+                _chat(users, others)
+            ),
+            "the transcript's own answers: only the user's turns are replayed": _chat(users, _OLD_ANSWERS),
+            "no earlier turn. Hand the run's earlier turns on, answers included": users[-1:],
+            "no earlier answer. Hand the run's earlier turns on, answers included": users,
+            "the user's turn 2 times. Is it both in `messages` and in `prompt`?": [*right, users[-1]],
+        }
+        if answer.prompt in prompts(right, tok):
+            continue
+        for why, wrong in mistakes.items():
+            check(
+                answer.prompt not in prompts(wrong, tok),
+                f"{where}: the prompt holds {why}\n  expected: {tok.decode(prompts(right, tok)[0])!r}\n"
+                f"  found:    {tok.decode(answer.prompt)!r}",
+            )
+        check_prompt(answer.prompt, right, tok, where, {})
+
+
+def _chat(users: Messages, replies: list[str]) -> Messages:
+    """The user's turns, each but the last with its answer."""
+    earlier = zip(users[:-1], replies, strict=False)
+    return [m for user, reply in earlier for m in (user, {"role": "assistant", "content": reply})] + users[-1:]
+
+
+def _check_effect(model: Any, default: list[Answer], capped: list[Answer], caps: Caps, what: str) -> None:
+    plain = [[_is_plain(model, answer) for answer in run] for run in (default, capped)]
+    excess = [[_excess(answer, caps) for answer in run] for run in (default, capped)]
+    check(
+        any(plain[0]) or not all(plain[1]) or any(e <= 0 for e in excess[1]),
+        f"{what}: the first list holds capped answers and the second the plain model's. Expected (default, capped): "
+        "are the two swapped?",
+    )
+    for turn, (is_plain, over) in enumerate(zip(plain[0], excess[0], strict=True)):
+        likely = "the cap is on in it: leave the capper before you go on" if over <= 0 else "something else acts in it"
+        check(is_plain, f"{what}: the default run, turn {turn}: expected the plain model's activations, but {likely}.")
+    for turn, (is_plain, over) in enumerate(zip(plain[1], excess[1], strict=True)):
+        likely = "it is the plain model: the cap is off in this turn. Generate every turn inside the capper"
+        if not is_plain:
+            likely = "the cap acts only on some blocks or positions, or with another threshold"
+        check(
+            over <= 0,
+            f"{what}: the capped run, turn {turn}: expected no projection above its threshold, at any capped block and "
+            f"position, found one {over:.3f} above; {likely}. (Your ActivationCapper has its own check.)",
+        )
+
+
+def _is_plain(model: Any, answer: Answer) -> bool:
+    allowed = tolerance(model.dtype, exact=1e-4).allowed(1.0)
+    both = zip(answer.states, _plain_states(model, answer.ids), strict=True)
+    return all(relative(found, plain) <= allowed for found, plain in both)
+
+
+def _excess(answer: Answer, caps: Caps) -> float:
+    """How far the highest projection lies above its threshold, rounding allowed for."""
+    vectors, thresholds, _ = caps
+    highest = [_projections(h, v).max().item() for h, v in zip(answer.states, vectors, strict=True)]
+    return max(p - threshold for p, threshold in zip(highest, thresholds, strict=True)) - 1e-3

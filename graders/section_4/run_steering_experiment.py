@@ -1,0 +1,274 @@
+"""Section 4, the steering experiment: every question under every coefficient, scored by a scripted judge."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from graders.harness.cases import Case, Raised, attempt, grader
+from graders.harness.expect import check, on_tiny_models
+from graders.harness.hook_cases import left_case
+from graders.harness.hooked import HINT, Left, check_left, failing, hooks, left
+from graders.harness.prompts import prompts
+from graders.harness.steered import answer, sharp, vector_of
+from graders.section_4.generate_with_steerer import RIGHT_MODES
+from personalab.endpoint import scripted_replies
+from personalab.lm.models import d_model, n_blocks
+
+_QUESTIONS = ["What do you think about the sea?", "Who tells the truth?", "Where is the moon?"]
+_REFUSED = _QUESTIONS[1]  # the judge refuses to score any answer to it
+_TEMPLATE = (
+    "How gloomy is this answer?\n[Question] {question} [/Question]\n[Answer] {answer} [/Answer]\n"
+    "Reply with one number from 0 (not at all) to 100 (entirely), or with REFUSAL."
+)
+_FILLED = re.compile(
+    r"How gloomy is this answer\?\n\[Question\] (.*?) \[/Question\]\n\[Answer\] (.*?) \[/Answer\]\n"
+    r"Reply with one number from 0 \(not at all\) to 100 \(entirely\), or with REFUSAL\.",
+    re.S,
+)
+_DEFAULTS = [-3.0, -1.0, 0.0, 1.0, 3.0, 5.0]
+_KEYS = ("coefficient", "question", "response", "score")
+_CURE = "Make a new steerer for each answer, and generate inside its `with` block."
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a call gave and left; the caller's objects as they are afterwards; judge's prompts that are no rubric."""
+
+    rows: Any
+    left: Left
+    vector: Tensor
+    questions: list[str]
+    coefficients: list[float]
+    strange: list[str]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One call of the function. `options` lacks what is left to its defaults."""
+
+    what: str
+    model: Any
+    tok: Any
+    questions: list[str]
+    vector: Float[Tensor, "d"]
+    options: dict[str, Any]
+
+    @property
+    def coefficients(self) -> list[float]:
+        return self.options.get("coefficients", _DEFAULTS)
+
+    def case(self, texts: bool = True) -> Case:
+        return Case(self.what, self._observe, self._judge_all if texts else self._judge, HINT)
+
+    def _observe(self, work: Any) -> Ran:
+        before, strange = hooks(self.model), list[str]()
+        questions, vector, coefficients = list(self.questions), self.vector.clone(), list(self.coefficients)
+        options = self.options | ({"coefficients": coefficients} if "coefficients" in self.options else {})
+        with scripted_replies(lambda messages, _model: _judged(messages, strange)):
+            rows = work(self.model, self.tok, questions, vector, _TEMPLATE, **options)
+        return Ran(rows, left(self.model, before), vector, questions, coefficients, strange)
+
+    def _judge(self, ran: Ran) -> None:
+        """All that needs no look at the answers."""
+        check(
+            not ran.strange,
+            f"{self.what}: expected the judge to get `eval_prompt_template` with the question and the answer filled "
+            f"in, found {ran.strange[:1]}. Use your score_trait_response(question, response, eval_prompt_template).",
+        )
+        check_left(ran.left, f"{self.what}, afterwards", _CURE)
+        check(
+            ran.vector.equal(self.vector),
+            f"{self.what}: you changed `steering_vector` in place, so that one coefficient leaks into the next.",
+        )
+        check(
+            ran.questions == self.questions and ran.coefficients == self.coefficients,
+            f"{self.what}: you changed the caller's list of questions or coefficients. Work on a copy.",
+        )
+        _check_rows(ran.rows, [(c, q) for c in self.coefficients for q in self.questions], self.what)
+
+    def _judge_all(self, ran: Ran) -> None:
+        self._judge(ran)
+        for row in ran.rows:
+            right = self._answers(row["question"], row["coefficient"])
+            found, first = row["response"].strip(), next(right)
+            if found == first or found in right:
+                continue
+            raise AssertionError(
+                f"{self.what}: the response of coefficient {row['coefficient']}, question {row['question']!r}: "
+                f"expected {first!r}, found {found!r}.\n  {self._guess(row)}"
+            )
+
+    def _answers(
+        self, question: str, coefficient: float, further: int = 0, tokens: int = 0, norm: float = 1.0
+    ) -> Iterator[str]:
+        """Every right answer, `further` blocks on, of another number of `tokens`, of a vector divided by `norm`."""
+        plain = prompts([{"role": "user", "content": question}], self.tok)
+        bos = self.tok.bos_token_id
+        doubled = [[bos, *ids] for ids in plain] if bos is not None else []
+        block, n = self.options.get("layer", 19) + further, tokens or self.options["max_new_tokens"]
+        if not 0 <= block < n_blocks(self.model):
+            return
+        for ids in [*plain, *doubled]:
+            for where in RIGHT_MODES:
+                yield answer(self.model, self.tok, ids, block, coefficient * self.vector / norm, where, n)
+
+    def _guess(self, row: dict[str, Any]) -> str:
+        """The mistake that gives this response."""
+        own, found, here = row["coefficient"], row["response"].strip(), row["question"]
+        so_far, n = self.coefficients[: self.coefficients.index(own) + 1], self.options["max_new_tokens"]
+        others = [c for c in self.coefficients if c != own]
+
+        def gives(coefficient: float, question: str = here, **options: Any) -> bool:
+            return found in self._answers(question, coefficient, **options)
+
+        mistakes: dict[str, Callable[[], bool]] = {
+            "the model is not steered in it, or hardly: take the vector as it is, not normalised": (
+                lambda: own != 0 and gives(0.0)
+            ),
+            f"the coefficients add up ({so_far}): {_CURE}": lambda: gives(sum(so_far)),
+            f"the coefficients multiply ({so_far}): scale a copy of the vector, not the vector": (
+                lambda: gives(prod(so_far))
+            ),
+            f"it is the answer under another coefficient, which leaks into this one. {_CURE}": (
+                lambda: any(gives(c) for c in others)
+            ),
+            "the coefficient's sign is wrong": lambda: gives(-own),
+            "it answers another question: keep questions and answers in step": (
+                lambda: any(gives(c, q) for q in self.questions if q != here for c in self.coefficients)
+            ),
+            "another block is steered: `layer` is a block index here, 19 by default": (
+                lambda: gives(own, further=1) or gives(own, further=-1)
+            ),
+            "the vector is normalised first: take it as it is": lambda: gives(own, norm=self.vector.norm().item()),
+            "it is too long or too short: hand max_new_tokens on": (
+                lambda: gives(own, tokens=2 * n) or gives(own, tokens=1)
+            ),
+        }
+        guess = next((why for why, holds in mistakes.items() if holds()), None)
+        if guess:
+            return f"It looks as if {guess}."
+        return (
+            "Generate each with generate_with_steerer(model, tokenizer, question, steering_vector, layer, coefficient)."
+        )
+
+
+@grader
+def test_run_steering_experiment(model: Any = None, tokenizer: Any = None) -> Iterator[Case]:
+    """One row for each coefficient and question: the answer under that coefficient alone, and the judge's score."""
+    if on_tiny_models():
+        for family, layer, coefficients in (
+            ("llama", 1, [2.0, -1.0, 0.0]),
+            ("gemma2", 2, [-1.5, 1.5]),
+            ("qwen3", 0, [0.0, 1.0, 3.0]),
+        ):
+            options: dict[str, Any] = {"layer": layer, "coefficients": coefficients, "max_new_tokens": 5}
+            yield Experiment(family, *sharp(family), _QUESTIONS, 3 * vector_of(seed=3), options).case()
+        what, tiny = "qwen2, default layer and coefficients", sharp("qwen2", blocks=21)
+        yield Experiment(what, *tiny, _QUESTIONS[:1], 3 * vector_of(seed=3), {"max_new_tokens": 5}).case()
+        yield _failing()
+        yield _failed_call()
+    if model is not None:  # its texts are not compared: in half precision two right runs may word them differently
+        options = {"layer": n_blocks(model) // 2, "coefficients": [0.0, 1.0], "max_new_tokens": 3}
+        vector = vector_of(d_model(model))
+        yield Experiment("your model", model, tokenizer, _QUESTIONS[:1], vector, options).case(texts=False)
+
+
+def _score(question: str, response: str) -> int | None:
+    """What the scripted judge thinks of an answer: any number, but always the same."""
+    return None if question == _REFUSED else zlib.crc32(f"{question} {response.strip()}".encode()) % 101
+
+
+def _judged(messages: list[dict[str, str]], strange: list[str]) -> str:
+    """The judge's reply; what is not the filled-in template is put in `strange`."""
+    text = "\n".join(m["content"] for m in messages)
+    found = _FILLED.search(text)
+    if found is None or found[1] not in _QUESTIONS:
+        strange.append(text)
+        return "50"
+    score = _score(found[1], found[2])
+    return "REFUSAL" if score is None else str(score)
+
+
+def _check_rows(rows: Any, expected: list[tuple[float, str]], what: str) -> None:
+    check(isinstance(rows, list), f"{what}: expected a list of dicts, found {type(rows).__name__}.")
+    for row in rows:
+        check(isinstance(row, dict), f"{what}: expected a list of dicts, found a {type(row).__name__} in it.")
+        missing = [k for k in _KEYS if k not in row]
+        check(not missing, f"{what}: expected the keys {', '.join(_KEYS)}, found a row without {missing}.")
+        response, score = row["response"], row["score"]
+        check(isinstance(response, str), f"{what}: expected 'response' to be a str, found {type(response).__name__}.")
+        check(
+            score is None or type(score) is int,
+            f"{what}: expected 'score' to be an int or None, found {score!r}. Store what score_trait_response gave.",
+        )
+    found = Counter((row["coefficient"], row["question"]) for row in rows)
+    lacking, extra = Counter(expected) - found, found - Counter(expected)
+    check(
+        not lacking,
+        f"{what}: expected {len(expected)} rows, one for each coefficient and question, found {len(rows)}; missing: "
+        f"{list(lacking)[:3]}. Loop over coefficients, and in it over questions; keep rows whose score is None, and "
+        "write down the coefficient as it was given. (Defaults: -3, -1, 0, 1, 3, 5.)",
+    )
+    check(not extra, f"{what}: expected one row for each coefficient and question, found more: {list(extra)[:3]}.")
+    for row in rows:
+        _check_score(row, rows, what)
+
+
+def _check_score(row: dict[str, Any], rows: list[dict[str, Any]], what: str) -> None:
+    right, found = _score(row["question"], row["response"]), row["score"]
+    others = [_score(r["question"], r["response"]) for r in rows if r is not row]
+    guess = "It is no score that the judge gave for this question and this answer."
+    if right is None:
+        guess = "The judge replied REFUSAL, which is no score: keep None, don't make it a number."
+    elif found in others:
+        guess = "It is the score of another row: zip answers and scores in the same order."
+    check(
+        found == right,
+        f"{what}: the score of coefficient {row['coefficient']}, question {row['question']!r}: expected {right}, "
+        f"found {found}. {guess}",
+    )
+
+
+def _failing() -> Case:
+    tiny, tok = sharp("llama")
+    options: dict[str, Any] = {"layer": 1, "coefficients": [1.0, 2.0], "max_new_tokens": 5}
+
+    def run(work: Any) -> None:
+        with failing(tiny, 7), scripted_replies(lambda messages, _model: _judged(messages, [])):
+            attempt(lambda: work(tiny, tok, _QUESTIONS, vector_of(), _TEMPLATE, **options))
+
+    return left_case("After an error in the middle of the experiment", tiny, run, _CURE)
+
+
+def _failed_call() -> Case:
+    """A call of the judge that fails is no refusal."""
+    tiny, tok = sharp("llama")
+    what = "A failed call of the judge"
+    options: dict[str, Any] = {"layer": 1, "coefficients": [1.0], "max_new_tokens": 2}
+
+    def reply(messages: list[dict[str, str]], _model: str) -> str:
+        raise RuntimeError("raised by the grader, as if the connection to the judge had failed")
+
+    def observe(work: Any) -> Any:
+        with scripted_replies(reply):
+            return attempt(lambda: work(tiny, tok, _QUESTIONS[:1], vector_of(), _TEMPLATE, **options))
+
+    def judge(rows: Any) -> None:
+        found = [r.get("score") for r in rows if isinstance(r, dict)] if isinstance(rows, list) else rows
+        check(
+            isinstance(rows, Raised),
+            f"{what}: expected its error to come out, found a result with the score {found}, as if the judge had "
+            "replied. None stands for a refusal. Let the error through: no `try` in or around score_trait_response, "
+            "and ask threads for their results.",
+        )
+
+    return Case(what, observe, judge)

@@ -1,0 +1,264 @@
+"""Section 4: the pipeline from a trait's artifacts to its vectors and a steering experiment, cached step by step."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graders.harness.cases import Case, Raised, attempt, grader
+from graders.harness.expect import check, check_tensor
+from graders.harness.hooked import check_left
+from graders.harness.stage import (
+    EFFECTIVE,
+    EVAL_QUESTIONS,
+    QUESTIONS,
+    TRAIT_DATA,
+    Run,
+    Said,
+    Sandbox,
+    Stage,
+    sandbox,
+)
+from graders.section_4.run_trait_pipeline_values import COEFFICIENTS, LAYER, Result, check_steering, check_vectors
+from personalab.lm.models import n_blocks
+
+_TOKENS = 7
+_HINT = (
+    "The steps, in order: answers under both polarities, their scores, effective pairs, vectors (L, d), steering with "
+    "row `layer` of them. Each takes what the one before returned."
+)
+
+
+@grader
+def test_run_trait_pipeline(model: Any = None, tokenizer: Any = None) -> Iterator[Case]:
+    """Right vectors and steering; every step made once; again when asked; nothing half-made is ever used."""
+    with sandbox() as box:
+        here = _Scene(Stage("llama"), box)
+        yield here.fresh("llama, first run", "a")
+        yield here.fresh("another trait, default coefficients", "b", steering_coefficients=None)
+        evaluated = TRAIT_DATA | {"eval_questions": EVAL_QUESTIONS}
+        yield here.fresh('trait_data with "eval_questions"', "e", data=evaluated, steering_coefficients=[1.0])
+        yield here.without_pairs("none")
+    with sandbox() as box:
+        here = _Scene(Stage("qwen2"), box)
+        yield here.fresh("qwen2, first run", "a")
+        yield here.cached("the same call again", "a")
+        yield here.fresh("override=True", "a", override=True)
+        yield here.cached("a call without override after one with override=True", "a")
+        yield here.half_written("a")
+        yield here.interrupted_answers("c")
+        yield here.interrupted_twice("d")
+
+
+@dataclass
+class _Scene:
+    """A stage in a sandbox, and the last result that was right."""
+
+    stage: Stage
+    box: Sandbox
+    last: Result | None = None
+
+    def _run(
+        self,
+        work: Callable[..., Any],
+        trait: str,
+        data: dict[str, Any] = TRAIT_DATA,
+        fail: str | None = None,
+        no_trait: bool = False,
+        **options: Any,
+    ) -> Run:
+        """A call; with `fail` ("" for no step in particular) or `no_trait` it may end in an error."""
+        options = {"layer": LAYER, "steering_coefficients": list(COEFFICIENTS), "max_new_tokens": _TOKENS} | options
+        call = partial(work, self.stage.model, self.stage.tok, f"{self.box.word}_{trait}", **options)
+        expected = no_trait or fail is not None
+
+        def called(given: dict[str, Any]) -> Any:
+            return attempt(partial(call, given)) if expected else call(given)
+
+        with redirect_stdout(io.StringIO()):  # every step prints a line
+            return self.stage.run(called, data, fail or "", no_trait)
+
+    def _form(self, run: Run, what: str) -> None:
+        """Of a run that was to succeed."""
+        assert run.left is not None
+        check(run.intact, "trait_data was changed. Build new dicts and lists.")
+        check_left(run.left, what, "A hook must go when the generation it was for is done.")
+        check(
+            isinstance(run.found, tuple) and len(run.found) == 2,
+            f"{what}: expected (trait_vectors, steering_results), found {type(run.found).__name__}.",
+        )
+        vectors, results = run.found
+        check_tensor(vectors, (n_blocks(self.stage.model), 32), f"{what}: trait_vectors, (blocks, d)")
+        check(isinstance(results, list), f"{what}: expected a list of results, found {type(results).__name__}.")
+
+    def fresh(self, what: str, trait: str, data: dict[str, Any] = TRAIT_DATA, **options: Any) -> Case:
+        """Everything is made anew, whatever was before."""
+
+        def judge(run: Run) -> None:
+            self._form(run, what)
+            _check_made(run, what, bool(options.get("override")))
+            check_vectors(run.found[0], run.contrastive, self.stage, what, self.last)
+            coefficients = options.get("steering_coefficients", COEFFICIENTS)
+            check_steering(run, run.contrastive, self.stage, what, self.last, coefficients)
+            self.last = run.found
+
+        return Case(what, lambda work: self._run(work, trait, data, **options), judge, _HINT)
+
+    def cached(self, what: str, trait: str) -> Case:
+        """Nothing is made anew."""
+
+        def judge(run: Run) -> None:
+            self._form(run, what)
+            for step, events in _events(run).items():
+                check(
+                    not events,
+                    f"{what}: expected every step from its file, found {len(events)} new {step}. Wrap each step in "
+                    "load_or_generate, and write what override=True makes to the same files.",
+                )
+            check(
+                self._as_before(run),
+                f"{what}: expected the vectors and results of the run before, found others. What a step makes and "
+                "what a later call reads must be the same.",
+            )
+
+        return Case(what, lambda work: self._run(work, trait), judge, _HINT)
+
+    def _as_before(self, run: Run) -> bool:
+        assert self.last is not None
+        vectors, results = self.last
+        return torch.allclose(run.found[0].double(), vectors.double(), atol=1e-5) and run.found[1] == results
+
+    def half_written(self, trait: str) -> Case:
+        """Files cut in half are made again (or refused), but never used."""
+        what = "After a kill in the middle of writing (every file cut in half)"
+
+        def observe(work: Any) -> Run:
+            for path in self.box.files():
+                _halve(path)
+            return self._run(work, trait, fail="")
+
+        def judge(run: Run) -> None:
+            if isinstance(run.found, Raised):
+                return
+            complete = len(run.contrastive) >= 2 * len(EFFECTIVE)
+            check(
+                self._as_before(run) or complete,
+                f"{what}: expected every step to be made again, found a half-written file used. load_or_generate "
+                "writes a file whole or not at all, and makes one that cannot be read again.",
+            )
+            if complete and not self._as_before(run):
+                check_vectors(run.found[0], run.contrastive, self.stage, what, self.last)
+
+        return Case(what, observe, judge)
+
+    def interrupted_answers(self, trait: str) -> Case:
+        """A half-made list of answers is made again."""
+        what = "interrupted half way through the answers, then called again"
+
+        def judge(runs: list[Run]) -> None:
+            self._form(runs[1], what)
+            check_vectors(runs[1].found[0], runs[0].contrastive + runs[1].contrastive, self.stage, what)
+
+        def observe(work: Any) -> list[Run]:
+            return [self._run(work, trait, fail="answers"), self._run(work, trait)]
+
+        return Case(what, observe, judge, _HINT)
+
+    def interrupted_twice(self, trait: str) -> Case:
+        """What was finished is kept."""
+        at_judge = "interrupted while scoring, then called again"
+        at_steering = "interrupted at the steering step, then called again"
+
+        def observe(work: Any) -> list[Run]:
+            return [
+                self._run(work, trait, fail="judge"),
+                self._run(work, trait, fail="steering"),
+                self._run(work, trait),
+            ]
+
+        def judge(runs: list[Run]) -> None:
+            answers = runs[0].contrastive
+            for run, what in ((runs[1], at_judge), (runs[2], at_steering)):
+                check(
+                    not run.contrastive,
+                    f"{what}: expected the finished answers from their file, found {len(run.contrastive)} new answers "
+                    "under the two polarities. Cache the answers as a step of their own, before anything is scored.",
+                )
+            self._form(runs[2], at_steering)
+            again = {a.text for a in answers} & set(runs[2].judged)
+            check(
+                not again,
+                f"{at_steering}: expected the finished scores from their file, found {len(again)} answers scored "
+                "again. Cache the scores as a step of their own, before steering.",
+            )
+            check_vectors(runs[2].found[0], answers, self.stage, at_steering)
+            check_steering(runs[2], answers, self.stage, at_steering, None, COEFFICIENTS)
+
+        return Case(at_steering, observe, judge, _HINT)
+
+    def without_pairs(self, trait: str) -> Case:
+        what = "No effective pairs (the judge finds the trait nowhere)"
+
+        def judge(run: Run) -> None:
+            check(
+                isinstance(run.found, Raised),
+                f"{what}: expected an error, found {type(run.found).__name__}. A mean over nothing is NaN, and a cache "
+                "would keep it: raise a ValueError.",
+            )
+
+        return Case(what, lambda work: self._run(work, trait, no_trait=True), judge)
+
+
+def _events(run: Run) -> dict[str, list[Any]]:
+    steered = {s.text for s in run.steered}
+    return {
+        "answers under the two polarities": list(run.contrastive),
+        "scores of the answers under the two polarities": [a for a in run.judged if a not in steered],
+        "steered answers": list(run.steered),
+        "scores of the steered answers": [a for a in run.judged if a in steered],
+    }
+
+
+def _check_made(run: Run, what: str, override: bool) -> None:
+    """Every step was made in this run, from the right questions and at the right length."""
+    why = "nothing is cached under this trait's name yet. Do the paths hold trait_name?"
+    if override:
+        why = "override=True makes every step again, whatever is on disk"
+    for step, events in _events(run).items():
+        check(events, f"{what}: expected {step}, found none: an old file was used, but {why}.")
+    others = [a.question for a in run.contrastive if a.question not in QUESTIONS]
+    check(
+        not others,
+        f'{what}: expected answers under the two polarities to "questions" only, found one to {others[:1]}. '
+        '"eval_questions" are for steering: a vector must not be tested on what it was made from.',
+    )
+    unscored = [a for a in run.contrastive if _key(a) in EFFECTIVE and a.text not in run.judged]
+    check(
+        not unscored,
+        f"{what}: {len(unscored)} new answers under the two polarities were never scored with eval_prompt: old scores, "
+        "or too few, were used. Score the answers first, then filter pairs.",
+    )
+    for said in run.said:
+        kind = "a steered answer" if said.instruction is None else f"an answer under a {said.polarity!r} instruction"
+        check(
+            len(said.new) <= _TOKENS,
+            f"{what}: expected at most max_new_tokens={_TOKENS} tokens, found {len(said.new)} in {kind}. Hand "
+            "max_new_tokens on to both generations.",
+        )
+
+
+def _key(said: Said) -> tuple[int | None, int]:
+    return said.instruction, QUESTIONS.index(said.question)
+
+
+def _halve(path: Path) -> None:
+    """As a kill in the middle of writing leaves a file: half of it, to the end of a line where it has lines."""
+    half = path.read_bytes()[: path.stat().st_size // 2]
+    path.write_bytes(half[: half.rfind(b"\n") + 1] or half)
