@@ -96,8 +96,8 @@ def _read(model: Any, tok: Any, answers: list[Answer], questions: list[str]) -> 
     """Each answer, read as the ids generated and read again as text."""
     texts = [tok.decode(answer.new, skip_special_tokens=True) for answer in answers]
     found = [[again] for again in read(model, tok, [("", *e) for e in zip(questions, texts, strict=True)])]
-    for readings, (prompt, new) in zip(found, answers, strict=True):
-        n, ids = len(prompt), [*prompt, *new, tok.eos_token_id]
+    for readings, answer in zip(found, answers, strict=True):
+        n, ids = len(answer.prompt), [*answer.prompt, *answer.new, tok.eos_token_id]
         spans = [(n, len(ids) - 1), (n, len(ids))]
         readings.insert(0, Reading(model, tok, [], ids, stream(model, ids), [spans]))
     return found
