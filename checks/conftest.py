@@ -1,10 +1,22 @@
 """Lets the checks import `personalab`, `utils` and `tests` from the repository's root; shares fixtures and hooks."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import jaxtyping
+import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from endpoint_server import own_settings, server  # noqa: F401
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 from toy_course import course, plain_environment  # noqa: F401
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Annotations are not checked, as for users: for what we ourselves say of a wrong type or shape."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -130,6 +130,7 @@ def test_a_model_may_choose_to_say_nothing(server: Server) -> None:
     assert len(server.bodies) == 1
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_input_is_refused_before_anything_is_sent(server: Server) -> None:
     assert generate_responses_parallel([]) == []
     for wrong in (

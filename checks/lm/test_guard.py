@@ -281,6 +281,7 @@ def test_a_guarded_class_without_a_guard_says_so():
         bare.generate(torch.tensor([[5, 6]]), max_new_tokens=1)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_models_and_tokenizers_are_refused():
     model, tokenizer = load_tiny_model("llama")
     with pytest.raises(TypeError, match="not a Linear"):

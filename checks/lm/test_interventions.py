@@ -165,6 +165,7 @@ def test_under_device_map():
     torch.testing.assert_close(output_of(spread, [Steer(BLOCK, direction())]), expected)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_errors_name_what_is_wrong():
     model, _ = load_tiny_model("llama")
     with pytest.raises(ValueError, match=r"blocks \[99\] do not exist"), applied(model, [Steer(99, direction())]):

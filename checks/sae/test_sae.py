@@ -22,13 +22,13 @@ from personalab.sae.statistics import (
     explained_variance,
     l0,
     max_activating,
-    read,
+    read_text,
     spliced_losses,
     squared_errors,
     token_activations,
 )
 from personalab.studies import sae_training
-from personalab.studies.sae_training import Settings, train
+from personalab.studies.sae_training import SaeSettings, train_sae
 
 D, N = 32, 64
 TEXTS = [
@@ -36,7 +36,7 @@ TEXTS = [
     as_messages("You are a pirate.", "What about the city?", "I would say that a good friend tells the truth."),
     as_messages(None, "What about the sea?", "It is deep."),
 ]
-SMALL = Settings(n_features=N, k=4, epochs=12, batch=64, learning_rate=5e-3, dead_after=500, aux_k=16)
+SMALL = SaeSettings(n_features=N, k=4, epochs=12, batch=64, learning_rate=5e-3, dead_after=500, aux_k=16)
 
 
 def random_sae(seed: int = 0, k: int = 6, block: int = 1) -> TopKSAE:
@@ -60,7 +60,7 @@ def sparse_states(n: int = 4096, seed: int = 0) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def trained() -> TopKSAE:
-    return train(sparse_states(), SMALL)
+    return train_sae(sparse_states(), SMALL)
 
 
 def test_top_k_is_the_plain_definition():
@@ -86,13 +86,16 @@ def test_training_finds_sparse_structure_on_states_it_has_not_seen(trained):
 
 
 def test_training_is_reproducible_and_the_seed_matters(trained):
-    again, other = train(sparse_states(), SMALL), train(sparse_states(), Settings(**{**vars(SMALL), "seed": 1}))
+    again, other = (
+        train_sae(sparse_states(), SMALL),
+        train_sae(sparse_states(), SaeSettings(**{**vars(SMALL), "seed": 1})),
+    )
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), again.parameters(), strict=True))
     assert not torch.equal(trained.W_dec, other.W_dec)
 
 
 def test_training_scales_with_the_states(trained):
-    larger = train(10 * sparse_states(), SMALL)
+    larger = train_sae(10 * sparse_states(), SMALL)
     torch.testing.assert_close(larger.W_dec, trained.W_dec, rtol=0, atol=2e-2)
     assert explained_variance(larger, 10 * sparse_states(seed=1)) == pytest.approx(
         explained_variance(trained, sparse_states(seed=1)), abs=0.02
@@ -100,7 +103,7 @@ def test_training_scales_with_the_states(trained):
 
 
 def test_the_auxiliary_loss_revives_the_dead():
-    x, settings = sparse_states(512), Settings(n_features=N, k=4, batch=64)
+    x, settings = sparse_states(512), SaeSettings(n_features=N, k=4, batch=64)
     sae = sae_training._initial(D, settings, torch.Generator().manual_seed(0))
     sae.b_enc.data[:8] = -1e4
     dead = torch.arange(N) < 8
@@ -114,7 +117,7 @@ def test_the_auxiliary_loss_revives_the_dead():
 
 def test_a_batch_needs_enough_states():
     with pytest.raises(ValueError, match="too few for a batch"):
-        train(torch.zeros(10, D), SMALL)
+        train_sae(torch.zeros(10, D), SMALL)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -192,7 +195,7 @@ def test_gemma_with_an_autoencoder_of_gemma_scopes_kind(tmp_path, monkeypatch):
     tiers.use_tier("colab", persona_model=model_id)
     sae = load_sae()
     assert asked == [GEMMA_SCOPE[model_id]] and sae_block(sae) == 2
-    readings = [read(text, tokenizer) for text in (TEXTS[0], TEXTS[2])]
+    readings = [read_text(text, tokenizer) for text in (TEXTS[0], TEXTS[2])]
     states = torch.cat(token_activations(model, readings, 2))
     expected = (states @ sae.W_enc + sae.b_enc).relu()
     torch.testing.assert_close(sae.encode(states), expected * (expected > sae.threshold))
@@ -233,7 +236,7 @@ def test_errors_say_what_to_do(tmp_path, monkeypatch):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_states_are_those_of_every_position_that_counts(family):
     model, tokenizer = load_tiny_model(family)
-    readings = [read(text, tokenizer) for text in TEXTS]
+    readings = [read_text(text, tokenizer) for text in TEXTS]
     for reading, states in zip(readings, token_activations(model, readings, 1), strict=True):
         with torch.inference_mode():
             hidden = model(torch.tensor([reading.ids]), output_hidden_states=True).hidden_states[2][0]
@@ -243,7 +246,7 @@ def test_states_are_those_of_every_position_that_counts(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_reading_starts_after_what_every_text_begins_with(family):
     _, tokenizer = load_tiny_model(family)
-    plain, with_system, without = (read(text, tokenizer) for text in TEXTS)
+    plain, with_system, without = (read_text(text, tokenizer) for text in TEXTS)
     assert plain.start == 1
     assert tokenizer.decode(with_system.ids[with_system.start :]).startswith("You are a pirate.")
     assert tokenizer.decode(without.ids[without.start :]).startswith("What about the sea?")
@@ -274,7 +277,7 @@ def test_statistics_are_what_they_say():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_splice_changes_the_positions_it_should_and_goes_away(family):
     model, tokenizer = load_tiny_model(family)
-    reading = read(TEXTS[1], tokenizer)
+    reading = read_text(TEXTS[1], tokenizer)
     ids, seen = torch.tensor([reading.ids]), []
     probe = decoder_blocks(model)[2].register_forward_pre_hook(
         lambda _, args, kwargs: seen.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
@@ -294,7 +297,7 @@ def test_a_splice_changes_the_positions_it_should_and_goes_away(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_clean_loss_is_the_models_own_and_a_perfect_reconstruction_keeps_it(family):
     model, tokenizer = load_tiny_model(family)
-    readings = [read(text, tokenizer) for text in TEXTS]
+    readings = [read_text(text, tokenizer) for text in TEXTS]
     exact = TopKSAE(D, 2 * D, D, {"hook_name": "blocks.1.hook_resid_post"})
     exact.W_enc.data = torch.cat([torch.eye(D), -torch.eye(D)], dim=1)
     exact.W_dec.data = exact.W_enc.data.T
@@ -317,7 +320,7 @@ def test_max_activating_finds_the_strongest_token_of_each_text(family):
     for feature in features:
         peaks = []
         for i, text in enumerate(TEXTS):
-            reading = read(text, tokenizer)
+            reading = read_text(text, tokenizer)
             acts = sae.encode(token_activations(model, [reading], 1)[0])[:, feature]
             peaks.append((float(acts.max()), i, reading.ids[reading.start + int(acts.argmax())]))
         best = [p for p in sorted(peaks, reverse=True)[:2] if p[0] > 0]
@@ -347,7 +350,7 @@ def test_a_run_reads_trains_measures_and_saves(tmp_path, monkeypatch, capsys):
     model, tokenizer = load_tiny_model()
     monkeypatch.setattr(sae_training, "load_model", lambda kind: (model, tokenizer))
     monkeypatch.setattr(sae_training, "load_texts", lambda split: TEXTS * 30)
-    sae_training.run(tmp_path, 1, 1000, SMALL)
+    sae_training.train_from_texts(tmp_path, 1, 1000, SMALL)
     found = metadata(load_sae(tmp_path))
     assert found["hook_name"] == "blocks.1.hook_resid_post"
     assert found["held_out"]["explained_variance"] > 0.5

@@ -186,6 +186,7 @@ def test_transcripts_are_what_the_scenarios_promise():
     assert not any("steering_config" in text for text in files if '"experiment_id"' not in text)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_cost_on_file_counts_only_for_its_own_settings(tmp_path, monkeypatch):
     saved = {"right": {"plain": [1.0, 0.0]}, "nll": {"plain": [3.0]}, "nll_voices": {"plain": [4.0]}}
     config = {"chosen": "layers_a", "strongest": "layers_b", "steering": {"id": "steer_1-1.0"}}

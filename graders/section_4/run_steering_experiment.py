@@ -229,7 +229,7 @@ def _check_score(row: dict[str, Any], rows: list[dict[str, Any]], what: str) -> 
     guess = "It is no score that the judge gave for this question and this answer."
     if right is None:
         guess = "The judge replied REFUSAL, which is no score: keep None, don't make it a number."
-    elif found in others:
+    elif found in others and any(r["score"] != found for r in rows):
         guess = "It is the score of another row: zip answers and scores in the same order."
     check(
         found == right,

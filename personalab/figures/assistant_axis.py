@@ -51,7 +51,9 @@ def plot_drift(
     show(fig, interactive, f"{title}: {ends}.")
 
 
-def plot_sweep(x: Sequence[float], panels: Mapping[str, Float[np.ndarray, "x n"]], xlabel: str) -> None:
+def plot_sweep(
+    x: Sequence[float] | Float[np.ndarray, "x"], panels: Mapping[str, Float[np.ndarray, "x n"]], xlabel: str
+) -> None:
     """Mean and 95 % interval of some scores over a sweep, one panel each, above one another.
 
     Args:

@@ -58,7 +58,7 @@ def plot_rates(outcomes: Mapping[str, Float[np.ndarray, "n"]], label: str) -> No
     show(fig, interactive, f"{label}: " + ", ".join(f"{n} {s:.0%}" for n, s in zip(names, shares, strict=True)) + ".")
 
 
-def plot_null(null: Sequence[float], observed: float, xlabel: str) -> None:
+def plot_null(null: Sequence[float] | Float[np.ndarray, "n"], observed: float, xlabel: str) -> None:
     """Histogram of a statistic under the null hypothesis, with the observed value as a line."""
     fig, ax = plt.subplots(figsize=(7, 3))
     ax.hist(np.asarray(null), bins=40, color=PALETTE[-1], label="null")

@@ -183,13 +183,14 @@ def pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return found
 
 
-def colour(value: float) -> str:
+def colour(value: SupportsFloat) -> str:
     """Background for a value from -1 (blue) over 0 (white) to 1 (orange)."""
+    value = float(value)
     end = HIGH if value > 0 else LOW
     return "#" + "".join(f"{round(255 + abs(value) * (channel - 255)):02x}" for channel in end)
 
 
-def _ink(value: float) -> str:
+def _ink(value: SupportsFloat) -> str:
     return "#ffffff" if value < -0.7 else "#222222"  # on dark blue only
 
 
@@ -202,7 +203,7 @@ def to_html(comparison: Comparison) -> str:
             f'<span style="background:{colour(value)};color:{_ink(value)}" title="{projection:+.2f}">'
             f"{escape(piece)}</span>"
             for piece, value, projection in zip(
-                answer.pieces, comparison.values(answer), answer.projections, strict=True
+                answer.pieces, comparison.values(answer).tolist(), answer.projections, strict=True
             )
         ]
         cells.append(f'<td style="{cell}">{"".join(spans) or "(an empty answer)"}</td>')

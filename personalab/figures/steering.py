@@ -19,7 +19,7 @@ from personalab.figures.base import MARKERS, PALETTE, PLOTLY_MARKERS, show
 
 
 def plot_steering(
-    coefficients: Sequence[float],
+    coefficients: Sequence[float] | Float[np.ndarray, "c"],
     scores: Mapping[str, Float[np.ndarray, "c q"]],
     coherence: Mapping[str, Float[np.ndarray, "c q"]],
     coherent: Mapping[str, Bool[np.ndarray, "c"]],

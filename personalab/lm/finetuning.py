@@ -130,7 +130,7 @@ class _Run:
         self.first: float | None = None
         self.weights = [p for p in tuned.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(self.weights, lr=settings.learning_rate, weight_decay=0.0)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, self._rate)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: self._rate(step))
         self.half = _half(tuned.device)
         # Small gradients vanish in float16 unless the loss is scaled; in bfloat16 and float32 this does nothing. From
         # PyTorch's own first scale, 65,536, gradients overflow and the first steps are lost.

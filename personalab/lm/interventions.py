@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from personalab.lm.hooks import Hidden, hooked
 from personalab.lm.models import decoder_blocks
 
 
+@runtime_checkable
 class Intervention(Protocol):
     """A change of one block's output."""
 

@@ -64,7 +64,7 @@ class GumbelSampler(LogitsProcessor):
         self.temperatures = torch.tensor([[temperatures[i]] for i in warm], device=device)  # (warm, 1)
         self.step = 0
 
-    def __call__(self, input_ids: Int[Tensor, "b s"], scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
+    def __call__(self, input_ids: Int[Tensor, "b s"] | None, scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
         if not self.seeds:
             return scores
         keys = step_keys(self.seeds, self.step).to(scores.device)

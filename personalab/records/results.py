@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from personalab.files import write
 from personalab.paths import ROOT
@@ -78,9 +78,9 @@ HEADLINES = {
 
 def record(
     key: str,
-    value: float,
+    value: SupportsFloat,
     n: int | None = None,
-    ci: Sequence[float] | None = None,
+    ci: Sequence[SupportsFloat] | None = None,
     *,
     model: str | None = None,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from pydantic import TypeAdapter, ValidationError
@@ -39,7 +40,7 @@ else:
         content: str
 
 
-def read_as(path: Path | str, kind: type[T]) -> T:
+def read_as(path: Path | str, kind: type[T] | GenericAlias) -> T:
     """What a JSON file holds, as `kind`: a class with annotated fields, or a type such as `dict[str, str]`.
 
     Raises:
@@ -80,7 +81,7 @@ def _parse(content: str, kind: Any, where: str) -> Any:
 
 
 @functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> Any:  # a TypeAdapter[kind], which beartype does not know
     return TypeAdapter(kind)
 
 

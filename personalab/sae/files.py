@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -41,6 +41,7 @@ class SaeError(ValueError):
     """An autoencoder that cannot be read; the message says what to do."""
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
     """What the course uses of an autoencoder: ours and sae-lens's have it."""
 

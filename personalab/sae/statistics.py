@@ -197,8 +197,8 @@ def max_activating(
 
 @torch.inference_mode()
 def _feature_activations(
-    sae: Autoencoder, features: Sequence[int], states: Sequence[Float[Tensor, "tokens d"]]
-) -> Iterator[Float[Tensor, "tokens features"]]:
+    sae: Autoencoder, features: Sequence[int], states: Sequence[Float[Tensor, "_ d"]]
+) -> Iterator[Float[Tensor, "_ features"]]:
     for text in states:
         yield _encode(sae, text)[:, list(features)].float().cpu()
 
