@@ -75,7 +75,7 @@ def reference() -> dict[str, object]:
 def test_the_reference_solution_passes(grader_name, reference):
     before = set(threading.enumerate())
     assert grade(grader_name, reference[grader_name]) is None
-    # a thread started while grading would compute in one thread for good (see `graders.harness.expect.grader`)
+    # a thread started while grading would compute in one thread for good (see `graders.harness.cases.grader`)
     assert not any(t.name == "embedded-endpoint" for t in set(threading.enumerate()) - before)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,23 +13,6 @@ from torch import Tensor
 
 ROUNDINGS = 8  # see `tolerance`
 _tiny: ContextVar[bool] = ContextVar("graders look at their own tiny models", default=True)
-
-
-def grader(function: Callable[..., None]) -> Callable[..., None]:
-    """As `graders.harness.cases.grader`, for graders that are one function."""
-
-    @functools.wraps(function)
-    def graded(*args: Any, **kwargs: Any) -> None:
-        try:
-            with one_thread():
-                function(*args, **kwargs)
-        except NotImplementedError:
-            raise AssertionError(
-                "Nothing to grade yet: your function, or one it calls, still raises NotImplementedError."
-            ) from None
-        print(f"{function.__name__}: all checks passed.")
-
-    return graded
 
 
 @contextmanager
@@ -225,20 +207,6 @@ def _first_difference(found: Tensor, expected: Tensor, allowed: float) -> str:
 def _digits(a: float, b: float) -> int:
     """Significant digits, 4 or more, that tell two different numbers apart."""
     return next((k for k in range(4, 17) if f"{a:.{k}g}" != f"{b:.{k}g}"), 17)
-
-
-def likely_value(
-    found: float, right: float, mistakes: Mapping[str, list[float] | Callable[[], list[float]]], allowed: float
-) -> str | None:
-    """For numbers, what `check_close` does: the mistake whose value is nearest, and nearer than the right one."""
-    best, guess = min(allowed, abs(found - right)), None
-    for explanation, wrong in mistakes.items():
-        for value in wrong() if callable(wrong) else wrong:
-            if abs(found - value) < best:
-                best, guess = abs(found - value), explanation
-        if guess and best <= 1e-4 * abs(right):  # no need to compute the others
-            break
-    return guess
 
 
 def apart(expected: float, found: float) -> str:

@@ -151,14 +151,3 @@ def failing(model: Any, after: int) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-@contextmanager
-def running(what: str) -> Iterator[None]:
-    """A learner's code runs here: its error becomes a message that says where to look."""
-    try:
-        yield
-    except (NotImplementedError, AssertionError):
-        raise
-    except Exception as error:
-        raise AssertionError(f"{what}: expected a result, found {type(error).__name__}: {error}\n  {HINT}") from error

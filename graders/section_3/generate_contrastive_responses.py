@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
-from graders.harness.asked import Asked, answers, check_asked, recorded_prompts
+from graders.harness.asked import answers, check_asked, recorded_prompts
 from graders.harness.calls import Called, call_case
 from graders.harness.cases import Case, grader
 from graders.harness.expect import check, on_tiny_models
+from graders.harness.intercepted import Row
 from graders.harness.probes import greedy
 from graders.harness.prompts import Messages, prompts
 from graders.harness.readings import load_family
@@ -151,7 +152,7 @@ def _check_entry(entry: dict[str, Any], data: dict, trait: str, where: str) -> N
     )
 
 
-def _check_answer(entry: dict[str, Any], entries: Entries, likeliest: _Model, where: str, asked: list[Asked]) -> None:
+def _check_answer(entry: dict[str, Any], entries: Entries, likeliest: _Model, where: str, asked: list[Row]) -> None:
     right, found, pad = likeliest.answers(entry), entry["response"].strip(), likeliest.tok.pad_token
     if found in right:
         return
