@@ -123,13 +123,13 @@ def notebooks(args: argparse.Namespace) -> int:
 def judge(args: argparse.Namespace) -> int:
     """Score the answers in a JSON Lines file with the embedded judge."""
     from personalab.judging import rows, scoring
-    from personalab.records import upstream
+    from personalab.records.schema import read_jsonl
 
     try:
         if args.output.resolve() == args.input.resolve():
             raise SetupError(f"--output is the same file as --input, {args.input}: name another.")
         rubric = rows.parse_rubric(args.rubric)
-        table = upstream.read_jsonl(args.input)
+        table = read_jsonl(args.input)
         for where, row in table.items():
             rows.check_row(rubric, row, f"{args.input}, {where}")
         scores = scoring.score_responses(rubric, list(table.values()))

@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from graders.harness.expect import check
-from graders.harness.intercepted import Row as Answer
-from graders.harness.intercepted import Rows, intercepted
+from graders.harness.intercepted import Row, Rows, intercepted
 from graders.harness.prompts import check_question
 
 
 @contextmanager
-def recorded(model: Any, tok: Any) -> Iterator[list[Answer]]:
+def recorded(model: Any, tok: Any) -> Iterator[list[Row]]:
     """Every answer that `model.generate` gives inside the `with`.
 
     Whole words only, so that an answer's text has one tokenisation, and a length of its own for each question.
@@ -21,7 +20,7 @@ def recorded(model: Any, tok: Any) -> Iterator[list[Answer]]:
     vocabulary = tok.get_vocab()
     first = [i for w, i in vocabulary.items() if w in ("The", "What", "You", "Tell", "one", "two", "four")]
     later = [i for w, i in vocabulary.items() if w[0] == "Ġ" and w[1:].isalpha() and len(w) > 1]
-    answers: list[Answer] = []
+    answers: list[Row] = []
 
     def script(prompts: Rows) -> list[Rows]:
         lengths = [3 + 2 * ((len(answers) + row) % 4) for row in range(len(prompts))]
@@ -31,7 +30,7 @@ def recorded(model: Any, tok: Any) -> Iterator[list[Answer]]:
         yield answers
 
 
-def in_order(answers: list[Answer], questions: list[str], tok: Any, what: str) -> list[Answer]:
+def in_order(answers: list[Row], questions: list[str], tok: Any, what: str) -> list[Row]:
     """One answer a question: the last it was given; each asked in the chat template, without a system prompt."""
     ordered = []
     for question in questions:

@@ -15,6 +15,7 @@ from torch import Tensor
 from graders.harness.calls import Called, call_case
 from graders.harness.cases import Case, grader
 from graders.harness.expect import apart, check, check_close, tolerance
+from graders.harness.intercepted import Row
 from graders.harness.readings import (
     HIDDEN_STATES_INDEX,
     POOLING,
@@ -26,7 +27,7 @@ from graders.harness.readings import (
     stream,
     token_states,
 )
-from graders.section_2.answers import Answer, in_order, recorded
+from graders.section_2.answers import in_order, recorded
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 _QUESTIONS = [
@@ -92,7 +93,7 @@ def _check_form(found: Any, quantiles: list[float], what: str) -> None:
         )
 
 
-def _read(model: Any, tok: Any, answers: list[Answer], questions: list[str]) -> list[list[Reading]]:
+def _read(model: Any, tok: Any, answers: list[Row], questions: list[str]) -> list[list[Reading]]:
     """Each answer, read as the ids generated and read again as text."""
     texts = [tok.decode(answer.new, skip_special_tokens=True) for answer in answers]
     found = [[again] for again in read(model, tok, [("", *e) for e in zip(questions, texts, strict=True)])]

@@ -75,7 +75,7 @@ class _Model(NamedTuple):
 
 
 def _case(
-    likeliest: _Model, data: dict, what: str, trait: str = "evil", temperature: float = _COLD, every: int = 1
+    likeliest: _Model, data: dict[str, Any], what: str, trait: str = "evil", temperature: float = _COLD, every: int = 1
 ) -> Case:
     """The form of the whole result; the answers of every so-manieth entry against the model's own."""
     model, tok, n = likeliest
@@ -112,7 +112,7 @@ def _check_entries(found: Any, data: dict[str, Any], trait: str, what: str) -> N
         _check_entry(entry, data, trait, _where(entry, what))
 
 
-def _check_combinations(found: list[dict[str, Any]], data: dict, what: str) -> None:
+def _check_combinations(found: list[dict[str, Any]], data: dict[str, Any], what: str) -> None:
     indices, polarities = range(len(data["instruction"])), ("pos", "neg")
     total = len(indices) * len(data["questions"]) * 2
     right = f"{len(indices)} instructions x {len(data['questions'])} questions x 2 polarities = {total}"
@@ -131,7 +131,7 @@ def _check_combinations(found: list[dict[str, Any]], data: dict, what: str) -> N
     )
 
 
-def _check_entry(entry: dict[str, Any], data: dict, trait: str, where: str) -> None:
+def _check_entry(entry: dict[str, Any], data: dict[str, Any], trait: str, where: str) -> None:
     """The system prompt is the polarity's own, and the response is text of an answer."""
     polarity, pair = entry["polarity"], data["instruction"][entry["instruction_idx"]]
     other = "neg" if polarity == "pos" else "pos"

@@ -170,8 +170,8 @@ def rekeyed(
 
 def _grouped(
     cells: Sequence[tuple[Hashable, NotebookNode]], mark: Callable[[NotebookNode], Hashable]
-) -> defaultdict[Hashable, list]:
-    groups: defaultdict[Hashable, list] = defaultdict(list)
+) -> defaultdict[Hashable, list[Any]]:
+    groups: defaultdict[Hashable, list[Any]] = defaultdict(list)
     for key, cell in cells:
         if (value := mark(cell)) is not None:
             groups[value].append(key)

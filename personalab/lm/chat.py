@@ -29,7 +29,11 @@ class Encoded(NamedTuple):
 
 
 def as_messages(system_prompt: str | None, question: str, response: str | None = None) -> list[dict[str, str]]:
-    """One exchange as a list of messages, leaving out an empty system prompt and an absent response."""
+    """One exchange as a list of messages, leaving out an empty system prompt and an absent response.
+
+    >>> as_messages("", "Who are you?", "A ghost.")
+    [{'role': 'user', 'content': 'Who are you?'}, {'role': 'assistant', 'content': 'A ghost.'}]
+    """
     messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
     messages.append({"role": "user", "content": question})
     if response is not None:

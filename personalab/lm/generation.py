@@ -29,6 +29,7 @@ from personalab.lm import chat, prefix_cache
 from personalab.lm.batching import packed
 from personalab.lm.content_check import violations
 from personalab.lm.content_guard import is_guarded
+from personalab.lm.hooks import contiguous_input
 from personalab.lm.interventions import Intervention, applied, per_row
 from personalab.lm.models import decoder_blocks
 from personalab.lm.sampling import GumbelSampler
@@ -151,7 +152,7 @@ def _generate_all(
     bar = tqdm(total=len(requests), desc="generating", unit="answer", disable=not progress)
     for rows in batches_of(prompts, requests, limits[0] or tier.max_batch_tokens, limits[1] or tier.max_batch_rows):
         here = [intervention.for_rows(rows) for intervention in interventions]
-        with applied(model, here):
+        with applied(model, here), contiguous_input(model.get_output_embeddings()):
             # A prefix is run as one row, which can't stand for rows that are treated differently.
             share = not any(map(per_row, here))
             batch = _generate_batch(model, tokenizer, [prompts[i] for i in rows], [requests[i] for i in rows], share)

@@ -47,3 +47,20 @@ def stop_after(layer: nn.Module) -> Iterator[None]:
 
     with suppress(_Stop), hooked(layer, stop):
         yield
+
+
+@contextmanager
+def contiguous_input(layer: nn.Module | None) -> Iterator[None]:
+    """`layer` (an LM head, or None) reads a contiguous copy of its input.
+
+    Where its weight is frozen, `F.linear` on a slice of positions copies the weight once a row instead: of 60 rows and
+    49,152 tokens in bfloat16 that takes 3.2 GB and 300 times as long.
+    """
+    if layer is None:
+        yield
+        return
+    handle = layer.register_forward_pre_hook(lambda _module, args: (args[0].contiguous(), *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()

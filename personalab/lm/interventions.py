@@ -47,6 +47,10 @@ class Steer:
     Attributes:
         coefficient: one number for all rows, or a tensor with one for each: a whole sweep decodes as one batch.
             At 0 the output is exactly the input.
+
+    >>> hidden, vector = torch.zeros(2, 1, 3), torch.tensor([1.0, 0.0, 0.0])
+    >>> Steer(0, vector, torch.tensor([0.0, 2.0]))(hidden)[:, 0].tolist()
+    [[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]]
     """
 
     block: int
@@ -74,6 +78,10 @@ class Cap:
 
     Attributes:
         threshold: in units of the residual stream, as the projection on the unit vector.
+
+    >>> hidden = torch.tensor([[[5.0, 1.0], [-5.0, 1.0]]])
+    >>> Cap(0, torch.tensor([10.0, 0.0]), 2.0)(hidden)[0].tolist()  # the vector's length does not count
+    [[2.0, 1.0], [-5.0, 1.0]]
     """
 
     block: int

@@ -32,6 +32,10 @@ def bootstrap_interval(
 
     A resample that leaves a group empty, so that the statistic is not finite, is drawn again.
 
+    >>> scores = np.array([0.0, 0.0, 1.0, 1.0])
+    >>> bootstrap_interval(4, lambda i: float(scores[i].mean()))
+    Interval(low=0.0, high=1.0)
+
     Args:
         statistic: takes an integer array of `n` indices, returns a number.
 
@@ -79,6 +83,9 @@ def jackknife_interval(n: int, statistic: Callable[[np.ndarray], float], *, leve
 
 def permutation_p(observed: float, null: np.ndarray) -> float:
     """Share of null draws at least as large as `observed`, counting the observation itself (never 0).
+
+    >>> permutation_p(2.0, np.array([0.0, 1.0, 2.0]))
+    0.5
 
     Source: Phipson and Smyth 2010, "Permutation p-values should never be zero".
     """

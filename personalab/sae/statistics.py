@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.lm import chat
 from personalab.lm.activations import BATCH_TOKENS, pool
-from personalab.lm.interventions import Hidden, Intervention, applied
+from personalab.lm.hooks import Hidden
+from personalab.lm.interventions import Intervention, applied
 from personalab.sae.files import Autoencoder, sae_block
 
 Text = str | Sequence[chat.Message]

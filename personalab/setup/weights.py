@@ -143,7 +143,7 @@ def verify_weights(folder: Path) -> str | None:
     return None
 
 
-def _read_manifest(folder: Path) -> dict[str, dict]:
+def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
 
 
