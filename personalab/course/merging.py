@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from copy import deepcopy
 from itertools import count
+from typing import Any
 
 import nbformat
 from nbdime.diffing.generic import compare_strings_approximate

@@ -183,14 +183,13 @@ def pieces(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return found
 
 
-def colour(value: SupportsFloat) -> str:
+def colour(value: float) -> str:
     """Background for a value from -1 (blue) over 0 (white) to 1 (orange)."""
-    value = float(value)
     end = HIGH if value > 0 else LOW
     return "#" + "".join(f"{round(255 + abs(value) * (channel - 255)):02x}" for channel in end)
 
 
-def _ink(value: SupportsFloat) -> str:
+def _ink(value: float) -> str:
     return "#ffffff" if value < -0.7 else "#222222"  # on dark blue only
 
 
