@@ -149,13 +149,7 @@ def bench(args: argparse.Namespace) -> int:
 
 def clean(args: argparse.Namespace) -> int:
     """Remove this folder's environment, runs and caches; your artifacts/ only with --all, cache and workbook/ never."""
-    here = [
-        "runs",
-        ".pytest_cache",
-        ".ruff_cache",
-        ".mypy_cache",
-        ".venv.lock",
-    ]
+    here = ["runs", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".import_linter_cache", ".venv.lock"]
     if args.all:  # what your runs left, not the committed reference
         here += [f"artifacts/{p.name}" for p in (ROOT / "artifacts").glob("*") if p.name != "reference"]
     anywhere = ["__pycache__", ".ipynb_checkpoints"]

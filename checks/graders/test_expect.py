@@ -7,12 +7,12 @@ import threading
 import pytest
 import torch
 
+from graders.harness.cases import Case, grader
 from graders.harness.expect import (
     ROUNDINGS,
     apart,
     check_close,
     check_mean_dtype,
-    grader,
     on_tiny_models,
     one_thread,
     tolerance,
@@ -111,15 +111,17 @@ def test_means_in_half_precision_are_known_by_their_values(dtype):
 def test_a_grader_computes_in_one_thread_and_restores_the_number(two_threads):
     seen = []
 
-    @grader
-    def inner(solution):
+    def run(solution):
         seen.append(torch.get_num_threads())
         solution()
 
     @grader
-    def outer(solution):
-        inner(solution)
-        seen.append(torch.get_num_threads())
+    def inner():
+        yield Case("inner", run, lambda found: None)
+
+    @grader
+    def outer():
+        yield Case("outer", inner, lambda found: seen.append(torch.get_num_threads()))
 
     outer(lambda: None)
     assert seen == [1, 1] and torch.get_num_threads() == 2

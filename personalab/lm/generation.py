@@ -93,10 +93,9 @@ def requests_for(
         raise ValueError(f"Steer has {bad[0]} coefficients for {len(conversations)} conversations.")
     rows = zip(*coefficients, strict=True) if coefficients else [()] * len(conversations)
     turns = [tuple((m["role"], m["content"]) for m in c) for c in conversations]
-    asked = list(zip(turns, rows, strict=True))
     return [
         Request(c, max_tokens, temperature, request_seed(c, max_tokens, temperature, seed, occurrence))
-        for c, occurrence in zip(conversations, occurrences(asked), strict=True)
+        for c, occurrence in zip(conversations, occurrences([*zip(turns, rows, strict=True)]), strict=True)
     ]
 
 

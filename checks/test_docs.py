@@ -1,0 +1,37 @@
+"""The pages for maintainers name files that exist, and commands that there are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from personalab.__main__ import parser
+from personalab.paths import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+ROOMS = "|".join(p.name for p in (ROOT / "personalab").iterdir() if (p / "__init__.py").exists())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(r"(?<![\w/])((?:personalab|graders|checks|instructions)/[\w/]*\w\.(?:py|md))", text)
+    named += [f"personalab/{path}" for path in re.findall(rf"(?<![\w/])((?:{ROOMS})/\w+\.py)", text)]
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_commands_exist(page: Path) -> None:
+    text = " ".join(page.read_text(encoding="utf-8").split())
+    for command in re.findall(r"python3? -m personalab ([a-z][a-z-]*)", text):
+        with pytest.raises(SystemExit) as done:
+            parser().parse_args([command, "--help"])
+        assert done.value.code == 0, command
+
+
+def test_architecture_says_enough() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert len(re.findall(r"^\| .*\? \| ", text, re.M)) == 10
+    assert all(f"`{room}/`" in text for room in ROOMS.split("|"))
