@@ -17,7 +17,7 @@ import torch
 
 import tests
 from checks.bank.grading import reference_solutions
-from graders.harness import cases
+from graders.harness import cases, expect
 from graders.harness.cases import (
     Case,
     Foreign,
@@ -210,18 +210,19 @@ def at_a_distance(name: str, work: Any) -> str:
     list_of = getattr(tests, name).cases
     given = {k: notebook[k] for k in inspect.signature(list_of).parameters}
     seen = []
-    for case in list_of(**given):
-        try:
-            seen.append(on_paper(cases._observed(case, work)))
-        except AssertionError as error:
-            seen.append(error)
-    for case, observed in zip(list_of(**given), seen, strict=True):
-        try:
-            if isinstance(observed, AssertionError):
-                return str(observed)
-            case.judge(observed)
-        except AssertionError as error:
-            return str(error)
+    with expect.one_thread():
+        for case in list_of(**given):
+            try:
+                seen.append(on_paper(cases._observed(case, work)))
+            except AssertionError as error:
+                seen.append(error)
+        for case, observed in zip(list_of(**given), seen, strict=True):
+            try:
+                if isinstance(observed, AssertionError):
+                    return str(observed)
+                case.judge(observed)
+            except AssertionError as error:
+                return str(error)
     return ""
 
 
