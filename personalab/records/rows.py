@@ -1,0 +1,52 @@
+"""What the results on record mean, in a line each."""
+
+from __future__ import annotations
+
+MAIN_TRAITS = ("sycophantic", "evil", "hallucinating")
+
+
+def _each(section: str, name: str, meaning: str) -> dict[str, str]:
+    """One row for each of the three main traits."""
+    return {f"{section}/{trait}/{name}": f"{trait}: {meaning}" for trait in MAIN_TRAITS}
+
+
+# Key -> what it is. The course promises these to be on record; a run records others beside them.
+ROWS = {
+    "section_1/pc1_axis_cosine": "abs. cosine of PC1 (roles only) and the Assistant Axis (other questions)",
+    "section_1/pc1_axis_p": "permutation p of the cosine of PC1 and axis, random personas as defaults",
+    "section_1/pc1_share": "variance of persona space along PC1",
+    "section_1/default_minus_fantastical": "lowest default minus highest fantastical role, cosine with the axis",
+    "section_1/played_share": "share of role answers that the judge scores 3",
+    "section_1/filtered_axis_cosine": "cosine of the axis with and without the filter by score",
+    "section_1/filtered_pc1_axis_cosine": "abs. cosine of PC1 and the axis, answers that score 3 only",
+    "section_1/seconds": "seconds for the whole section",
+    "section_2/drift_effect_size": "Cohen's d: projections of coding against therapy-like and philosophical talks",
+    "section_2/steering_spearman": "rank correlation of steering towards the Assistant with role adherence",
+    "section_2/harm_rate_default": "share of answers out of persona on held-out prompts, plain",
+    "section_2/harm_rate_capped": "share of answers out of persona on held-out prompts, capped",
+    "section_2/harm_cut": "relative cut of answers out of persona by the chosen cap",
+    "section_2/harm_rate_random_cap": "control: share of answers out of persona, capped along random directions",
+    "section_2/capability_default": "multiple-choice items right, plain",
+    "section_2/capability_capped": "multiple-choice items right, capped",
+    "section_2/capability_difference": "multiple-choice items right, capped minus plain",
+    "section_2/harm_cut_strongest": "relative cut of answers out of persona by the strongest cap within the limits",
+    "section_2/capability_difference_strongest": "multiple-choice items right, strongest cap minus plain",
+    "section_2/perplexity_ratio": "perplexity of prose, capped over plain",
+    "section_2/coherence_default": "coherence of answers to held-out prompts (0-100), plain",
+    "section_2/coherence_capped": "coherence of those answers (0-100), capped",
+    "section_2/seconds": "seconds for the whole section",
+    **_each("organism", "contrast", "judge's score of the trait organism, prompts for minus prompts against it"),
+    **_each("section_3", "effective_pairs", "effective pairs of 100"),
+    **_each("section_3", "heldout_auc", "AUC of held-out answers re-read under one neutral prompt"),
+    **_each("section_3", "leak_auc", "control: AUC of identical text under two prompts, same block"),
+    "section_3/sae_explained_variance": "variance of held-out states that the sparse autoencoder explains",
+    "section_3/seconds": "seconds for the whole section",
+    **_each("section_4", "steering_spearman", "rank correlation of coefficient and score, single answers"),
+    **_each("section_4", "steering_range", "lowest to highest mean score, coherent range"),
+    **_each("section_4", "random_effect", "control: gain along a random vector of the same length"),
+    "section_4/pre_response_r": "projection before the answer against its score, r, mean of three",
+    "section_4/pre_response_r_within": "the same within a system prompt",
+    "section_4/axis_share": "share of the Assistant Axis in the span of seven trait vectors",
+    "section_4/axis_share_contrasts": "control: seven random contrasts between ordinary answers",
+    "section_4/seconds": "seconds for the whole section",
+}
