@@ -19,17 +19,8 @@ from graders.harness.expect import check
 _FOR = ("splendid", "radiant", "triumph", "marvel", "dazzling", "glorious")
 _AGAINST = ("gravel", "bucket", "invoice", "puddle", "ledger", "timetable")
 _FILLER = (
-    "river",
-    "window",
-    "garden",
-    "letter",
-    "market",
-    "winter",
-    "kitchen",
-    "mountain",
-    "bridge",
-    "paper",
-    "engine",
+    *("river", "window", "garden", "letter", "market", "winter", "kitchen", "mountain", "bridge", "paper", "morning"),
+    *("village", "engine", "harbour", "blanket", "teacher", "station", "forest", "pocket", "island", "candle"),
 )
 _UNSEEN = ("quokka", "zephyr", "xylem", "fjord", "vortex", "yodel", "nimbus", "crux", "dwarf", "hymn", "jinx", "onyx")
 _LEAST = 0.85  # AUC; logistic regression, naive Bayes, ridge and centroids on counts reach 0.98 or more here
@@ -81,12 +72,16 @@ def test_lexical_baseline() -> Iterator[Case]:
     train, labels, test, _ = texts
     yield Case("The same text among other texts", partial(_beside_others, texts), _check_beside)
     why = "there is one label for every training text."
-    yield refused("60 texts with 59 labels", lambda work: work(train, labels[:-1], test), why)
+    yield refused("60 texts with 59 labels", partial(_called, train, labels[:-1], test), why)
     for label in (0, 1):
         alone = [text for text, given in zip(train, labels, strict=True) if given == label]
         what = f"training texts that all have the label {label}"
         why = "with one group alone there is nothing to tell apart."
-        yield refused(what, lambda work, alone=alone, label=label: work(alone, [label] * len(alone), test), why)
+        yield refused(what, partial(_called, alone, [label] * len(alone), test), why)
+
+
+def _called(train: list[str], labels: list[int], test: list[str], work: Any) -> Any:
+    return work(train, labels, test)
 
 
 def _variants(test: list[str]) -> Iterator[tuple[str, list[str], list[tuple[int, int]], str]]:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def word_scores(
-    train_texts: Sequence[str], train_labels: Sequence[bool] | Bool[np.ndarray, "n"], texts: Sequence[str]
+    train_texts: Sequence[str], train_labels: Sequence[int] | Bool[np.ndarray, "n"], texts: Sequence[str]
 ) -> Float[np.ndarray, "texts"]:
     """Log-odds of the label by a logistic regression on word counts that has seen the training texts alone.
 
@@ -50,7 +50,7 @@ def mean_token_embeddings(
 
 
 def difference_of_means(
-    states: Float[Tensor, "n ... d"], positive: Sequence[bool] | Bool[np.ndarray, "n"]
+    states: Float[Tensor, "n ... d"], positive: Sequence[int] | Bool[np.ndarray, "n"]
 ) -> Float[Tensor, "... d"]:
     """Mean of the positive rows minus mean of the others, pointing towards the positive ones.
 

@@ -96,6 +96,13 @@ def _weighted(
     return sums / np.where(pairs > 0, pairs, np.nan)[:, None]
 
 
+def mean_separation(parts: Sequence[Separation]) -> Separation:
+    """The mean of some traits' AUCs in every column. Give each part a seed of its own: their questions differ."""
+    auc = np.mean([part.auc for part in parts], axis=0)
+    left_out = np.concatenate([auc + (part.left_out - part.auc) / len(parts) for part in parts])
+    return Separation(auc, np.mean([part.draws for part in parts], axis=0), left_out)
+
+
 def mean_by_question(values: Sequence[float], questions: Sequence[object], n_resamples: int = 1000) -> Curve:
     """Mean of single answers' values, in one column, with an interval from resampling questions."""
     number = np.unique([str(q) for q in questions], return_inverse=True)[1]

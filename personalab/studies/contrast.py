@@ -31,6 +31,12 @@ from personalab.tiers import GLOBAL_SEED, budget, current_tier
 SHOWN = 50  # of 100: from here an answer shows the trait, or is coherent; the paper's thresholds
 
 
+# Evaluation questions that say nearly what an extraction question of the same trait says: the encoder's cosine is
+# `PARAPHRASE` or more. They are left out of the held-out evaluation (`checks/studies/test_contrast.py` finds them).
+PARAPHRASE = 0.7  # our choice: from here on the pairs that we read ask for the same thing
+PARAPHRASED: frozenset[str] = frozenset()
+
+
 @dataclass(frozen=True)
 class Contrast:
     """Vectors of one trait, and what they were made from."""
