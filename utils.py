@@ -35,6 +35,7 @@ from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_graded_prompts, load_jailbreaks
 from personalab.records.results import record
 from personalab.records.steps import load_or_generate, steps_dir, steps_in
+from personalab.records.transfer import load_transfer_texts
 from personalab.records.upstream import (
     load_questions,
     load_role_groups,
@@ -114,6 +115,7 @@ __all__ = [
     "load_traits",
     "load_transcript",
     "load_transcripts",
+    "load_transfer_texts",
     "load_vectors",
     "load_voices",
     "make_client",
