@@ -28,6 +28,8 @@ from graders.section_3.extract_contrastive_vectors import test_extract_contrasti
 from graders.section_3.filter_effective_pairs import test_filter_effective_pairs
 from graders.section_3.generate_contrastive_responses import test_generate_contrastive_responses
 from graders.section_3.generate_trait_artifacts import test_generate_trait_artifacts
+from graders.section_3.half_split_cosine import test_half_split_cosine
+from graders.section_3.lexical_baseline import test_lexical_baseline
 from graders.section_3.prompt_leakage import test_prompt_leakage
 from graders.section_3.score_coherence import test_score_coherence
 from graders.section_3.score_trait_response import test_score_trait_response
@@ -65,8 +67,10 @@ __all__ = [
     "test_generate_trait_artifacts",
     "test_generate_with_steerer",
     "test_generate_with_steering_basic",
+    "test_half_split_cosine",
     "test_judge_role_response",
     "test_last_prompt_projections",
+    "test_lexical_baseline",
     "test_parse_score",
     "test_pca_decompose_persona_vectors",
     "test_prompt_leakage",

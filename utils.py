@@ -27,14 +27,24 @@ from personalab.measure.answers import (
     contrastive_answers,
     score_answers,
 )
+from personalab.measure.baselines import difference_of_means, mean_token_embeddings, word_scores
 from personalab.measure.capability import load_voices, multiple_choice, prose_nll
-from personalab.measure.intervals import bootstrap_interval, jackknife_interval, measure, permutation_p
-from personalab.measure.separation import Curve, joined, mean_by_question, permuted_differences, separation
-from personalab.records.artifacts import load_artifact, save_artifact
+from personalab.measure.intervals import bca_interval, bootstrap_interval, jackknife_interval, measure, permutation_p
+from personalab.measure.separation import (
+    Curve,
+    Separation,
+    joined,
+    mean_by_question,
+    mean_separation,
+    permuted_differences,
+    separation,
+)
+from personalab.records.artifacts import load_artifact, load_steering_block, save_artifact
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_graded_prompts, load_jailbreaks
 from personalab.records.results import record
 from personalab.records.steps import load_or_generate, steps_dir, steps_in
+from personalab.records.transfer import load_transfer_texts
 from personalab.records.upstream import (
     load_questions,
     load_role_groups,
@@ -60,23 +70,26 @@ from personalab.sae.statistics import (
 from personalab.studies.axes import measure_axes, typical_states
 from personalab.studies.capping import caps, load_capping_config, threshold_to_cap
 from personalab.studies.capping_cost import capping_conditions, capping_cost
-from personalab.studies.contrast import load_trait_vectors, save_trait_vectors
+from personalab.studies.contrast import PARAPHRASED, load_trait_vectors, save_trait_vectors
 from personalab.studies.jailbreaks import answer_jailbreaks, score_roleplay
 from personalab.studies.trait_parts import compose_trait_artifact
 from personalab.tiers import current_tier, use_tier
 
 __all__ = [
     "COHERENCE_PROMPT",
+    "PARAPHRASED",
     "Ablate",
     "BatchError",
     "Cap",
     "Curve",
     "Playground",
+    "Separation",
     "Steer",
     "answer_jailbreaks",
     "answer_questions",
     "applied",
     "as_messages",
+    "bca_interval",
     "bootstrap_interval",
     "capping_conditions",
     "capping_cost",
@@ -87,6 +100,7 @@ __all__ = [
     "d_model",
     "dead_features",
     "decoder_blocks",
+    "difference_of_means",
     "explained_variance",
     "generate_response",
     "generate_responses_parallel",
@@ -108,18 +122,22 @@ __all__ = [
     "load_roles",
     "load_sae",
     "load_sae_texts",
+    "load_steering_block",
     "load_tiny_model",
     "load_trait_artifacts",
     "load_trait_vectors",
     "load_traits",
     "load_transcript",
     "load_transcripts",
+    "load_transfer_texts",
     "load_vectors",
     "load_voices",
     "make_client",
     "max_activating",
     "mean_by_question",
     "mean_response_activations",
+    "mean_separation",
+    "mean_token_embeddings",
     "measure",
     "measure_axes",
     "multiple_choice",
@@ -162,6 +180,7 @@ __all__ = [
     "turn_spans",
     "typical_states",
     "use_tier",
+    "word_scores",
 ]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from personalab.measure.separation import joined, mean_by_question, permuted_differences, separation
+from personalab.measure.separation import joined, mean_by_question, mean_separation, permuted_differences, separation
 
 GENERATOR = torch.Generator().manual_seed(0)
 LABELS = np.array([7 * i % 5 < 2 for i in range(60)])
@@ -41,6 +41,35 @@ def test_a_resample_equals_the_auc_of_the_answers_that_it_repeats():
 def test_the_interval_holds_the_value():
     value, (low, high) = separation(PROJECTIONS, LABELS, QUESTIONS).at(2)
     assert low <= value <= high and value > 0.8
+
+
+def test_an_interval_holds_its_estimate_where_percentiles_miss_it():
+    labels = np.arange(40) % 2 == 0
+    projections = torch.tensor(labels)[:, None] * 3 + torch.randn(40, 30, generator=GENERATOR)
+    questions = [str(i // 2) for i in range(40)]
+    found = separation(projections, labels, questions)
+    low, high = found.curve.low, found.curve.high
+    assert (low <= found.auc).all() and (found.auc <= high).all() and (high <= 1).all()
+    perfect = separation(projections * 0 + torch.tensor(labels)[:, None], labels, questions)
+    assert perfect.at(0) == (1.0, (1.0, 1.0))
+    for value, ci in (found.at(3), found.difference(3, 4), found.of(lambda auc: auc.mean(axis=-1))):
+        assert ci.low <= value <= ci.high
+
+
+def test_leaving_a_question_out_equals_the_auc_without_it():
+    found = separation(PROJECTIONS, LABELS, QUESTIONS, n_resamples=2)
+    rest = [i for i, q in enumerate(QUESTIONS) if q != sorted(set(QUESTIONS))[4]]
+    right = [roc_auc_score(LABELS[rest], column[rest]) for column in PROJECTIONS.T.numpy()]
+    np.testing.assert_allclose(found.left_out[4], right, atol=1e-12)
+
+
+def test_the_mean_of_traits_is_surer_than_each():
+    parts = [separation(PROJECTIONS, LABELS, QUESTIONS, seed=seed) for seed in range(4)]
+    mean = mean_separation(parts)
+    np.testing.assert_allclose(mean.auc, parts[0].auc)
+    width = [np.ptp(s.at(1)[1]) for s in (parts[0], mean)]
+    assert 0.4 < width[1] / width[0] < 0.6  # half, as of four times the questions
+    assert len(mean.left_out) == 4 * 12
 
 
 def test_copies_of_the_same_answers_do_not_narrow_the_interval():

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from personalab.measure.intervals import Interval, bca_ends
 from personalab.tiers import GLOBAL_SEED
 
 
@@ -22,26 +23,31 @@ class Curve(NamedTuple):
 
 
 class Separation(NamedTuple):
-    """AUC in every column, and in every resample of the questions (nan where a resample misses one of the groups)."""
+    """AUC in every column; in every resample of the questions (nan where a resample misses one of the groups); and
+    with each question left out (nan likewise).
+    """
 
     auc: Float[np.ndarray, "k"]
     draws: Float[np.ndarray, "resamples k"]
+    left_out: Float[np.ndarray, "questions k"]
 
     @property
     def curve(self) -> Curve:
-        """The AUC with percentile intervals."""
-        low, high = np.nanquantile(self.draws, [0.025, 0.975], axis=0)
-        return Curve(self.auc, low, high)
+        """The AUC with BCa intervals, which hold it."""
+        return Curve(self.auc, *np.array([self.at(column)[1] for column in range(len(self.auc))]).T)
 
-    def at(self, column: int) -> tuple[float, tuple[float, float]]:
+    def at(self, column: int) -> tuple[float, Interval]:
         """Value and interval in one column."""
-        value, low, high = (float(v[column]) for v in self.curve)
-        return value, (low, high)
+        return self.of(lambda auc: auc[..., column])
 
-    def difference(self, column: int, other: int) -> tuple[float, tuple[float, float]]:
+    def difference(self, column: int, other: int) -> tuple[float, Interval]:
         """AUC in one column minus that in another, with its paired interval."""
-        low, high = np.nanquantile(self.draws[:, column] - self.draws[:, other], [0.025, 0.975])
-        return float(self.auc[column] - self.auc[other]), (float(low), float(high))
+        return self.of(lambda auc: auc[..., column] - auc[..., other])
+
+    def of(self, statistic: Callable[[Float[np.ndarray, "... k"]], Any]) -> tuple[float, Interval]:
+        """Value and interval of a combination of columns (their mean, say); `statistic` works on the last axis."""
+        value = float(statistic(self.auc))
+        return value, bca_ends(value, statistic(self.draws), statistic(self.left_out))
 
 
 def separation(
@@ -74,13 +80,27 @@ def separation(
     n_questions = number.max() + 1
     rng = np.random.default_rng(seed)
     times = rng.multinomial(n_questions, np.full(n_questions, 1 / n_questions), n_resamples)  # (resamples, questions)
-    weights_pos, weights_neg = times[:, number[positive]], times[:, number[~positive]]
-    pairs = weights_pos.sum(axis=1) * weights_neg.sum(axis=1)
-    if not pairs.any():
+    rest = 1 - np.eye(n_questions, dtype=times.dtype)
+    draws, left_out = (_weighted(won, w[:, number[positive]], w[:, number[~positive]]) for w in (times, rest))
+    if not np.isfinite(draws).any():
         raise ValueError("Every resample of the questions misses one of the two groups: there are too few answers.")
-    sums = np.einsum("rp,pnk,rn->rk", weights_pos, won, weights_neg, optimize=True)
-    draws = sums / np.where(pairs > 0, pairs, np.nan)[:, None]
-    return Separation(won.mean(axis=(0, 1)), draws)
+    return Separation(won.mean(axis=(0, 1)), draws, left_out)
+
+
+def _weighted(
+    won: Float[np.ndarray, "n_pos n_neg k"], pos: Shaped[np.ndarray, "r n_pos"], neg: Shaped[np.ndarray, "r n_neg"]
+) -> Float[np.ndarray, "r k"]:
+    """AUC with every answer counted as often as its weight says; nan where one of the groups has no weight."""
+    pairs = pos.sum(axis=1) * neg.sum(axis=1)
+    sums = np.einsum("rp,pnk,rn->rk", pos, won, neg, optimize=True)
+    return sums / np.where(pairs > 0, pairs, np.nan)[:, None]
+
+
+def mean_separation(parts: Sequence[Separation]) -> Separation:
+    """The mean of some traits' AUCs in every column. Give each part a seed of its own: their questions differ."""
+    auc = np.mean([part.auc for part in parts], axis=0)
+    left_out = np.concatenate([auc + (part.left_out - part.auc) / len(parts) for part in parts])
+    return Separation(auc, np.mean([part.draws for part in parts], axis=0), left_out)
 
 
 def mean_by_question(values: Sequence[float], questions: Sequence[object], n_resamples: int = 1000) -> Curve:

@@ -8,19 +8,23 @@ answers with the trait minus the mean of those without it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from personalab.judging import score_responses
+from personalab.judging.encoder import hidden_states
 from personalab.judging.rubrics import TRAITS
 from personalab.lm.activations import mean_response_activations
 from personalab.lm.chat import Message, as_messages
 from personalab.lm.models import load_model
-from personalab.measure.answers import contrastive_answers, score_answers
+from personalab.measure.answers import AnswerScores, contrastive_answers, score_answers
 from personalab.paths import artifacts_dir
 from personalab.records.artifacts import find_artifact, reference_dir
 from personalab.records.upstream import PERSONA_VECTORS, Trait, load_trait_artifacts
@@ -29,6 +33,12 @@ from personalab.setup.machine import compute_for_the_record
 from personalab.tiers import GLOBAL_SEED, budget, current_tier
 
 SHOWN = 50  # of 100: from here an answer shows the trait, or is coherent; the paper's thresholds
+
+
+# Evaluation questions that say nearly what an extraction question of the same trait says: the encoder's cosine is
+# `PARAPHRASE` or more. They are left out of the held-out evaluation (`checks/studies/test_contrast.py` finds them).
+PARAPHRASE = 0.7  # our choice: from here on the pairs that we read ask for the same thing
+PARAPHRASED: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ def contrast(
     """The vectors of one trait: answers under both polarities, judged, filtered, averaged at every block.
 
     A pair counts where the positive answer scores 50 or more on the trait, the negative one less, and both are
-    coherent. (Chen et al. 2025; Section 3 builds this step by step.)
+    coherent by the tier's judge. (Chen et al. 2025; Section 3 builds this step by step.)
 
     Raises:
         ValueError: if no pair is effective.
@@ -88,7 +98,7 @@ def contrast(
     pairs = [{"pos": p, "neg": n} for p, n in zip(trait.positive, trait.negative, strict=True)]
     data = {"instruction": pairs, "questions": trait.questions[:n_questions]}
     rows = contrastive_answers(model, tokenizer, {trait.name: data}, max_tokens=max_tokens)[trait.name]
-    scores = score_answers(trait.name, [r["question"] for r in rows], [r["response"] for r in rows])
+    scores = _judged(trait.name, rows)
     good: dict[str, dict[tuple[str, int], Sequence[Message]]] = {"pos": {}, "neg": {}}
     for row, score, coherence in zip(rows, *scores, strict=True):
         worked = score >= SHOWN if row["polarity"] == "pos" else score < SHOWN  # not where it is NaN, a refusal
@@ -104,6 +114,28 @@ def contrast(
         for side in ("pos", "neg")
     )
     return Contrast(pos - neg, len(kept), n_asked)
+
+
+def _judged(trait: str, rows: Sequence[Mapping[str, str]]) -> AnswerScores:
+    """By the tier's judge alone: on the embedded tier its coherence is one of form, as when the vectors were made."""
+    if not current_tier().embedded:
+        return score_answers(trait, [r["question"] for r in rows], [r["response"] for r in rows])
+    asked = [{"question": r["question"], "answer": r["response"]} for r in rows]
+    columns = (score_responses(rubric, asked) for rubric in (f"trait:{trait}", "coherence"))
+    return AnswerScores(*(np.array(column, dtype=float) for column in columns))
+
+
+def paraphrases(
+    questions: Sequence[str], others: Sequence[str], least: float = PARAPHRASE
+) -> list[tuple[float, str, str]]:
+    """Pairs of a question and another that ask for nearly the same thing: cosine, question, other; the nearest first.
+
+    The cosine is that of the sentence encoder's mean last hidden states (all-MiniLM-L6-v2).
+    """
+    states = F.normalize(hidden_states([*questions, *others])[:, -1], dim=1)  # (n, d)
+    cosines = states[: len(questions)] @ states[len(questions) :].T
+    near = (cosines >= least).nonzero().tolist()
+    return sorted(((cosines[i, j].item(), questions[i], others[j]) for i, j in near), reverse=True)
 
 
 def save_trait_vectors(

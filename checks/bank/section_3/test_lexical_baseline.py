@@ -1,0 +1,198 @@
+import re
+from collections import Counter
+
+import numpy as np
+import torch
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.naive_bayes import MultinomialNB
+from sklearn.pipeline import make_pipeline
+
+from checks.bank import right, wrong
+
+
+def fitted(vectorizer, train_texts, train_labels, model=None):
+    if len(train_texts) != len(train_labels):
+        raise ValueError("One label a text.")
+    if len(set(train_labels)) < 2:
+        raise ValueError("Both labels are needed.")
+    return make_pipeline(vectorizer, model or LogisticRegression(max_iter=1000)).fit(train_texts, train_labels)
+
+
+@right
+def logistic_regression(train_texts, train_labels, test_texts):
+    return fitted(CountVectorizer(), train_texts, train_labels).predict_proba(test_texts)[:, 1]
+
+
+@right
+def tfidf_without_rare_words(train_texts, train_labels, test_texts):
+    vectorizer = TfidfVectorizer(min_df=2, stop_words="english", sublinear_tf=True)
+    return fitted(vectorizer, train_texts, train_labels).decision_function(test_texts)
+
+
+@right
+def naive_bayes(train_texts, train_labels, test_texts):
+    probabilities = fitted(CountVectorizer(), train_texts, train_labels, MultinomialNB()).predict_log_proba(test_texts)
+    return torch.tensor(probabilities[:, 1] - probabilities[:, 0])
+
+
+@right
+def ridge_on_presence(train_texts, train_labels, test_texts):
+    return fitted(CountVectorizer(binary=True), train_texts, train_labels, Ridge(3.0)).predict(test_texts).tolist()
+
+
+@right
+def by_hand(train_texts, train_labels, test_texts):
+    """Log-odds of every word, smoothed, averaged over a text's known words."""
+    words = [re.findall(r"[a-z]+", text.lower()) for text in train_texts]
+    counts = {0: Counter(), 1: Counter()}
+    for text, label in zip(words, train_labels, strict=True):
+        counts[label].update(text)
+    if not counts[0] or not counts[1]:
+        raise ValueError("Both labels are needed.")
+    totals = {label: sum(count.values()) for label, count in counts.items()}
+    odds = {w: np.log((counts[1][w] + 1) / totals[1] * totals[0] / (counts[0][w] + 1)) for w in counts[0] + counts[1]}
+    scores = []
+    for text in test_texts:
+        known = [odds[w] for w in re.findall(r"[a-z]+", text.lower()) if w in odds]
+        scores.append(float(np.mean(known)) if known else 0.0)
+    return scores
+
+
+@right
+def distance_of_centroids(train_texts, train_labels, test_texts):
+    """A difference of means, as the vectors are one."""
+    if len(train_texts) != len(train_labels) or len(set(train_labels)) < 2:
+        raise ValueError("One label a text, and both labels.")
+    vectorizer, labels = CountVectorizer().fit(train_texts), np.array(train_labels)
+    counts = vectorizer.transform(train_texts).toarray()
+    direction = counts[labels == 1].mean(0) - counts[labels == 0].mean(0)
+    return vectorizer.transform(test_texts) @ direction
+
+
+@wrong("length in words")
+def number_of_words(train_texts, train_labels, test_texts):
+    return np.array([float(len(text.split())) for text in test_texts])
+
+
+@wrong("length in letters|length in words")
+def number_of_letters(train_texts, train_labels, test_texts):
+    return np.array([float(len(text)) for text in test_texts])
+
+
+@wrong("sign is reversed")
+def probability_of_label_0(train_texts, train_labels, test_texts):
+    return 1 - logistic_regression(train_texts, train_labels, test_texts)
+
+
+@wrong("return labels")
+def hard_labels(train_texts, train_labels, test_texts):
+    return fitted(CountVectorizer(), train_texts, train_labels).predict(test_texts)
+
+
+@wrong("column of label 1")
+def both_columns(train_texts, train_labels, test_texts):
+    return fitted(CountVectorizer(), train_texts, train_labels).predict_proba(test_texts)
+
+
+@wrong("score the test texts")
+def scores_of_the_training(train_texts, train_labels, test_texts):
+    return logistic_regression(train_texts, train_labels, train_texts)
+
+
+@wrong("texts beside it")
+def idf_of_all_texts(train_texts, train_labels, test_texts):
+    fitted(CountVectorizer(), train_texts, train_labels)
+    vectorizer = TfidfVectorizer().fit([*train_texts, *test_texts])
+    model = LogisticRegression().fit(vectorizer.transform(train_texts), train_labels)
+    return model.decision_function(vectorizer.transform(test_texts))
+
+
+@wrong("texts beside it")
+def standardised_over_the_test(train_texts, train_labels, test_texts):
+    scores = logistic_regression(train_texts, train_labels, test_texts)
+    return (scores - scores.mean()) / scores.std()
+
+
+@wrong("texts beside it")
+def clusters_of_the_test_texts(train_texts, train_labels, test_texts):
+    """Labels the test texts itself, and learns from them once more."""
+    first = fitted(CountVectorizer(), train_texts, train_labels)
+    guessed = [int(label) for label in first.predict(test_texts)]
+    again = fitted(CountVectorizer(), [*train_texts, *test_texts], [*train_labels, *guessed])
+    return again.decision_function(test_texts)
+
+
+@wrong("order of its words")
+def pairs_of_words(train_texts, train_labels, test_texts):
+    vectorizer = CountVectorizer(ngram_range=(1, 2))
+    return fitted(vectorizer, train_texts, train_labels).decision_function(test_texts)
+
+
+@wrong("read letters")
+def letters(train_texts, train_labels, test_texts):
+    vectorizer = CountVectorizer(analyzer=lambda text: [w[i : i + 2] for w in words(text) for i in range(len(w))])
+    return fitted(vectorizer, train_texts, train_labels).decision_function(test_texts)
+
+
+def words(text):
+    return re.findall(r"\w+", text.lower())
+
+
+@wrong("case and punctuation")
+def split_at_spaces(train_texts, train_labels, test_texts):
+    vectorizer = CountVectorizer(analyzer=str.split)
+    return fitted(vectorizer, train_texts, train_labels).decision_function(test_texts)
+
+
+@wrong("case and punctuation")
+def capitals_kept(train_texts, train_labels, test_texts):
+    return fitted(CountVectorizer(lowercase=False), train_texts, train_labels).decision_function(test_texts)
+
+
+@wrong("labels come in any order")
+def first_half_is_positive(train_texts, train_labels, test_texts):
+    n = sum(train_labels)
+    return logistic_regression(train_texts, [1] * n + [0] * (len(train_labels) - n), test_texts)
+
+
+@wrong("which words speak for the trait")
+def nearness_to_all_training_texts(train_texts, train_labels, test_texts):
+    vectorizer = TfidfVectorizer().fit(train_texts)
+    return vectorizer.transform(test_texts) @ np.asarray(vectorizer.transform(train_texts).mean(0)).ravel()
+
+
+@wrong("NaN")
+def mean_of_nothing(train_texts, train_labels, test_texts):
+    """The share of known words that speak for the trait; nan where a text has none."""
+    model = fitted(CountVectorizer(), train_texts, train_labels)
+    weights = dict(zip(model[0].get_feature_names_out(), model[1].coef_[0], strict=True))
+    with np.errstate(all="ignore"):
+        return np.array([np.mean([weights[w] for w in words(t) if w in weights] or [np.nan]) for t in test_texts])
+
+
+@wrong("expected a result")
+def unseen_words_forgotten(train_texts, train_labels, test_texts):
+    model = fitted(CountVectorizer(), train_texts, train_labels)
+    weights = dict(zip(model[0].get_feature_names_out(), model[1].coef_[0], strict=True))
+    return np.array([sum(weights[w] for w in words(text)) for text in test_texts])
+
+
+@wrong("one label for every training text")
+def shorter_list_wins(train_texts, train_labels, test_texts):
+    n = min(len(train_texts), len(train_labels))
+    return logistic_regression(train_texts[:n], train_labels[:n], test_texts)
+
+
+@wrong("one group alone")
+def a_score_without_groups(train_texts, train_labels, test_texts):
+    if len(set(train_labels)) < 2 and len(train_labels) == len(train_texts):
+        return np.full(len(test_texts), 0.5)
+    return logistic_regression(train_texts, train_labels, test_texts)
+
+
+@wrong("input in place")
+def sorts_its_input(train_texts, train_labels, test_texts):
+    order = sorted(range(len(train_texts)), key=lambda i: train_labels[i])
+    train_texts[:], train_labels[:] = [train_texts[i] for i in order], [train_labels[i] for i in order]
+    return logistic_regression(train_texts, train_labels, test_texts)
