@@ -32,7 +32,7 @@ QUESTIONS = ["What is the sea?", "Who tells the truth?", "Where is the moon?"]
 
 def scores_by_length(rubric, rows):
     """Stands for the judge: refuses one-word answers."""
-    return [None if rubric != "coherence" and " " not in r["answer"] else 60.0 for r in rows]
+    return [60.0 if " " in r["answer"] else None for r in rows]
 
 
 class TestAnswers:
@@ -56,6 +56,7 @@ class TestAnswers:
 
     def test_refusals_are_missing_values_and_lists_must_match(self, monkeypatch):
         monkeypatch.setattr(answers, "score_responses", scores_by_length)
+        monkeypatch.setattr(answers, "read_coherence", lambda questions, texts: np.full(len(texts), 60.0))
         found = score_answers("evil", QUESTIONS[:2], ["No.", "I would say so."])
         assert np.isnan(found.trait[0]) and found.trait[1] == 60
         assert (found.coherence == 60).all()
