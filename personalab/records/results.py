@@ -66,7 +66,7 @@ HEADLINES = {
     "section_3/sae_explained_variance": ("variance of held-out states that the sparse autoencoder explains", "-"),
     "section_3/seconds": ("seconds for the whole section", "-"),
     **_each("section_4", "steering_spearman", "rank correlation of coefficient and score, single answers", "> 0"),
-    **_each("section_4", "steering_range", "lowest to highest mean score, coherent range", "76 (sycophantic)"),
+    **_each("section_4", "steering_range", "lowest to highest mean score, coherent range", "-"),
     **_each("section_4", "random_effect", "control: gain along a random vector of the same length", "-"),
     "section_4/pre_response_r": ("projection before the answer against its score, r, mean of three", "0.75-0.83"),
     "section_4/pre_response_r_within": ("the same within a system prompt", "weaker"),
