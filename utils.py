@@ -58,7 +58,7 @@ from personalab.sae.statistics import (
     squared_errors,
     token_activations,
 )
-from personalab.studies.axes import measure_axes, typical_states
+from personalab.studies.axes import measure_axes, role_states, typical_states
 from personalab.studies.capping import caps, load_capping_config, threshold_to_cap
 from personalab.studies.capping_cost import capping_conditions, capping_cost
 from personalab.studies.contrast import load_trait_vectors, save_trait_vectors
@@ -144,6 +144,7 @@ __all__ = [
     "record",
     "release",
     "render_prompt",
+    "role_states",
     "sae_block",
     "save_artifact",
     "save_trait_vectors",

@@ -15,8 +15,6 @@ RESULTS = json.loads((ROOT / "solutions" / "results.json").read_text(encoding="u
 
 PROMISED = (  # beyond what the README shows
     *(f"section_3/{trait}/{name}" for trait in MAIN_TRAITS for name in ("half_split_cosine", "layer")),
-    *(f"section_4/{trait}/steering_spearman_low" for trait in MAIN_TRAITS),
-    *(f"section_4/{t}/projection_{name}" for t in MAIN_TRAITS for name in ("baseline", "prompted", "steered")),
     *(f"organism/{trait}/{name}" for trait in TRAITS for name in ("contrast", "default_difference")),
     *(f"organism/{name}" for name in ("coherence", "capability_difference", "perplexity_ratio", "guarded_outputs")),
 )
@@ -56,20 +54,11 @@ def test_the_organism_follows_prompts() -> None:
 
 
 @pytest.mark.parametrize("trait", MAIN_TRAITS)
-def test_sections_3_and_4_show_vectors_that_read_and_write_the_trait(trait: str) -> None:
-    three, four = (
-        {key.rpartition("/")[2]: entry for key, entry in RESULTS.items() if key.startswith(f"{section}/{trait}/")}
-        for section in ("section_3", "section_4")
-    )
+def test_section_3_shows_vectors_that_read_the_trait(trait: str) -> None:
+    three = {key.rpartition("/")[2]: entry for key, entry in RESULTS.items() if key.startswith(f"section_3/{trait}/")}
     assert three["effective_pairs"]["value"] >= 60
     assert three["heldout_auc"]["ci"][0] > 0.8
     assert three["leak_auc"]["value"] <= 0.65
-    assert four["steering_spearman_low"]["value"] > 0.3
-    assert four["steering_range"]["value"] >= 45
-    least = 0 if trait != "hallucinating" else -10  # that one is high already without steering, as the text says
-    assert four["steering_effect"]["ci"][0] > max(least, four["random_effect"]["value"])
-    assert four["coherent_coefficients"]["value"] >= 6
-    assert four["pre_response_r"]["ci"][0] > 0.6
 
 
 def test_the_readme_shows_what_is_on_record():

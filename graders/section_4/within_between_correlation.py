@@ -44,9 +44,9 @@ def test_within_between_correlation() -> Iterator[Case]:
     """Values on groups of equal and of unequal sizes, in any order; ValueError where nothing can be correlated."""
     words = ["suppressed", "plain", "mild", "strong", "elicited"]
     for what, rows in {
-        "groups of 2, 9, 3, 14 and 5 rows, in order": _rows([2, 9, 3, 14, 5], list(range(5)), seed=0, shuffled=False),
+        "groups of 3, 9, 4, 14 and 5 rows, in order": _rows([3, 9, 4, 14, 5], list(range(5)), seed=0, shuffled=False),
         "5 groups of 6 rows, shuffled, with names": _rows([6] * 5, words, seed=1),
-        "groups of 4, 7, 3, 10 and 5 rows, shuffled": _rows([4, 7, 3, 10, 5], [40, 7, 11, 3, 90], seed=2),
+        "groups of 2, 7, 3, 10 and 5 rows, shuffled": _rows([2, 7, 3, 10, 5], [40, 7, 11, 3, 90], seed=2),
         "groups of 1, 8, 4 and 1 rows": _rows([1, 8, 4, 1], list("dbca"), seed=3),
         "a group in which y never varies": _flat_group(_rows([7, 6, 7, 5], [3, 1, 2, 0], seed=4), group=2),
         "3 groups, y falling within each and rising between them": _rows([8, 5, 6], list("xyz"), seed=5, slope=-0.8),
