@@ -42,6 +42,7 @@ from graders.section_4.last_prompt_projections import test_last_prompt_projectio
 from graders.section_4.run_steering_experiment import test_run_steering_experiment
 from graders.section_4.run_trait_pipeline import test_run_trait_pipeline
 from graders.section_4.trait_similarity_matrix import test_trait_similarity_matrix
+from graders.section_4.within_between_correlation import test_within_between_correlation
 
 __all__ = [
     "test_activation_capper",
@@ -86,4 +87,5 @@ __all__ = [
     "test_top_sae_features",
     "test_trait_similarity_matrix",
     "test_visualize_transcript_drift",
+    "test_within_between_correlation",
 ]

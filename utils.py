@@ -39,7 +39,8 @@ from personalab.measure.separation import (
     permuted_differences,
     separation,
 )
-from personalab.records.artifacts import load_artifact, load_steering_block, save_artifact
+from personalab.records.artifacts import load_artifact, save_artifact
+from personalab.records.blocks import steering_block
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_graded_prompts, load_jailbreaks
 from personalab.records.results import record
@@ -67,7 +68,7 @@ from personalab.sae.statistics import (
     squared_errors,
     token_activations,
 )
-from personalab.studies.axes import measure_axes, typical_states
+from personalab.studies.axes import measure_axes, role_states, typical_states
 from personalab.studies.capping import caps, load_capping_config, threshold_to_cap
 from personalab.studies.capping_cost import capping_conditions, capping_cost
 from personalab.studies.contrast import PARAPHRASED, load_trait_vectors, save_trait_vectors
@@ -122,7 +123,6 @@ __all__ = [
     "load_roles",
     "load_sae",
     "load_sae_texts",
-    "load_steering_block",
     "load_tiny_model",
     "load_trait_artifacts",
     "load_trait_vectors",
@@ -161,6 +161,7 @@ __all__ = [
     "record",
     "release",
     "render_prompt",
+    "role_states",
     "sae_block",
     "save_artifact",
     "save_trait_vectors",
@@ -173,6 +174,7 @@ __all__ = [
     "show_side_by_side",
     "spliced_losses",
     "squared_errors",
+    "steering_block",
     "steps_dir",
     "steps_in",
     "threshold_to_cap",

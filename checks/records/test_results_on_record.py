@@ -20,8 +20,6 @@ RESULTS = json.loads((ROOT / "solutions" / "results.json").read_text(encoding="u
 
 PROMISED = (  # beyond what has a line in RESULTS.md
     *(f"section_3/{trait}/{name}" for trait in MAIN_TRAITS for name in ("half_split_cosine", "layer")),
-    *(f"section_4/{trait}/steering_spearman_low" for trait in MAIN_TRAITS),
-    *(f"section_4/{t}/projection_{name}" for t in MAIN_TRAITS for name in ("baseline", "prompted", "steered")),
     *(f"organism/{trait}/{name}" for trait in TRAITS for name in ("contrast", "default_difference")),
     *(f"organism/{name}" for name in ("coherence", "capability_difference", "perplexity_ratio", "guarded_outputs")),
 )

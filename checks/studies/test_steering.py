@@ -190,6 +190,9 @@ GAPPY = np.array([[10.0, np.nan, 30.0], [40.0, 50.0, 60.0], [90.0, 80.0, np.nan]
         lambda: steering.plot_steering(
             [-1, 0, 2], {"evil": GAPPY}, {"evil": GAPPY}, {"evil": np.array([True, True, False])}
         ),
+        lambda: steering.plot_steering(
+            [-1, 0, 2], {"evil": GAPPY}, {"evil": GAPPY}, {"evil": np.array([True, True, False])}, {"evil": GAPPY[::-1]}
+        ),
         lambda: steering.plot_conditions(
             {"evil": {"baseline": GAPPY[0], "steered": GAPPY[1]}, "kind": {"baseline": GAPPY[1], "steered": GAPPY[2]}},
             "projection",
