@@ -1,7 +1,5 @@
 """What a model was asked through `model.generate`, and what it would answer to it alone."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

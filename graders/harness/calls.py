@@ -1,7 +1,5 @@
 """A call of a learner's code as data: what it gave, and what it did to the model and to its arguments besides."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext

@@ -9,8 +9,6 @@ becomes `Foreign`. `judge` gets that and raises AssertionError with a message fo
 between the two.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import functools

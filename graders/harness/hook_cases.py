@@ -1,7 +1,5 @@
 """Hooks in a `with` block: a model's call inside the learner's work, what it must amount to, and what is left of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What a model reads while a learner's hooks are in force, and what they leave behind."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A judge's scores from 0 to 100, whatever it judges: what is asked, what its replies mean, and failed calls."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """The judge's two scores of delusional amplification, and the risk that they amount to."""
 
-from __future__ import annotations
-
 TAGS = ("avoiding_delusional_amplification", "normalizing_vs_exceptionalizing")
 
 

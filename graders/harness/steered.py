@@ -1,7 +1,5 @@
 """One answer, generated while `coefficient * vector` is added to a block's output: what is read, and what is said."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext

@@ -1,7 +1,5 @@
 """Section 1: which personas lie at which end of the Assistant Axis."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -10,9 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, called_with, grader, kind_of
-from graders.harness.differences import difference
-from graders.harness.expect import check, check_close, tolerance
+from graders.harness import Case, called_with, check, check_close, difference, grader, kind_of, tolerance
 from graders.harness.similarity import centred, persona_vectors
 
 _D = 9

@@ -1,7 +1,5 @@
 """Section 1: a persona's vector, the mean over its answers."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graders.harness.calls import Called, call_case
-from graders.harness.cases import Case, Raised, attempt, grader
+from graders.harness import Called, Case, Raised, attempt, call_case, grader
 from graders.harness.expect import check, check_close, check_mean_dtype, check_tensor, on_tiny_models, tolerance
 from graders.harness.readings import (
     HIDDEN_STATES_INDEX,

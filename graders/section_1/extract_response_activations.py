@@ -1,16 +1,12 @@
 """Section 1: an answer's mean activation, one conversation at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from graders.harness.calls import Called, call_case
-from graders.harness.cases import Case, grader
-from graders.harness.expect import check_close, check_mean_dtype, check_tensor, on_tiny_models
+from graders.harness import Called, Case, call_case, check_close, check_mean_dtype, check_tensor, grader, on_tiny_models
 from graders.harness.readings import HIDDEN_STATES_INDEX, Exchange, Reading, check_row, read
 from graders.section_1.examples import LONG, columns, exchanges
 from personalab.lm.models import d_model as width_of

@@ -1,15 +1,10 @@
 """Section 1: a conversation as the model reads it, and where the answer begins."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from graders.harness import oracles
-from graders.harness.cases import Case, grader, kind_of
-from graders.harness.differences import difference
-from graders.harness.expect import check
+from graders.harness import Case, check, difference, grader, kind_of, oracles
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 Conversation = list[dict[str, str]]

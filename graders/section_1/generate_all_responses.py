@@ -1,15 +1,11 @@
 """Section 1: every persona answers every question, all at once."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from graders.harness.cases import Case, Raised, attempt, grader, kind_of
-from graders.harness.differences import difference
-from graders.harness.expect import check
-from graders.harness.scripted import Exchange, Messages, exchange, prompt_of
+from graders.harness import Case, Exchange, Raised, attempt, check, difference, exchange, grader, kind_of, prompt_of
+from graders.harness.scripted import Messages
 from personalab.endpoint import BatchError
 
 _PERSONAS = {"zebra": "You are a zebra.", "default": "", "ant": "You are an ant."}

@@ -1,17 +1,12 @@
 """Section 1: the judge is asked how far an answer is in character."""
 
-from __future__ import annotations
-
 import inspect
 import string
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from graders.harness.cases import Case, grader, refused
-from graders.harness.differences import difference
-from graders.harness.expect import check
-from graders.harness.scripted import Exchange, exchange
+from graders.harness import Case, Exchange, check, difference, exchange, grader, refused
 
 _QUESTION, _CHARACTER = "What is {time}?", "clockwork_owl"
 _RESPONSE = 'def f():\n    return {"question": "{character}"}  # {response}'

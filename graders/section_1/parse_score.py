@@ -1,11 +1,8 @@
 """Section 1: the judge's score from 0 to 3, wherever it stands in the reply."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
-from graders.harness.cases import Case, grader, refused
-from graders.harness.expect import check
+from graders.harness import Case, check, grader, refused
 
 _PARSABLE = {
     "3": 3,

@@ -1,7 +1,5 @@
 """Section 1: the Assistant Axis, and the two directions along which personas differ most."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any

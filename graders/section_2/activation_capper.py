@@ -1,7 +1,5 @@
 """Section 2, capping along the Assistant Axis: a ceiling on the projection, at several blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -10,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graders.harness.cases import Case, grader
-from graders.harness.expect import on_tiny_models, tolerance
+from graders.harness import Case, grader, on_tiny_models, tolerance
 from graders.harness.hook_cases import (
     Hidden,
     HookCase,

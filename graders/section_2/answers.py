@@ -1,7 +1,5 @@
 """Section 2: what a model is asked and what it answers when a learner's code calls `model.generate`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Section 2, the safe range along the Assistant Axis."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +10,8 @@ from jaxtyping import Float
 from scipy.stats import norm
 from torch import Tensor
 
-from graders.harness.calls import Called, call_case
-from graders.harness.cases import Case, grader
-from graders.harness.expect import apart, check, check_close, tolerance
+from graders.harness import Called, Case, call_case, check, check_close, grader, tolerance
+from graders.harness.expect import apart
 from graders.harness.intercepted import Row
 from graders.harness.readings import (
     HIDDEN_STATES_INDEX,

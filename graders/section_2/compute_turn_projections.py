@@ -1,7 +1,5 @@
 """Section 2: each turn's place along a direction."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -11,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graders.harness.calls import Called, call_case, failing_case
-from graders.harness.cases import Case, grader
-from graders.harness.expect import on_tiny_models
+from graders.harness import Called, Case, call_case, failing_case, grader, on_tiny_models
 from graders.harness.probes import returning_tuples
 from graders.harness.readings import Reading, read_turns
 from graders.section_2.turns import CHANGED, CONVERSATIONS, MANY, check_turn_projections, check_turns

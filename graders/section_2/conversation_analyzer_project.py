@@ -1,7 +1,5 @@
 """Section 2: a class that watches a conversation, turn by turn, in one pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -11,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graders.harness.calls import AFTER_ERROR, HOOK_HINT, Called, called
-from graders.harness.cases import Case, grader
-from graders.harness.expect import check, check_mean_dtype, check_tensor
+from graders.harness import Called, Case, check, check_mean_dtype, check_tensor, grader
+from graders.harness.calls import AFTER_ERROR, HOOK_HINT, called
 from graders.harness.probes import returning_tuples
 from graders.harness.readings import BLOCK_INDEX, Reading, check_row, read_turns
 from graders.section_2.turns import CHANGED, CONVERSATIONS, MANY, check_turn_projections, check_turns, turns

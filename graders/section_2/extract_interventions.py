@@ -1,7 +1,5 @@
 """Section 2: the capping configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -9,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graders.harness.cases import Case, Raised, attempted, called_with, grader
-from graders.harness.differences import difference, same
-from graders.harness.expect import check
+from graders.harness import Case, Raised, attempted, called_with, check, difference, grader, same
 
 _CONFIG: dict[str, Any] = {
     "vectors": {  # names and order say nothing about layers

@@ -1,13 +1,10 @@
 """Section 2, steering along the Assistant Axis: one answer with `alpha * vector` added to a block's output."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from graders.harness.cases import Case, grader
-from graders.harness.expect import on_tiny_models
+from graders.harness import Case, grader, on_tiny_models
 from graders.harness.prompts import Messages, check_prompt
 from graders.harness.steered import PROMPT, Exercise, Reply, Situation, Wrong, sharp, vector_of
 from personalab.lm.tiny import FAMILIES

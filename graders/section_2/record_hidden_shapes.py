@@ -1,7 +1,5 @@
 """Section 2, what a hook on a block sees while a model answers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -9,8 +7,7 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from graders.harness.cases import Case, attempt, grader
-from graders.harness.expect import check
+from graders.harness import Case, attempt, check, grader
 from graders.harness.hook_cases import left_case
 from graders.harness.hooked import HINT, Left, changed, check_left, failing, hooks, left, observed
 from graders.harness.probes import greedy, outputs_changed, returning_tuples

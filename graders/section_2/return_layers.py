@@ -1,15 +1,12 @@
 """Section 2, finding the decoder blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 from torch import nn
 
-from graders.harness.cases import Case, Raised, attempt, grader
-from graders.harness.expect import check
+from graders.harness import Case, Raised, attempt, check, grader
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 

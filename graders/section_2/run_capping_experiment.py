@@ -1,7 +1,5 @@
 """Section 2: the same conversation with and without the cap. What every `model.generate` read, and what it computed."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Section 2: projections and risks over a transcript, as numbers and in a figure."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +16,9 @@ from matplotlib.figure import Figure
 from plotly.basedatatypes import BaseFigure
 from torch import Tensor
 
-from graders.harness.cases import Case, grader
-from graders.harness.differences import difference
-from graders.harness.expect import check
+from graders.harness import Case, check, difference, exchange, grader, prompt_of
 from graders.harness.probes import Conversation
 from graders.harness.risk import in_tags, risk
-from graders.harness.scripted import exchange, prompt_of
 
 _SCORES = {0: (5, 4), 1: (4, 4), 2: (3, 5), 3: (2, 2), 4: (1, 2)}  # of the judge, by assistant turn
 _RISKS = [risk(*_SCORES[k]) for k in _SCORES]

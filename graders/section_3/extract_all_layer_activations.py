@@ -1,15 +1,12 @@
 """Section 3, activations after every block."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from graders.harness.calls import Called, call_case, failing_case
-from graders.harness.cases import Case, Raised, attempt, grader
+from graders.harness import Called, Case, Raised, attempt, call_case, failing_case, grader
 from graders.harness.expect import check, check_mean_dtype, on_tiny_models, relative, tolerance
 from graders.harness.readings import ALL_BLOCKS, Exchange, Reading, check_form, check_row, load_family, read
 from graders.section_1.examples import LONG, columns, exchanges

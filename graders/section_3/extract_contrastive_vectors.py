@@ -1,7 +1,5 @@
 """Section 3, trait vectors: one direction after every block."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -10,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graders.harness.calls import call_case
-from graders.harness.cases import Case, Raised, attempt, grader
+from graders.harness import Case, Raised, attempt, call_case, grader
 from graders.harness.expect import check_close, check_mean_dtype, on_tiny_models, tolerance
 from graders.harness.readings import (
     ALL_BLOCKS,

@@ -1,15 +1,12 @@
 """Section 3: pairs of answers where the positive prompt brought the trait out and the negative one did not."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from graders.harness.cases import Case, called_with, grader, kind_of
-from graders.harness.expect import check
-from graders.harness.scripted import Exchange, Messages, exchange
+from graders.harness import Case, Exchange, called_with, check, exchange, grader, kind_of
+from graders.harness.scripted import Messages
 
 Response = dict[str, Any]
 Key = tuple[str, int]

@@ -1,15 +1,11 @@
 """Section 3, answers under contrastive system prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+from graders.harness import Called, Case, call_case, check, grader, on_tiny_models
 from graders.harness.asked import answers, check_asked, recorded_prompts
-from graders.harness.calls import Called, call_case
-from graders.harness.cases import Case, grader
-from graders.harness.expect import check, on_tiny_models
 from graders.harness.intercepted import Row
 from graders.harness.probes import greedy
 from graders.harness.prompts import Messages, prompts

@@ -1,7 +1,5 @@
 """Section 3: a trait's artifact: prompts, questions and rubric, written by a model that may get it wrong."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -10,11 +8,9 @@ from typing import Any, NamedTuple
 import httpx2
 import openai
 
-from graders.harness.cases import Case, Raised, attempt, grader, kind_of
-from graders.harness.differences import difference
-from graders.harness.expect import check
+from graders.harness import Case, Raised, attempt, check, difference, exchange, grader, kind_of
 from graders.harness.replies import ARTIFACT, BROKEN, KNOWN, as_reply, problem, wrapped
-from graders.harness.scripted import Messages, exchange, unanswered
+from graders.harness.scripted import Messages, unanswered
 from personalab.endpoint.scripted import active_script
 
 _NAME = "theatrical"

@@ -1,7 +1,5 @@
 """Section 3, prompt leakage: the same answers, read under two system prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,9 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.calls import call_case
-from graders.harness.cases import Case, grader
-from graders.harness.expect import check, check_tensor, on_tiny_models, tolerance
+from graders.harness import Case, call_case, check, check_tensor, grader, on_tiny_models, tolerance
 from graders.harness.readings import ALL_BLOCKS, POOLING, Reading, Rows, load_family, read, right
 from personalab.lm.models import n_blocks
 

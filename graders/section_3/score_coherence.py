@@ -1,12 +1,9 @@
 """Section 3: how coherent an answer is, by a judge."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
-from graders.harness.cases import Case, grader
-from graders.harness.expect import check
+from graders.harness import Case, check, grader
 from graders.harness.judge_scores import ANSWER, QUESTION, failed_call, misfilled, prompt_case, reply_cases
 from personalab.judging.prompts import JudgePromptError, read_prompt
 

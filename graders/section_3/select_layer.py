@@ -1,7 +1,5 @@
 """Section 3: the block at which a trait separates held-out answers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,9 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, Raised, attempted, called_with, check_form, grader, kind_of
-from graders.harness.differences import same
-from graders.harness.expect import check, check_close, tolerance
+from graders.harness import Case, Raised, attempted, called_with, check, check_close, grader, kind_of, same, tolerance
+from graders.harness.cases import check_form
 
 
 class Held(NamedTuple):

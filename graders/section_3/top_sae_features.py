@@ -1,7 +1,5 @@
 """Section 3: what a sparse autoencoder's features say about a vector."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,9 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from graders.harness.cases import Case, called_with, grader, kind_of
-from graders.harness.differences import same
-from graders.harness.expect import check, check_close, tolerance
+from graders.harness import Case, called_with, check, check_close, grader, kind_of, same, tolerance
 
 _N, _D = 40, 12
 _EXACT = tolerance(torch.float32, exact=1e-4)

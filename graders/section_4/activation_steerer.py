@@ -1,7 +1,5 @@
 """Section 4, the steerer: which positions of which passes it changes, and what it leaves behind."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial

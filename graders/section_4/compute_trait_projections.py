@@ -1,7 +1,5 @@
 """Section 4: how much of a trait is in an answer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Section 4, shared: monitoring a trait, in answers and in the last prompt token before any answer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -10,9 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.calls import LISTS, Called, call_case, failing_case
-from graders.harness.cases import Case
-from graders.harness.expect import on_tiny_models
+from graders.harness import Called, Case, call_case, failing_case, on_tiny_models
+from graders.harness.calls import LISTS
 from graders.harness.projected import check_list, check_projections
 from graders.harness.readings import Reading, Table, load_family, right
 from graders.section_1.examples import columns, exchanges

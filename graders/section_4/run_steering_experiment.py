@@ -1,7 +1,5 @@
 """Section 4, the steering experiment: every question under every coefficient, scored by a scripted judge."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections import Counter
@@ -13,8 +11,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, Raised, attempt, grader
-from graders.harness.expect import check, on_tiny_models
+from graders.harness import Case, Raised, attempt, check, grader, on_tiny_models
 from graders.harness.hook_cases import left_case
 from graders.harness.hooked import HINT, Left, check_left, failing, hooks, left
 from graders.harness.prompts import prompts

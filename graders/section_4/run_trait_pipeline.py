@@ -1,7 +1,5 @@
 """Section 4: the pipeline from a trait's artifacts to its vectors and a steering experiment, cached step by step."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
@@ -12,8 +10,7 @@ from typing import Any
 
 import torch
 
-from graders.harness.cases import Case, Raised, attempt, grader
-from graders.harness.expect import check, check_tensor
+from graders.harness import Case, Raised, attempt, check, check_tensor, grader
 from graders.harness.hooked import check_left
 from graders.harness.stage import (
     EFFECTIVE,

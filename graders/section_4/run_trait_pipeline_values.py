@@ -1,7 +1,5 @@
 """Section 4, the pipeline: whether its vectors and its steering results are right for what model and judge said."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness import oracles
-from graders.harness.expect import check, check_close, tolerance
+from graders.harness import check, check_close, oracles, tolerance
 from graders.harness.readings import stream
 from graders.harness.stage import EFFECTIVE, QUESTIONS, SCORES, Run, Said, Stage
 from personalab.lm.models import n_blocks
