@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from jinja2.exceptions import TemplateError
-from torch import Tensor
 
 from graders.harness.cases import Case, attempt
+from graders.harness.differences import same
 from graders.harness.expect import check
 from graders.harness.hooked import check_hooks, failing, hooks, observed
 from graders.harness.probes import bystander
@@ -72,11 +72,7 @@ def called(
             check_hooks(model, before, "", "Remove it in `finally`, so that an error can't skip that.")
         except AssertionError as error:
             left = str(error)
-    return Called(found, left, [not _same(a, b) for a, b in zip(args, given, strict=True)], len(seen), noted)
-
-
-def _same(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
+    return Called(found, left, [not same(a, b) for a, b in zip(args, given, strict=True)], len(seen), noted)
 
 
 def check_called(seen: Called, what: str, changes: Sequence[str], when: str = "after a normal run") -> None:

@@ -42,11 +42,10 @@ def test_compute_turn_projections(model: Any = None, tokenizer: Any = None) -> I
 def _case(
     readings: list[Reading], direction: Tensor, layer: int, what: str, around: Callable[[], Any] = nullcontext
 ) -> Case:
-    first = readings[0]
-
     def judge(seen: Called) -> None:
         check_turns(seen, readings, what)
         check_turn_projections(seen.found, readings, layer, direction, what)
 
-    args, changes = (first.conversation, direction, layer), ["", f"the direction you were given {CHANGED}"]
+    first, changes = readings[0], ["", f"the direction you were given {CHANGED}"]
+    args = (first.conversation, direction, layer)
     return call_case(what, first.model, first.tok, args, judge, changes, around=around)

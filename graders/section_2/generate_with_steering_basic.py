@@ -1,7 +1,6 @@
 """Section 2, steering along the Assistant Axis: one answer with `alpha * vector` added to a block's output."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 from graders.harness import Case, grader, on_tiny_models
@@ -72,10 +71,9 @@ def _conversations(family: str) -> Iterator[Case]:
     tiny, tok = sharp(family)
     # gemma2 has no system role, and more than one way round that is right
     for name, options, right, wrong in cases[: 2 if family == "gemma2" else 4]:
-        what = f"{family}, {name}"
-        situation = Situation(what, tiny, tok, vector_of(), 1, 1.0, {"max_new_tokens": 2, **options})
-        yield _EXERCISE.called(situation, partial(_check_conversation, right=right, tok=tok, what=what, wrong=wrong))
+        what, options = f"{family}, {name}", {"max_new_tokens": 2, **options}
 
+        def judge(reply: Reply, right: Messages = right, wrong: dict[str, Messages] = wrong, what: str = what) -> None:
+            check_prompt(reply.prompt, right, tok, what, wrong)
 
-def _check_conversation(reply: Reply, right: Messages, tok: Any, what: str, wrong: dict[str, Messages]) -> None:
-    check_prompt(reply.prompt, right, tok, what, wrong)
+        yield _EXERCISE.called(Situation(what, tiny, tok, vector_of(), 1, 1.0, options), judge)
