@@ -15,7 +15,7 @@ import functools
 import inspect
 import linecache
 import sysconfig
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -120,6 +120,13 @@ def kind_of(value: Any) -> str:
 def check_kind(found: Any, kind: type | tuple[type, ...], expected: str) -> None:
     """`expected` says of which kind it must be."""
     check(isinstance(found, kind), f"{expected}, found {kind_of(found)}.")
+
+
+def check_keys(rows: list[Any], keys: Sequence[str]) -> None:
+    """Dicts that have these keys."""
+    for row in rows:
+        missing = [key for key in keys if key not in row] if isinstance(row, dict) else list(keys)
+        check(not missing, f"expected dicts with the keys {', '.join(keys)}; {missing} missing in {row!r:.300}.")
 
 
 def check_form(found: Any, kind: type, n: int, what: str) -> None:

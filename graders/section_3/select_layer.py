@@ -52,14 +52,14 @@ def _held(n_pos: int, n_neg: int, seed: int, order: list[int] | None = None, ste
     return Held(answers(n_pos, 1.0), answers(n_neg, -1.0), units * (norms.ceil() if step else norms))
 
 
-def _auc(pos: Tensor, neg: Tensor, tie: float = 0.5) -> float:
+def auc(pos: Tensor, neg: Tensor, tie: float = 0.5) -> float:
     """Share of (positive, negative) pairs in the right order, counted one by one."""
     won = [1.0 if p > q else tie if p == q else 0.0 for p in pos.tolist() for q in neg.tolist()]
     return sum(won) / len(won)
 
 
 def _scores(held: Held, tie: float = 0.5) -> Float[Tensor, "L"]:
-    scores = [_auc(held.pos[:, k] @ v, held.neg[:, k] @ v, tie) for k, v in enumerate(held.vectors)]
+    scores = [auc(held.pos[:, k] @ v, held.neg[:, k] @ v, tie) for k, v in enumerate(held.vectors)]
     return torch.tensor(scores, dtype=torch.float64)
 
 
@@ -139,7 +139,7 @@ def _mistakes(held: Held) -> dict[str, Callable[[], Tensor | list[Tensor]]]:
 
     def by_cosine() -> Tensor:
         a, b = (F.cosine_similarity(states, held.vectors, dim=-1) for states in (held.pos, held.neg))
-        return torch.tensor([_auc(a[:, k], b[:, k]) for k in range(len(right))], dtype=torch.float64)
+        return torch.tensor([auc(a[:, k], b[:, k]) for k in range(len(right))], dtype=torch.float64)
 
     return {
         "positive and negative have changed places": lambda: 1 - right,

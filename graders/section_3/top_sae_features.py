@@ -76,20 +76,18 @@ def _weights(sae: TinySAE) -> dict[str, Tensor]:
 
 def _check(sae: TinySAE, vector: Vector, k: int, observed: tuple[Any, Vector, dict[str, Tensor]]) -> None:
     found, given, weights = observed
-    check(same(given, vector), "Your function changed the vector it was given.")
-    check(same(weights, _weights(sae)), "Your function changed the autoencoder's weights. Work on copies.")
+    check(same(given, vector), "your function changed the vector it was given.")
+    check(same(weights, _weights(sae)), "your function changed the autoencoder's weights. Work on copies.")
     check(
         isinstance(found, list) and len(found) == k and all(isinstance(f, tuple) and len(f) == 3 for f in found),
-        f"k={k}: expected a list of {k} tuples (feature, activation, cosine), found {found!r:.200}.",
+        f"expected a list of {k} tuples (feature, activation, cosine), found {found!r:.200}.",
     )
-    check(
-        all(type(value) is kind for row in found for value, kind in zip(row, (int, float, float), strict=True)),
-        f"Expected (int, float, float), found {tuple(map(kind_of, found[0]))}. Use .item().",
-    )
+    types = f"expected (int, float, float), found {tuple(map(kind_of, found[0]))}. Use .item()."
+    check(all(tuple(map(type, row)) == (int, float, float) for row in found), types)
     features = [feature for feature, _, _ in found]
     check(
         len(set(features)) == k and all(0 <= f < _N for f in features),
-        f"Expected {k} different features, each an index from 0 to {_N - 1}, found {features}.",
+        f"expected {k} different features, each an index from 0 to {_N - 1}, found {features}.",
     )
     activations, cosines = (torch.tensor([row[i] for row in found], dtype=torch.float64) for i in (1, 2))
     with torch.no_grad():
