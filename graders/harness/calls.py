@@ -34,6 +34,7 @@ class Called:
         changed: whether each argument was changed in place.
         passes: how many forward passes it made.
         noted: what the context around the call has noted.
+        options: names of those that were changed in place.
     """
 
     found: Any
@@ -41,6 +42,7 @@ class Called:
     changed: list[bool]
     passes: int
     noted: Any = None
+    options: tuple[str, ...] = ()
 
 
 def called(
@@ -49,14 +51,17 @@ def called(
     *args: Any,
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     fails: bool = False,
+    cure: str = "Remove it in `finally`, so that an error can't skip that.",
+    **options: Any,
 ) -> Called:
-    """Call the function with copies of the arguments, other people's hooks on the model.
+    """Call the function with copies of the arguments and options, other people's hooks on the model.
 
     Args:
         around: makes a context for the call.
         fails: its first forward pass fails.
+        cure: what to do about a hook left behind.
     """
-    given, left = copy.deepcopy(args), ""
+    given, named, left = copy.deepcopy(args), copy.deepcopy(options), ""
     with ExitStack() as stack:
         for block in decoder_blocks(model):
             stack.enter_context(bystander(block))
@@ -65,14 +70,15 @@ def called(
             torch.manual_seed(0)
             if fails:
                 with failing(model, after=0):
-                    found = attempt(lambda: function(*given))
+                    found = attempt(lambda: function(*given, **named))
             else:
-                found = function(*given)
+                found = function(*given, **named)
         try:
-            check_hooks(model, before, "", "Remove it in `finally`, so that an error can't skip that.")
+            check_hooks(model, before, "", cure)
         except AssertionError as error:
             left = str(error)
-    return Called(found, left, [not same(a, b) for a, b in zip(args, given, strict=True)], len(seen), noted)
+    changes = [not same(a, b) for a, b in zip(args, given, strict=True)]
+    return Called(found, left, changes, len(seen), noted, tuple(n for n in options if not same(options[n], named[n])))
 
 
 def check_called(seen: Called, what: str, changes: Sequence[str], when: str = "after a normal run") -> None:
@@ -84,6 +90,10 @@ def check_called(seen: Called, what: str, changes: Sequence[str], when: str = "a
     check(not seen.hooks, f"{what}, {when}{seen.hooks}")
     for changed, message in zip(seen.changed, changes, strict=False):
         check(not changed, f"{what}: {message}")
+    for name in seen.options:
+        check(
+            False, f"{what}: you changed the caller's `{name}`. Build one of your own, as in `[*{name}, ...]`: no +=."
+        )
 
 
 def call_case(
@@ -97,6 +107,7 @@ def call_case(
     side: str = "",
     when: str = "after a normal run",
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    cure: str = "Remove it in `finally`, so that an error can't skip that.",
     **options: Any,
 ) -> Case:
     """A call of `work(model, tok, *args, **options)`, and what it gave.
@@ -112,7 +123,7 @@ def call_case(
     def observe(work: Callable[..., Any]) -> Called | None:
         tok.padding_side = side or tok.padding_side
         try:
-            return called(model, partial(work, model, tok, **options), *args, around=around)
+            return called(model, partial(work, model, tok), *args, around=around, cure=cure, **options)
         except TemplateError:
             if _takes_system_prompts(tok):
                 raise

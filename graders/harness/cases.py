@@ -125,7 +125,8 @@ def check_kind(found: Any, kind: type | tuple[type, ...], expected: str) -> None
 def check_keys(rows: list[Any], keys: Sequence[str]) -> None:
     """Dicts that have these keys."""
     for row in rows:
-        missing = [key for key in keys if key not in row] if isinstance(row, dict) else list(keys)
+        check_kind(row, dict, "expected a list of dicts")
+        missing = [key for key in keys if key not in row]
         check(not missing, f"expected dicts with the keys {', '.join(keys)}; {missing} missing in {row!r:.300}.")
 
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from graders.harness import Case, grader, on_tiny_models
+from graders.harness import Called, Case, grader, on_tiny_models
 from graders.harness.prompts import Messages, check_prompt
-from graders.harness.steered import PROMPT, Exercise, Reply, Situation, Wrong, sharp, vector_of
+from graders.harness.steered import PROMPT, Exercise, Situation, Wrong, sharp, vector_of
 from personalab.lm.tiny import FAMILIES
 
 _SYSTEM = "You are a pirate."
@@ -73,7 +73,7 @@ def _conversations(family: str) -> Iterator[Case]:
     for name, options, right, wrong in cases[: 2 if family == "gemma2" else 4]:
         what, options = f"{family}, {name}", {"max_new_tokens": 2, **options}
 
-        def judge(reply: Reply, right: Messages = right, wrong: dict[str, Messages] = wrong, what: str = what) -> None:
-            check_prompt(reply.prompt, right, tok, what, wrong)
+        def judge(seen: Called, right: Messages = right, wrong: dict[str, Messages] = wrong, what: str = what) -> None:
+            check_prompt(seen.noted[0].ids[0].tolist(), right, tok, what, wrong)
 
         yield _EXERCISE.called(Situation(what, tiny, tok, vector_of(), 1, 1.0, options), judge)

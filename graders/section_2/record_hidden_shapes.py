@@ -1,30 +1,21 @@
 """Section 2, what a hook on a block sees while a model answers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
 
-from graders.harness import Case, attempt, check, check_kind, grader
+from graders.harness import Called, Case, attempt, call_case, check, check_kind, grader
 from graders.harness.hook_cases import left_case
-from graders.harness.hooked import HINT, Left, changed, check_left, failing, hooks, left, observed
+from graders.harness.hooked import Pass, failing, observed
 from graders.harness.probes import greedy, outputs_changed, returning_tuples
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 _PROMPT = "What is the sea?"
 _CURE = "Remove it in `finally`, so that an error can't skip that."
 _D = 32  # of the tiny models
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What was returned, what the model read in each pass, and what was left behind."""
-
-    shapes: Any
-    ids: list[list[list[int]]]
-    left: Left
 
 
 @grader
@@ -52,20 +43,18 @@ def _shapes(family: str, layer: int, arguments: dict[str, int], tuples: bool = F
     width = _D if tuples else _D + 1
     widened = partial(outputs_changed, model, layer, lambda h: F.pad(h, (0, 1)), lambda h: h[..., :-1])
 
-    def observe(work: Any) -> Recorded:
-        with changed(model, [(layer, lambda hidden: hidden)]):  # somebody else's hook
-            before = hooks(model)
-            with observed(model, []) as passes, returning_tuples(model, layer) if tuples else widened():
-                found = work(model, tok, _PROMPT, layer, **arguments)
-            return Recorded(found, [p.ids.tolist() for p in passes], left(model, before))
+    @contextmanager
+    def watched() -> Iterator[list[Pass]]:
+        with observed(model, []) as passes, returning_tuples(model, layer) if tuples else widened():
+            yield passes
 
-    def judge(found: Recorded) -> None:
-        check_left(found.left, "after a normal run", _CURE)
-        check(found.ids, "the model was never run. Call model.generate while your hook is on.")
-        _check_generation(model, tok, found.ids, arguments.get("max_new_tokens", 5))
-        _check_shapes(found.shapes, [(1, len(ids[0]), width) for ids in found.ids])
+    def judge(seen: Called) -> None:
+        ids = [each.ids.tolist() for each in seen.noted]
+        check(ids, "the model was never run. Call model.generate while your hook is on.")
+        _check_generation(model, tok, ids, arguments.get("max_new_tokens", 5))
+        _check_shapes(seen.found, [(1, len(rows[0]), width) for rows in ids])
 
-    return Case(what, observe, judge, HINT)
+    return call_case(what, model, tok, (_PROMPT, layer), judge, around=watched, **arguments)
 
 
 def _check_shapes(found: Any, expected: list[tuple[int, ...]]) -> None:

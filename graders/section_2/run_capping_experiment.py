@@ -64,7 +64,7 @@ def test_run_capping_experiment(model: Any = None, tokenizer: Any = None) -> Ite
 
 
 def _case(what: str, model: Any, tok: Any, caps: Caps, script: Script | None, judge: Any, options: Any) -> Case:
-    options |= {"when": "afterwards", "around": partial(intercepted, model, tok, script, _LAYERS)}
+    options |= {"when": "afterwards", "cure": _CURE, "around": partial(intercepted, model, tok, script, _LAYERS)}
     changes = ["the transcript was changed. Work on a copy."]
     return call_case(what, model, tok, (_TRANSCRIPT, *caps), judge, changes, **options)
 
