@@ -13,16 +13,12 @@ from jinja2.exceptions import TemplateError
 from graders.harness.cases import Case, attempt
 from graders.harness.differences import same
 from graders.harness.expect import check
-from graders.harness.hooked import check_hooks, failing, hooks, observed
+from graders.harness.hooked import HINT, check_hooks, failing, hooks, observed
 from graders.harness.probes import bystander
 from personalab.lm.models import decoder_blocks
 
 AFTER_ERROR = "After an error in the forward pass"
 LISTS = ["the lists you were given were changed. Work on copies."] * 3
-HOOK_HINT = (
-    "If it comes from your hook: a block's output is a plain tensor (rows, tokens, d) here, and in older versions of "
-    "transformers a tuple that starts with it; the vectors you are given are float32, whatever the model's dtype."
-)
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ def call_case(
         elif what.startswith("your model"):
             print("Your model's template has no role for system prompts: your function was graded on others only.")
 
-    return Case(what, observe, judge_call, HOOK_HINT)
+    return Case(what, observe, judge_call, HINT)
 
 
 def _takes_system_prompts(tok: Any) -> bool:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graders.harness import Called, Case, check, check_mean_dtype, check_tensor, grader
-from graders.harness.calls import AFTER_ERROR, HOOK_HINT, called
+from graders.harness.calls import AFTER_ERROR, called
+from graders.harness.hooked import HINT
 from graders.harness.probes import returning_tuples
 from graders.harness.readings import BLOCK_INDEX, Reading, check_row, read_turns
 from graders.section_2.turns import CHANGED, CONVERSATIONS, MANY, check_turn_projections, check_turns, turns
@@ -66,7 +67,7 @@ def _case(
             else:
                 _check_activations(seen.found, each, layer, name, n_tokens)
 
-    return Case(what, observe, judge, HOOK_HINT)
+    return Case(what, observe, judge, HINT)
 
 
 def _failing_case(model: Any, tok: Any) -> Case:
@@ -82,7 +83,7 @@ def _failing_case(model: Any, tok: Any) -> Case:
         check_turns(found[1], readings, "the next call", one_pass=True)
         _check_activations(found[1].found, readings, 1, "the next call")
 
-    return Case("llama, after an earlier call has failed", observe, judge, HOOK_HINT)
+    return Case("llama, after an earlier call has failed", observe, judge, HINT)
 
 
 def _check_activations(found: list[Any], readings: list[Reading], layer: int, what: str, n_tokens: int = 1) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from graders.harness import Case, check, difference, exchange, grader, prompt_of
 from graders.harness.probes import Conversation
-from graders.harness.risk import in_tags, risk
+from graders.section_2.rate_delusion_risk import in_tags, risk
 
 _SCORES = {0: (5, 4), 1: (4, 4), 2: (3, 5), 3: (2, 2), 4: (1, 2)}  # of the judge, by assistant turn
 _RISKS = [risk(*_SCORES[k]) for k in _SCORES]

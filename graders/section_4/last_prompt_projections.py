@@ -9,7 +9,7 @@ from graders.harness.probes import greedy
 from graders.harness.prompts import prompts
 from graders.harness.readings import BOS_TWICE, HIDDEN_STATES_INDEX, Reading, Table, means, of, stream
 from graders.section_1.examples import LONG
-from graders.section_4.monitoring import projection_cases
+from graders.section_4.compute_trait_projections import projection_cases
 
 _BEFORE = "you read the token before the last"
 
