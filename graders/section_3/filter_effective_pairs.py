@@ -115,10 +115,7 @@ def _check_pairs(responses: list[Response], right: list[Key], scores: Scores, ob
     twice = [key for key, n in Counter(keys).items() if n > 1]
     check(not twice, f"{len(twice)} pairs occur more than once, such as {twice[:1]}.")
     for key in keys:
-        check(
-            key in right,
-            f"the pair {key} with the scores {scores[key]} was kept, but {_why_not(*scores[key])}.",
-        )
+        check(key in right, f"the pair {key} with the scores {scores[key]} was kept, but {_why_not(*scores[key])}.")
     for key in right:
         zero = " And 0 is a score: test `is None`, not truth." if 0 in scores[key] else ""
         check(

@@ -200,10 +200,7 @@ def _lifetime() -> Iterator[Case]:
         yield hc.refused_case(f"positions={bad!r}", tiny, refused, _REFUSE, once)
     call = partial(generate, inputs=batch(tok))
     yield from hc.lifetime_cases(tiny, call, make, _CURES[0])
-    what, company = (
-        "The same steerer, used in a second `with`",
-        partial(changed, tiny, [(1, lambda hidden: hidden)]),
-    )
+    what, company = "The same steerer, used in a second `with`", partial(changed, tiny, [(1, lambda hidden: hidden)])
     again = HookCase(what, tiny, call, lambda steerer: _again(make(steerer)), _rules(right), around=company)
     yield replace(again, cures=_CURES).case()
 
