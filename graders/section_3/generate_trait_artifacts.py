@@ -61,7 +61,7 @@ def test_generate_trait_artifacts() -> Iterator[Case]:
     for what, reply in BROKEN.items():
         yield _case(what, [reply], _check_broken)
         yield _case(f"{what} at first, then a good one", [reply, good], _check_broken)
-    yield Case("Every call fails", unanswered(_call), _check_failed)
+    yield Case("Every call failed", unanswered(_call), _check_failed)
 
 
 def _case(what: str, replies: list[str], judge: Any) -> Case:
@@ -162,14 +162,14 @@ def _check_call(written: Written) -> None:
     _check_artifact(written.found)
     check(
         len(written.allowed) == len(written.prompts),
-        "The client was not used: expected every call to go through the one that was handed over. Pass it on, "
+        "the client was not used: expected every call to go through the one that was handed over. Pass it on, "
         "`utils.generate_response(..., client=client)`, and make one only where it is None.",
     )
     prompt = written.prompts[0]
     for name, part in {"trait's name": _NAME, "description": _SENTENCE}.items():
-        check(part in prompt, f"Expected the {name} {part!r} as it is in the prompt, found {prompt!r:.400}.")
+        check(part in prompt, f"expected the {name} {part!r} as it is in the prompt, found {prompt!r:.400}.")
     for key in ("instruction", "questions", "eval_prompt"):
-        check(key in prompt, f"The prompt does not name the key {key!r}: the model can't know what to call it.")
+        check(key in prompt, f"the prompt does not name the key {key!r}: the model can't know what to call it.")
     for allowed in written.allowed:
         check(
             allowed is None or allowed >= _ENOUGH_TOKENS,

@@ -31,7 +31,7 @@ def _score(work: Any, **options: str) -> Any:
 def _check_prompt(prompt: str) -> None:
     check(
         _FILLED in prompt,
-        "The judge was not sent eval_prompt_template with question and answer in their places: "
+        "the judge was not sent eval_prompt_template with question and answer in their places: "
         f"{difference(_FILLED, prompt)}.\n  {misfilled(prompt)}",
     )
 

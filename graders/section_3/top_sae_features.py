@@ -102,13 +102,13 @@ def _check_activations(sae: TinySAE, vector: Vector, features: list[int], found:
     check_close(
         found,
         [right[features]],
-        f"The activations of features {features[:8]}",
+        f"the activations of features {features[:8]}",
         {why: partial(values.__getitem__, features) for why, values in _mistakes(sae, vector).items()},
         _EXACT,
         otherwise=_HINT,
     )
     best = right.argsort(descending=True)[: len(features)].tolist()
-    check(features == best, f"Expected the features {best}, found {features}. {_order(features, found.tolist(), best)}")
+    check(features == best, f"expected the features {best}, found {features}. {_order(features, found.tolist(), best)}")
 
 
 def _order(features: list[int], found: list[float], best: list[int]) -> str:
@@ -158,6 +158,6 @@ def _check_cosines(sae: TinySAE, vector: Vector, features: list[int], found: Flo
         "b_dec was subtracted from the vector: compare the vector as it is": cosine(rows, vector - sae.b_dec),
         "b_dec was added to the decoder rows: compare the rows as they are": cosine(rows + sae.b_dec, vector),
     }
-    what = f"The cosines with the decoder rows of features {features[:8]}"
+    what = f"the cosines with the decoder rows of features {features[:8]}"
     otherwise = "Compare the vector with W_dec[feature]."
     check_close(found, [cosine(rows, vector)()], what, mistakes, _EXACT, otherwise=otherwise)
