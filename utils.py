@@ -62,6 +62,7 @@ from personalab.studies.capping import caps, load_capping_config, threshold_to_c
 from personalab.studies.capping_cost import capping_conditions, capping_cost
 from personalab.studies.contrast import load_trait_vectors, save_trait_vectors
 from personalab.studies.jailbreaks import answer_jailbreaks, score_roleplay
+from personalab.studies.matched import removed_norms, turn_batch
 from personalab.studies.trait_parts import compose_trait_artifact
 from personalab.tiers import current_tier, use_tier
 
@@ -142,6 +143,7 @@ __all__ = [
     "read_text",
     "record",
     "release",
+    "removed_norms",
     "render_prompt",
     "sae_block",
     "save_artifact",
@@ -159,6 +161,7 @@ __all__ = [
     "steps_in",
     "threshold_to_cap",
     "token_activations",
+    "turn_batch",
     "turn_spans",
     "typical_states",
     "use_tier",
