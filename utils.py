@@ -61,7 +61,7 @@ from personalab.studies.axes import measure_axes, typical_states
 from personalab.studies.capping import caps, load_capping_config, threshold_to_cap
 from personalab.studies.capping_cost import capping_conditions, capping_cost
 from personalab.studies.contrast import load_trait_vectors, save_trait_vectors
-from personalab.studies.jailbreaks import answer_jailbreaks, score_roleplay
+from personalab.studies.jailbreaks import answer_jailbreaks, answered, score_roleplay
 from personalab.studies.matched import removed_norms, turn_batch
 from personalab.studies.trait_parts import compose_trait_artifact
 from personalab.tiers import current_tier, use_tier
@@ -76,6 +76,7 @@ __all__ = [
     "Steer",
     "answer_jailbreaks",
     "answer_questions",
+    "answered",
     "applied",
     "as_messages",
     "bootstrap_interval",

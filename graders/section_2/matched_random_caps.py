@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -159,8 +159,8 @@ def _check_directions(what: str, given: _Given, found: Float[Tensor, "k d"]) -> 
     i = int((norms - 1).abs().argmax())
     check(
         abs(norms[i].item() - 1) < _ANGLE,
-        f"{what}, cap {i}: expected a direction of norm 1, found {norms[i].item():.4g}. Divide by the norm; if you turn "
-        "the given vectors, normalise them first.",
+        f"{what}, cap {i}: expected a direction of norm 1, found {norms[i].item():.4g}. Divide by the norm; if you "
+        "turn the given vectors, normalise them first.",
     )
     cosines = found @ own.T  # (found, given)
     place = int(cosines.abs().argmax())
@@ -169,8 +169,8 @@ def _check_directions(what: str, given: _Given, found: Float[Tensor, "k d"]) -> 
     wrong = "that is the direction it should be a control for" if abs(cosine) > 0.99 else "take out all of these parts"
     check(
         abs(cosine) < _ANGLE,
-        f"{what}: expected directions orthogonal to every given vector, found cosine {cosine:.3f} between direction {i} "
-        f"and vector {j}: {wrong}. What lies along the axis is no control for it.",
+        f"{what}: expected directions orthogonal to every given vector, found cosine {cosine:.3f} between direction "
+        f"{i} and vector {j}: {wrong}. What lies along the axis is no control for it.",
     )
     angles, right = found @ found.T, own @ own.T
     i, j = divmod(int((angles - right).abs().argmax()), len(own))
@@ -202,10 +202,10 @@ class _Excess:
         norms: of the residual stream there, as the cap finds it.
     """
 
-    above: Float[Tensor, "caps tokens"]
+    above: Float[Tensor, "k tokens"]
     spoken: Bool[Tensor, "tokens"]
     ended: Bool[Tensor, "tokens"]
-    norms: Float[Tensor, "caps tokens"]
+    norms: Float[Tensor, "k tokens"]
 
 
 def _read(given: _Given, caps: Sequence[Entry], together: bool = True, unit: bool = True) -> list[_Excess]:
@@ -242,14 +242,14 @@ def _one_pass(model: Any, ids: list[int], caps: Sequence[Entry], unit: bool) -> 
     return [seen[i] for i in range(len(caps))]
 
 
-Measure = Callable[[list[_Excess]], Float[Tensor, "caps"]]
+Measure = Callable[[list[_Excess]], Float[Tensor, "k"]]
 
 
 def _pooled(excess: list[_Excess], where: Callable[[_Excess], Tensor] = lambda e: e.spoken) -> Tensor:
     return torch.cat([e.above[:, where(e)] for e in excess], dim=1)
 
 
-def _mean(excess: list[_Excess]) -> Float[Tensor, "caps"]:
+def _mean(excess: list[_Excess]) -> Float[Tensor, "k"]:
     """What the exercise defines: over the assistant's tokens of all conversations."""
     return _pooled(excess).mean(dim=1)
 
@@ -311,9 +311,9 @@ def _check_removed(what: str, given: _Given, found: list[Entry]) -> None:
     i = int(((got - right).abs() / allowed).argmax())
     likely = _likely(given, found, (before, after), near)
     raise AssertionError(
-        f"{what}: cap {i} (block {found[i][0]}): expected {right[i].item():.4g} to be removed from an assistant's token "
-        f"in the mean, as the given cap does, found {got[i].item():.4g}; {allowed[i].item():.2g} of difference is "
-        f"allowed.\n  {likely}"
+        f"{what}: cap {i} (block {found[i][0]}): expected {right[i].item():.4g} to be removed from an assistant's "
+        f"token in the mean, as the given cap does, found {got[i].item():.4g}; {allowed[i].item():.2g} of difference "
+        f"is allowed.\n  {likely}"
     )
 
 
@@ -332,7 +332,7 @@ def _likely(
         "you measure every cap alone, the given ones and your own: at later blocks the earlier caps have done their "
         "part already": near(own, alone),
         "your directions are fitted to what the given caps leave: run the model anew, with your own caps alone": near(
-            cast("Tensor", _mean(_read(given, [*given.caps, *found]))[len(given.caps) :]), right
+            _mean(_read(given, [*given.caps, *found]))[len(given.caps) :], right
         ),
         "the given vectors are not normalised when you measure: a cap acts along the unit vector": near(
             got, _mean(_read(given, given.caps, unit=False))

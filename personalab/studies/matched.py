@@ -1,14 +1,15 @@
 """A control for a cap: caps along random directions that remove as much. And how much a cap removes.
 
-**What a cap removes** at a token is `max(<h, v> - threshold, 0)`, the norm of what it takes out of that token's residual
-stream, with `h` as the cap finds it: every cap of an earlier block is in force. It is counted over the content tokens
-of the assistant's turns, since these are the tokens that a persona is judged by.
+**What a cap removes** at a token is `max(<h, v> - threshold, 0)`, the norm of what it takes out of that token's
+residual stream, with `h` as the cap finds it: every cap of an earlier block is in force. It is counted over the content
+tokens of the assistant's turns, since these are the tokens that a persona is judged by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -64,16 +65,14 @@ def removed_norms(
     tokenizer: PreTrainedTokenizerBase,
     caps: Sequence[Cap],
     conversations: Sequence[Sequence[Message]],
-) -> Float[Tensor, "n caps"]:
+) -> Float[Tensor, "n k"]:
     """Mean norm that each cap removes over each conversation's assistant tokens, all caps in force; on the CPU."""
     lengths = [len(turn_spans(c, tokenizer).ids) for c in conversations]
     removed = torch.zeros(len(conversations), len(caps))
     for rows in by_length(lengths, _BATCH_TOKENS):
         batch = turn_batch([conversations[r] for r in rows], tokenizer)
 
-        def keep(
-            place: int, projections: Tensor, batch: TurnBatch = batch, rows: Sequence[int] = tuple(rows)
-        ) -> float:
+        def keep(place: int, projections: Tensor, batch: TurnBatch = batch, rows: Sequence[int] = tuple(rows)) -> float:
             excess = (projections - caps[place].threshold).clamp_min(0).cpu() * batch.spoken
             removed[list(rows), place] = excess.sum(dim=1) / batch.spoken.sum(dim=1)
             return caps[place].threshold
@@ -95,7 +94,7 @@ def _run(
 
     with ExitStack() as stack:
         for place, block in enumerate(blocks):
-            stack.enter_context(hooked(decoder_blocks(model)[block], lambda hidden, place=place: act(place, hidden)))
+            stack.enter_context(hooked(decoder_blocks(model)[block], partial(act, place)))
         model(input_ids=batch.ids.to(model.device), use_cache=False, logits_to_keep=1)
 
 

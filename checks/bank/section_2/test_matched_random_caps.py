@@ -257,8 +257,7 @@ class LastAnswers(Base):
     def batch(self, conversations, tokenizer):
         ids, spoken = utils.turn_batch(conversations, tokenizer)
         for row, conversation in zip(spoken, conversations, strict=True):
-            start, end = utils.turn_spans(conversation, tokenizer).spans[-1]
-            row[:start] = False
+            row[: utils.turn_spans(conversation, tokenizer).spans[-1][0]] = False
         return ids, spoken
 
 
