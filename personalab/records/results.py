@@ -50,7 +50,7 @@ HEADLINES = {
         "-",
     ),
     "section_2/drift_slope_effect_size_random": (
-        "control: the same along random directions, mean size of 1,000 draws",
+        "control: the same along random directions, mean size and central 95 % of 1,000 draws",
         "-",
     ),
     "section_2/drift_slope_effect_size_minus_random": ("difference to random directions", "-"),
