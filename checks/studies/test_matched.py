@@ -38,6 +38,10 @@ def test_turned_vectors_keep_angles_and_leave_where_they_were() -> None:
     torch.testing.assert_close(found @ VECTORS.T, torch.zeros(3, 3), atol=1e-4, rtol=0)
     assert torch.equal(found, turned(VECTORS, torch.Generator().manual_seed(2)))
     assert not torch.allclose(found, turned(VECTORS, torch.Generator().manual_seed(3)), atol=0.1)
+    avoid = 1e3 * torch.randn(2, 32, generator=torch.Generator().manual_seed(5))
+    beside = turned(VECTORS, torch.Generator().manual_seed(2), avoid)
+    torch.testing.assert_close(beside @ F.normalize(avoid, dim=1).T, torch.zeros(3, 2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(beside @ beside.T, VECTORS @ VECTORS.T, atol=1e-4, rtol=1e-4)
     with pytest.raises(ValueError, match="leave no 3 dimensions"):
         turned(torch.ones(3, 5), torch.Generator())
 

@@ -126,7 +126,9 @@ def _judge(what: str, given: _Given, seen: _Seen) -> None:
     for kept, name in zip(seen.kept, names, strict=True):
         check(kept, f"{what}: {name} changed in place. Make new ones.")
     found = _check_caps(what, given, seen.found)
-    _check_directions(what, given, torch.stack([v.double() for _, v, _ in found]))
+    directions = torch.stack([v.double() for _, v, _ in found])
+    _check_directions(what, given, directions)
+    _check_first(what, given, directions)
     _check_removed(what, given, found)
 
 
@@ -189,6 +191,42 @@ def _check_directions(what: str, given: _Given, found: Float[Tensor, "k d"]) -> 
         f"{what}: expected the cosine of the directions of caps {i} and {j} to be that of the given vectors, "
         f"{right[i, j].item():.3f}, found {angles[i, j].item():.3f}; {guess}.",
     )
+
+
+def _check_first(what: str, given: _Given, found: Float[Tensor, "k d"]) -> None:
+    """Directions see nothing of the first token, which every conversation begins with: with the caps on, or off."""
+    cosines = [found @ F.normalize(states, dim=1).T for states in _first_states(given)]
+    nearest = min(cosines, key=lambda c: float(c.abs().max()))
+    i, j = divmod(int(nearest.abs().argmax()), len(found))
+    limit = max(_ANGLE, tolerance(given.model.dtype, exact=0.0).along(1.0, d_model(given.model)))
+    check(
+        abs(nearest[i, j].item()) < limit,
+        f"{what}: expected directions orthogonal to the first token's residual stream, found cosine "
+        f"{nearest[i, j].item():.3f} between direction {i} and that stream after block {given.caps[j][0]}. As a rule "
+        "it is longer than all others together, and the axis caps leave it alone: take `hidden[0, 0]` of every block "
+        "out of the noise, too.",
+    )
+
+
+@torch.inference_mode()
+def _first_states(given: _Given) -> list[Float[Tensor, "k d"]]:
+    """The first token's, at the caps' blocks: as the caps find it, and without them."""
+    ids, _ = oracles.turn_spans(oracles.renderings(given.talks[0], given.tok)[0], given.talks[0], given.tok)
+    found = []
+    for on in (True, False):
+        states: dict[int, Tensor] = {}
+
+        def look(hidden: Tensor, place: int, on: bool = on, states: dict[int, Tensor] = states) -> Tensor:
+            states[place] = hidden[0, 0].double().cpu()
+            _, vector, threshold = given.caps[place]
+            v = (vector / vector.norm()).to(hidden.device)
+            return hidden - ((hidden.float() @ v - threshold).clamp(min=0)[..., None] * v * on).to(hidden.dtype)
+
+        places = [(block, partial(look, place=i)) for i, (block, _, _) in enumerate(given.caps)]
+        with changed(given.model, places):
+            given.model(input_ids=torch.tensor([ids[:1]], device=given.model.device), use_cache=False)
+        found.append(torch.stack([states[i] for i in range(len(given.caps))]))
+    return found
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from personalab.lm.models import decoder_blocks
 
 _BATCH_TOKENS = 1536
 Threshold = Callable[[int, Float[Tensor, "b s"]], float]  # of a cap's place in the list, and all projections there
+First = dict[int, Float[Tensor, "d"]]  # the first token's residual stream, by block
 
 
 class TurnBatch(NamedTuple):
@@ -83,10 +84,12 @@ def removed_norms(
 
 def _run(
     model: PreTrainedModel, batch: TurnBatch, blocks: Sequence[int], vectors: Sequence[Tensor], threshold: Threshold
-) -> None:
+) -> First:
     """One pass in which each cap's threshold is chosen when it sees the projections, and then in force."""
+    first: First = {}
 
     def act(place: int, hidden: Hidden) -> Hidden:
+        first.setdefault(blocks[place], hidden[0, 0].float().cpu())
         v = F.normalize(vectors[place].float(), dim=0).to(hidden.device)
         projections = hidden.float() @ v  # (b, s)
         excess = (projections - threshold(place, projections)).clamp_min(0)
@@ -96,22 +99,27 @@ def _run(
         for place, block in enumerate(blocks):
             stack.enter_context(hooked(decoder_blocks(model)[block], partial(act, place)))
         model(input_ids=batch.ids.to(model.device), use_cache=False, logits_to_keep=1)
+    return first
 
 
-def turned(vectors: Float[Tensor, "k d"], generator: torch.Generator) -> Float[Tensor, "k d"]:
+def turned(
+    vectors: Float[Tensor, "k d"], generator: torch.Generator, avoid: Float[Tensor, "m d"] | None = None
+) -> Float[Tensor, "k d"]:
     """The vectors turned together into a random subspace: norms and angles among them stay, and each of the new ones
-    is orthogonal to every old one.
+    is orthogonal to every old one, and to those to `avoid`.
 
     Raises:
-        ValueError: if there is no room: `2 k > d`.
+        ValueError: if there is no room: `2 k + m > d`.
     """
+    vectors = vectors.float().cpu()
+    beside = vectors if avoid is None else torch.cat([vectors, avoid.float().cpu()])
     k, d = vectors.shape
-    if 2 * k > d:
-        raise ValueError(f"{k} vectors of {d} dimensions leave no {k} dimensions beside them.")
-    own, weights = torch.linalg.qr(vectors.float().cpu().T)  # (d, k), (k, k)
+    if k + len(beside) > d:
+        raise ValueError(f"{len(beside)} vectors of {d} dimensions leave no {k} dimensions beside them.")
+    own = torch.linalg.qr(beside.T).Q  # (d, k + m)
     noise = torch.randn(d, k, generator=generator)
     other = torch.linalg.qr(noise - own @ (own.T @ noise)).Q
-    return (other @ weights).T
+    return (other @ torch.linalg.qr(vectors.T).R).T
 
 
 def ceiling(projections: Float[Tensor, "n"], removed: float) -> float:
@@ -136,14 +144,15 @@ def matched_random_caps(
 ) -> list[Cap]:
     """Caps along random directions at the same blocks, each removing what the given cap in its place removes.
 
-    What is removed: see the module. Directions: `turned`, from `generator` (on the CPU) alone. Where a cap removes
-    nothing, so does its control: its threshold is the largest projection found.
+    What is removed: see the module. Directions: `turned`, from `generator` (on the CPU) alone, beside the first token's
+    residual stream, which is longer than all others together: the axis caps leave it alone, and so must their control.
+    Where a cap removes nothing, so does its control: its threshold is the largest projection found.
 
     Raises:
         ValueError: if there are no conversations, or too many caps for the model's width.
     """
     batch, blocks = turn_batch(conversations, tokenizer), [c.block for c in caps]
-    directions = turned(F.normalize(torch.stack([c.vector.float().cpu() for c in caps]), dim=1), generator)
+    vectors = F.normalize(torch.stack([c.vector.float().cpu() for c in caps]), dim=1)
     targets, thresholds = [0.0] * len(caps), [0.0] * len(caps)
 
     def given(place: int, projections: Tensor) -> float:
@@ -155,6 +164,7 @@ def matched_random_caps(
         thresholds[place] = ceiling(projections.cpu()[batch.spoken], targets[place])
         return thresholds[place]
 
-    _run(model, batch, blocks, [c.vector for c in caps], given)
+    first = _run(model, batch, blocks, list(vectors), given)
+    directions = turned(vectors, generator, torch.stack(list(first.values())))
     _run(model, batch, blocks, list(directions), matching)
     return [Cap(block, v, t) for block, v, t in zip(blocks, directions, thresholds, strict=True)]

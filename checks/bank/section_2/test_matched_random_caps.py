@@ -19,9 +19,9 @@ class Base:
     def __call__(self, model, tokenizer, caps, conversations, generator):
         self.model, self.caps, self.generator = model, caps, generator
         self.ids, self.counted = self.batch(conversations, tokenizer)
-        self.own = self.directions(unit_rows(caps))
-        self.targets, self.thresholds = [None] * len(caps), [None] * len(caps)
+        self.targets, self.thresholds, self.first = [None] * len(caps), [None] * len(caps), {}
         self.one_pass(self.given_vectors(), self.note)
+        self.own = self.directions(unit_rows(caps))
         self.one_pass(self.own, self.match)
         return self.result()
 
@@ -37,10 +37,16 @@ class Base:
     def noise(self, shape):
         return torch.randn(shape, generator=self.generator)
 
+    def avoided(self, given):
+        """An orthonormal basis, as columns, of what the directions must not see."""
+        return torch.linalg.qr(torch.cat([given, torch.stack(list(self.first.values()))]).T)[0]
+
+    def free_noise(self, given):
+        q, noise = self.avoided(given), self.noise(given.T.shape)
+        return noise - q @ (q.T @ noise)
+
     def directions(self, given):
-        q, r = torch.linalg.qr(given.T)
-        noise = self.noise(q.shape)
-        return (self.basis(noise - q @ (q.T @ noise)) @ r).T
+        return (self.basis(self.free_noise(given)) @ torch.linalg.qr(given.T)[1]).T
 
     def note(self, i, p):
         self.targets[i] = self.amount(p - self.caps[i].threshold)
@@ -64,6 +70,7 @@ class Base:
         def make(i):
             def hook(module, args, output):
                 hidden = output[0] if isinstance(output, tuple) else output
+                self.first.setdefault(i, hidden[0, 0].float().cpu())
                 p = hidden.float() @ vectors[i].to(hidden.device)
                 tau = threshold(i, p.cpu()[self.counted])
                 hidden = self.act(hidden, p, vectors[i].to(hidden.device), tau)
@@ -136,9 +143,22 @@ def block_by_block(model, tokenizer, caps, conversations, generator):
                 found += [hidden[a:b] @ v for a, b in spans]
         return torch.cat(found)
 
+    def beginning(block):
+        kept = []
+        handle = decoder_blocks(model)[block].register_forward_hook(
+            lambda module, args, output: kept.append(output[0] if isinstance(output, tuple) else output)
+        )
+        try:
+            with torch.inference_mode():
+                model(input_ids=torch.tensor([utils.turn_spans(conversations[0], tokenizer).ids], device=model.device))
+        finally:
+            handle.remove()
+        return kept[0][0, 0].float().cpu()
+
     units = unit_rows(caps)
-    # a random frame in what the vectors leave free, which takes their coordinates
-    free = torch.linalg.svd(units, full_matrices=True)[2][len(caps) :]
+    # a random frame in what the vectors and the first token leave free, which takes the vectors' coordinates
+    rows = torch.cat([units, F.normalize(torch.stack([beginning(b) for b in {c.block for c in caps}]), dim=1)])
+    free = torch.linalg.svd(rows, full_matrices=True)[2][len(rows) :]
     frame = torch.linalg.qr(torch.randn(len(free), len(caps), generator=generator))[0].T @ free
     values, bases = torch.linalg.eigh(units @ units.T)
     own = bases @ values.clamp(min=0).sqrt().diag() @ frame
@@ -162,7 +182,7 @@ class Cholesky(Base):
 
     def directions(self, given):
         rows = []
-        spanned = list(torch.linalg.qr(given.T)[0].T)
+        spanned = list(self.avoided(given).T)
         for _ in given:
             v = self.noise(given.shape[1:])
             for _ in range(2):
@@ -267,7 +287,7 @@ class FirstConversation(Base):
         return utils.turn_batch(conversations[:1], tokenizer)
 
 
-@wrong_one("mean square")
+@wrong_one("mean square|above the threshold only|to be removed")
 class MeanSquare(Base):
     def amount(self, over):
         return over.clamp(min=0).pow(2).mean()
@@ -313,25 +333,25 @@ class NothingRemoved(Base):
 @wrong_one("drawn one by one")
 class DrawnOneByOne(Base):
     def directions(self, given):
-        q, _ = torch.linalg.qr(given.T)
-        noise = self.noise(q.shape)
-        return F.normalize(noise - q @ (q.T @ noise), dim=0).T
+        return F.normalize(self.free_noise(given), dim=0).T
 
 
 @wrong_one("orthogonal to each other|drawn one by one")
 class OrthogonalToEachOther(Base):
     def directions(self, given):
-        q, _ = torch.linalg.qr(given.T)
-        noise = self.noise(q.shape)
-        return self.basis(noise - q @ (q.T @ noise)).T
+        return self.basis(self.free_noise(given)).T
 
 
 @wrong_one("one direction everywhere")
 class OneDirection(Base):
     def directions(self, given):
-        q, _ = torch.linalg.qr(given.T)
-        noise = self.noise((given.shape[1],))
-        return F.normalize(noise - q @ (q.T @ noise), dim=0).expand_as(given)
+        return F.normalize(self.free_noise(given)[:, 0], dim=0).expand_as(given)
+
+
+@wrong_one("first token's residual stream")
+class TheFirstTokenIsSeen(Base):
+    def avoided(self, given):
+        return torch.linalg.qr(given.T)[0]
 
 
 @wrong_one("orthogonal to every given vector")
@@ -437,7 +457,7 @@ class HooksStayAfterAnError(Base):
             handle.remove()
 
 
-@wrong_one("carries gradients|to be removed|found .*Error")
+@wrong_one("to be removed|found .*Error|first token")
 class BlockAbove(Base):
     def one_pass(self, vectors, threshold):
         given, n = self.caps, len(decoder_blocks(self.model))
