@@ -72,7 +72,8 @@ from personalab.studies.axes import measure_axes, role_states, typical_states
 from personalab.studies.capping import caps, load_capping_config, threshold_to_cap
 from personalab.studies.capping_cost import capping_conditions, capping_cost
 from personalab.studies.contrast import PARAPHRASED, load_trait_vectors, save_trait_vectors
-from personalab.studies.jailbreaks import answer_jailbreaks, score_roleplay
+from personalab.studies.jailbreaks import answer_jailbreaks, answered, score_roleplay
+from personalab.studies.matched import removed_norms, turn_batch
 from personalab.studies.trait_parts import compose_trait_artifact
 from personalab.tiers import current_tier, use_tier
 
@@ -88,6 +89,7 @@ __all__ = [
     "Steer",
     "answer_jailbreaks",
     "answer_questions",
+    "answered",
     "applied",
     "as_messages",
     "bca_interval",
@@ -160,6 +162,7 @@ __all__ = [
     "read_text",
     "record",
     "release",
+    "removed_norms",
     "render_prompt",
     "role_states",
     "sae_block",
@@ -179,6 +182,7 @@ __all__ = [
     "steps_in",
     "threshold_to_cap",
     "token_activations",
+    "turn_batch",
     "turn_spans",
     "typical_states",
     "use_tier",

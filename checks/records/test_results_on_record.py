@@ -30,6 +30,29 @@ def test_what_is_promised_is_on_record(key: str) -> None:
     assert set(RESULTS[key]) == {"value", "n", "ci", "section", "tier", "model", "seed"}
 
 
+def test_section_2_has_controls_and_intervals() -> None:
+    """Presence, n, interval and control of each claim; sizes are for the text, which quotes them."""
+    two = {key.removeprefix("section_2/"): entry for key, entry in RESULTS.items() if key.startswith("section_2/")}
+    for key, entry in two.items():
+        if key != "seconds":
+            low, high = entry["ci"]
+            assert low <= entry["value"] <= high and entry["n"], key
+    for claim, controls in {
+        "drift_slope_effect_size": ("_shuffled", "_random", "_minus_random"),
+        "removal_ratio_random": (),
+        "harm_rate_capped": ("_minus_default", "_minus_random", "_asked", "_unasked"),
+        "harm_rate_random": ("_cap", "_minus_default", "_cap_asked", "_cap_unasked"),
+        "perplexity_ratio": ("_random", "_capped_over_random"),
+        "perplexity_ratio_voices": ("_random", "_capped_over_random"),
+        "capability_capped": ("_minus_random",),
+        "coherence_capped": ("_minus_random",),
+    }.items():
+        assert {claim + control for control in controls} <= set(two)
+    prompts = {two[f"harm_rate_{name}"]["n"] for name in ("default", "capped", "strongest", "steered", "random_cap")}
+    assert prompts == {two["harm_rate_capped_minus_random"]["n"]}, "all conditions answer the same prompts"
+    assert two["removal_ratio_random"]["value"] >= 0.8, "the control is matched, or it is none"
+
+
 @pytest.mark.parametrize("line", HEADLINES, ids=lambda line: line.key)
 def test_a_headline_stands_beside_a_baseline_or_control_with_intervals(line: Headline) -> None:
     assert line.baseline or line.control

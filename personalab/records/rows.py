@@ -20,20 +20,45 @@ ROWS = {
     "section_1/filtered_axis_cosine": "cosine of the axis with and without the filter by score",
     "section_1/filtered_pc1_axis_cosine": "abs. cosine of PC1 and the axis, answers that score 3 only",
     "section_1/seconds": "seconds for the whole section",
-    "section_2/drift_effect_size": "Cohen's d: projections of coding against therapy-like and philosophical talks",
+    "section_2/drift_slope_effect_size": (
+        "Cohen's d of slopes over turns: coding and writing against therapy-like and philosophical talks"
+    ),
+    "section_2/drift_slope_effect_size_shuffled": (
+        "control: the same with each talk's turns shuffled, mean and central 95 % of draws"
+    ),
+    "section_2/drift_slope_effect_size_random": (
+        "control: the same along random directions, mean size and central 95 % of draws"
+    ),
+    "section_2/drift_slope_effect_size_minus_random": "effect size of slopes, axis minus random directions",
+    "section_2/drift_effect_size": (
+        "Cohen's d of levels (not the paper's claim): coding against the two that drift, without writing"
+    ),
+    "section_2/drift_effect_size_writing": "the same d of levels, with writing talks beside coding",
     "section_2/steering_spearman": "rank correlation of steering towards the Assistant with role adherence",
     "section_2/harm_rate_default": "share of answers out of persona on held-out prompts, plain",
     "section_2/harm_rate_capped": "share of answers out of persona on held-out prompts, capped",
-    "section_2/harm_cut": "relative cut of answers out of persona by the chosen cap",
-    "section_2/harm_rate_random_cap": "control: share of answers out of persona, capped along random directions",
+    "section_2/harm_cut": "relative cut of answers out of persona by the chosen cap (the paper counts harmful answers)",
+    "section_2/removal_ratio_random": (
+        "control: what the random caps remove on held-out prompts, over what the axis caps remove"
+    ),
+    "section_2/removal_ratio_percentile": "the same ratio for random caps at the same percentile",
+    "section_2/harm_rate_random_cap": (
+        "control: share out of persona, capped along random directions that remove as much"
+    ),
+    "section_2/harm_rate_capped_minus_random": "out of persona, capped minus that control, same prompts",
+    "section_2/harm_rate_default_asked": "out of persona where a system prompt asks for the role, plain",
+    "section_2/harm_rate_capped_asked": "out of persona where a system prompt asks for the role, capped",
+    "section_2/harm_rate_default_unasked": "out of persona where no system prompt asks for it, plain",
+    "section_2/harm_rate_capped_unasked": "out of persona where no system prompt asks for it, capped",
     "section_2/capability_default": "multiple-choice items right, plain",
     "section_2/capability_capped": "multiple-choice items right, capped",
     "section_2/capability_difference": "multiple-choice items right, capped minus plain",
-    "section_2/harm_cut_strongest": "relative cut of answers out of persona by the strongest cap within the limits",
+    "section_2/harm_cut_strongest": "relative cut, out of persona, by the strongest cap within the limits",
     "section_2/capability_difference_strongest": "multiple-choice items right, strongest cap minus plain",
     "section_2/perplexity_ratio": "perplexity of prose, capped over plain",
+    "section_2/perplexity_ratio_random": "control: perplexity of prose, capped along random directions, over plain",
     "section_2/coherence_default": "coherence of answers to held-out prompts (0-100), plain",
-    "section_2/coherence_capped": "coherence of those answers (0-100), capped",
+    "section_2/coherence_capped": "coherence of answers to held-out prompts (0-100), capped",
     "section_2/seconds": "seconds for the whole section",
     **_each("organism", "contrast", "judge's score of the trait organism, prompts for minus prompts against it"),
     **_each("section_3", "effective_pairs", "effective pairs of 100"),
