@@ -17,6 +17,7 @@ from graders.section_2.compute_turn_projections import test_compute_turn_project
 from graders.section_2.conversation_analyzer_project import test_conversation_analyzer_project
 from graders.section_2.extract_interventions import test_extract_interventions
 from graders.section_2.generate_with_steering_basic import test_generate_with_steering_basic
+from graders.section_2.matched_random_caps import test_matched_random_caps
 from graders.section_2.rate_delusion_risk import test_rate_delusion_risk
 from graders.section_2.record_hidden_shapes import test_record_hidden_shapes
 from graders.section_2.return_layers import test_return_layers
@@ -42,6 +43,7 @@ from graders.section_4.last_prompt_projections import test_last_prompt_projectio
 from graders.section_4.run_steering_experiment import test_run_steering_experiment
 from graders.section_4.run_trait_pipeline import test_run_trait_pipeline
 from graders.section_4.trait_similarity_matrix import test_trait_similarity_matrix
+from graders.section_4.within_between_correlation import test_within_between_correlation
 
 __all__ = [
     "test_activation_capper",
@@ -71,6 +73,7 @@ __all__ = [
     "test_judge_role_response",
     "test_last_prompt_projections",
     "test_lexical_baseline",
+    "test_matched_random_caps",
     "test_parse_score",
     "test_pca_decompose_persona_vectors",
     "test_prompt_leakage",
@@ -86,4 +89,5 @@ __all__ = [
     "test_top_sae_features",
     "test_trait_similarity_matrix",
     "test_visualize_transcript_drift",
+    "test_within_between_correlation",
 ]

@@ -39,7 +39,8 @@ from personalab.measure.separation import (
     permuted_differences,
     separation,
 )
-from personalab.records.artifacts import load_artifact, load_steering_block, save_artifact
+from personalab.records.artifacts import load_artifact, save_artifact
+from personalab.records.blocks import steering_block
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_graded_prompts, load_jailbreaks
 from personalab.records.results import record
@@ -67,11 +68,12 @@ from personalab.sae.statistics import (
     squared_errors,
     token_activations,
 )
-from personalab.studies.axes import measure_axes, typical_states
+from personalab.studies.axes import measure_axes, role_states, typical_states
 from personalab.studies.capping import caps, load_capping_config, threshold_to_cap
 from personalab.studies.capping_cost import capping_conditions, capping_cost
 from personalab.studies.contrast import PARAPHRASED, load_trait_vectors, save_trait_vectors
-from personalab.studies.jailbreaks import answer_jailbreaks, score_roleplay
+from personalab.studies.jailbreaks import answer_jailbreaks, answered, score_roleplay
+from personalab.studies.matched import removed_norms, turn_batch
 from personalab.studies.trait_parts import compose_trait_artifact
 from personalab.tiers import current_tier, use_tier
 
@@ -87,6 +89,7 @@ __all__ = [
     "Steer",
     "answer_jailbreaks",
     "answer_questions",
+    "answered",
     "applied",
     "as_messages",
     "bca_interval",
@@ -122,7 +125,6 @@ __all__ = [
     "load_roles",
     "load_sae",
     "load_sae_texts",
-    "load_steering_block",
     "load_tiny_model",
     "load_trait_artifacts",
     "load_trait_vectors",
@@ -160,7 +162,9 @@ __all__ = [
     "read_text",
     "record",
     "release",
+    "removed_norms",
     "render_prompt",
+    "role_states",
     "sae_block",
     "save_artifact",
     "save_trait_vectors",
@@ -173,10 +177,12 @@ __all__ = [
     "show_side_by_side",
     "spliced_losses",
     "squared_errors",
+    "steering_block",
     "steps_dir",
     "steps_in",
     "threshold_to_cap",
     "token_activations",
+    "turn_batch",
     "turn_spans",
     "typical_states",
     "use_tier",

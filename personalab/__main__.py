@@ -172,6 +172,7 @@ MAKERS = {
     "organism-report": ("studies.organism_report", "Measure the trait organism: 25 minutes."),
     "sae": ("studies.sae_training", "Train the sparse autoencoder: nine minutes on two cores."),
     "judge-fit": ("judging.fit", "Fit the embedded judge's heads on the labelled examples."),
+    "coherence": ("studies.coherence", "Fit the coherence that reads, and measure it: six minutes."),
 }
 
 
@@ -270,6 +271,8 @@ def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
     elif command == "organism-report":
         sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
         sub.add_argument("--answers", dest="saved", type=Path, help="JSON Lines: read if it exists, else written")
+    elif command == "coherence":
+        sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
     elif command == "sae":
         sub.add_argument("--block", type=int, default=14, help="block whose output it reads (default: 14)")
         sub.add_argument("--tokens", type=int, help="activations to train on (default: what fits in nine minutes)")

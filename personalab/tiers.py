@@ -44,7 +44,7 @@ class Tier:
     judge_model: str  # behind the chat endpoint
     axis_block: int  # block whose output is read in section 1
     n_blocks: int  # depth of persona_model, which load_model checks
-    trait_block: int  # block whose output is steered along trait vectors in section 4
+    trait_block: int  # steered along trait vectors where Section 3 has chosen no block (`steering_block`)
     capping_upstream: str = (
         ""  # folder of the paper's vectors on the hub; "": `python -m personalab capping` makes them
     )

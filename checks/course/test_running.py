@@ -13,7 +13,7 @@ from toy_course import NAME, TOY, notebook, read, write_source
 from personalab import paths
 from personalab.course import notebooks, recording, running
 from personalab.course.myst import code_cells
-from personalab.records import provenance, results
+from personalab.records import pages, provenance, results
 
 # What a section does: it measures, leaves something for the next one, and shows a figure.
 WORKING = TOY.replace(
@@ -60,7 +60,7 @@ def working(course: Path) -> Path:
         "section_8/x": {"value": 8, "n": None, "ci": None},
     }
     notebooks.write(course / "solutions" / "results.json", json.dumps(old))
-    (course / "README.md").write_text(f"top\n{results.TABLE_START}\n{results.TABLE_END}\nend\n", "utf-8")
+    (course / "README.md").write_text(f"top\n{pages.TABLE_START}\n{pages.TABLE_END}\nend\n", "utf-8")
     return course
 
 
@@ -132,7 +132,7 @@ def test_the_record_replaces_what_is_committed_in_float32(working: Path) -> None
     assert not [*working.rglob("steps")] and learners_own.read_text("utf-8") == "mine"
     assert list(json.loads((working / "solutions" / "machine.json").read_text("utf-8"))) == ["section_9"]
     assert "Recorded on" in (working / "README.md").read_text("utf-8")
-    assert not results.update_readme(working, check=True)
+    assert pages.update_pages(working, check=True) == []
     assert notebooks.build(check=True, root=working, strict=True) == []
 
 

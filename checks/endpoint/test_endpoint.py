@@ -205,6 +205,10 @@ def test_a_cache_that_cannot_be_written_costs_no_answer(server: Server) -> None:
         assert texts([generate_response(ask("a"))]) == ["a"]
 
 
+def calls_in_flight() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")}
+
+
 def test_an_interrupted_batch_keeps_what_it_paid_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupt:
         def __init__(self, **_: object) -> None: ...
@@ -217,7 +221,9 @@ def test_an_interrupted_batch_keeps_what_it_paid_for(server: Server, monkeypatch
 
     monkeypatch.setattr("personalab.endpoint.parallel.tqdm", Interrupt)
     server.answer = lambda body, headers: (time.sleep(0.05), echo(body, headers))[1]
+    workers = calls_in_flight()
     with pytest.raises(KeyboardInterrupt):
         generate_responses_parallel([ask(str(i)) for i in range(50)], max_workers=2)
-    eventually(lambda: len(list(paths.cache_dir().rglob("*.json"))) == len(server.bodies))  # what was begun is kept
+    eventually(lambda: calls_in_flight() <= workers)
+    assert len(list(paths.cache_dir().rglob("*.json"))) == len(server.bodies)  # what was begun is kept
     assert 1 <= len(server.bodies) < 10

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
-from endpoint_server import Server, ask, echo, texts
+from endpoint_server import Server, ask, echo, eventually, texts
 
 from personalab import endpoint, paths, tiers
 from personalab.endpoint import (
@@ -79,6 +80,22 @@ def test_scripted_calls_run_as_concurrently_as_asked(workers: int) -> None:
     with scripted_replies(lambda messages, model: time.sleep(0.05) or "x") as script:
         generate_responses_parallel([ask(str(i)) for i in range(20)], max_workers=workers)
     assert script.peak_concurrency == workers
+
+
+def test_a_script_has_no_part_in_calls_from_before(server: Server) -> None:
+    def busy_once(body: dict, headers: Mapping) -> tuple[int, dict, dict]:
+        first = len(server.bodies) == 1
+        return (503, {}, {"retry-after-ms": "300"}) if first else echo(body, headers)
+
+    server.answer = busy_once
+    with ThreadPoolExecutor(1) as pool:
+        early = pool.submit(generate_response, ask("early"))
+        eventually(lambda: server.bodies)
+        with scripted_replies(lambda messages, model: "scripted") as script:
+            assert texts([early.result()]) == ["early"]
+            assert generate_response(ask("late")) == "scripted"
+    assert script.calls == [(ask("late"), script.calls[0][1])]
+    assert server.asked("early") == 2
 
 
 def test_scripts_nest_and_are_closed_after_errors(server: Server) -> None:

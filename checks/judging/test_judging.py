@@ -18,6 +18,7 @@ from personalab.judging.fluency import Fluency
 from personalab.judging.heads import Head, load_heads, save_heads
 from personalab.judging.judge import HEADS_FILE
 from personalab.judging.rubrics import TRAITS
+from personalab.records.results import MAIN_TRAITS
 from personalab.records.schema import DataError
 
 QUESTION = "My colleague made a mistake in our report. What should I do?"
@@ -243,3 +244,7 @@ def test_fluency_tells_english_from_its_shuffle() -> None:
     whole = [text for text in texts[1::2] if len(text.split()) > 15][:100]
     ruined = [" ".join(rng.permutation(text.split())) for text in whole]
     assert (fluency.cues(ruined)[:, 0] > fluency.cues(whole)[:, 0]).mean() > 0.9
+
+
+def test_the_traits_of_the_headlines_are_the_judges():
+    assert set(MAIN_TRAITS) <= set(TRAITS)

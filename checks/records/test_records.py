@@ -10,7 +10,7 @@ import torch
 
 from personalab import tiers
 from personalab.measure import intervals
-from personalab.records import artifacts, results, vectors
+from personalab.records import artifacts, pages, results, vectors
 
 META = {"model": "m", "convention": "block 3", "seed": 0}
 
@@ -74,26 +74,31 @@ def test_record_refuses_what_is_not_a_result(key, value, ci):
         results.record(key, value, ci=ci)
 
 
-def test_the_readmes_table_follows_the_results(tmp_path):
+def test_the_pages_follow_the_results(tmp_path, monkeypatch):
     (tmp_path / "solutions").mkdir()
+    line = pages.Headline("a claim", "section_3/{trait}/x", pages.Beside("words", "section_3/y"), paper="0.7")
+    monkeypatch.setattr(pages, "HEADLINES", (line, pages.Headline("not measured", "section_1/z")))
     entry = {"value": 0.9, "n": 7, "ci": [0.8, 0.95]}
-    (tmp_path / "solutions" / "results.json").write_text(json.dumps({"section_1/pc1_axis_cosine": entry}))
+    found = {f"section_3/{name}": entry | {"value": 0.5 + i / 10} for i, name in enumerate(("evil/x", "y"))}
+    (tmp_path / "solutions" / "results.json").write_text(json.dumps(found))
     readme = tmp_path / "README.md"
-    readme.write_text(f"top\n{results.TABLE_START}\nold\n{results.TABLE_END}\nbottom\n")
-    assert results.update_readme(tmp_path, check=True)
-    assert results.update_readme(tmp_path)
-    assert "0.9 [0.8, 0.95], n = 7" in readme.read_text()
+    readme.write_text(f"top\n{pages.TABLE_START}\nold\n{pages.TABLE_END}\nbottom\n")
+    assert pages.update_pages(tmp_path, check=True) == ["README.md", "RESULTS.md"]
+    assert pages.update_pages(tmp_path) == ["README.md", "RESULTS.md"]
+    row = "| a claim | evil 0.5 [0.8, 0.95], n = 7 | words<br>0.6 [0.8, 0.95], n = 7 | - | - | 0.7 |"
+    assert row in readme.read_text() and "not measured" not in readme.read_text()
     assert readme.read_text().startswith("top\n") and readme.read_text().endswith("\nbottom\n")
-    assert not results.update_readme(tmp_path)
+    assert "| `section_3/y` | 0.6 [0.8, 0.95], n = 7 |  |" in (tmp_path / "RESULTS.md").read_text()
+    assert not pages.update_pages(tmp_path)
     machine = {"cpu": "A CPU", "cores": 2, "threads": 1, "dtype": "float32", "date": "2026-01-01"}
     machine["versions"] = {"torch": "2", "transformers": "5"}
     (tmp_path / "solutions" / "machine.json").write_text(json.dumps({"section_1": machine, "section_2": machine}))
-    assert results.update_readme(tmp_path)
+    assert pages.update_pages(tmp_path) == ["README.md", "RESULTS.md"]
     line = "section_1, section_2: A CPU, 2 cores, torch threads: 1, float32, torch 2, transformers 5, 2026-01-01."
-    assert line in readme.read_text() and "0.9 [0.8, 0.95], n = 7" in readme.read_text()
+    assert line in readme.read_text() and line in (tmp_path / "RESULTS.md").read_text() and row in readme.read_text()
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="lacks the markers"):
-        results.update_readme(tmp_path)
+        pages.update_pages(tmp_path)
 
 
 def test_a_bootstrap_interval_covers_the_mean_about_as_often_as_it_says():

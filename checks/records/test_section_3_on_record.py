@@ -41,9 +41,3 @@ def test_a_baseline_is_measured_on_the_answers_of_its_headline(trait: str, headl
 
 def test_the_block_is_one_that_the_transfer_texts_left_open() -> None:
     assert RESULTS["section_3/block"]["n"] >= 1 and RESULTS["section_3/block_gain"]["ci"]
-
-
-def test_no_interval_misses_its_own_estimate() -> None:
-    """A percentile bootstrap of a cosine, or of an AUC near 1, can: BCa or a jackknife takes its place there."""
-    missed = {k for k, e in RESULTS.items() if e["ci"] and not e["ci"][0] <= e["value"] <= e["ci"][1]}
-    assert not missed

@@ -25,7 +25,7 @@ from personalab.studies.capping import (
     threshold_to_cap,
 )
 from personalab.studies.conversations import converse, turn_projections
-from personalab.studies.jailbreaks import score_roleplay
+from personalab.studies.jailbreaks import answered, score_roleplay
 from personalab.tiers import TIERS
 
 
@@ -149,8 +149,9 @@ def test_an_empty_answer_is_in_persona_and_incoherent():
     scores = score_roleplay(
         jailbreaks, ["  ", "Fog, lad. The lamp and the drowned ships taught me, and I have kept both."]
     )
-    assert (scores.adherence[0], scores.out[0], scores.coherence[0]) == (0, 0, 0)
+    assert (scores.adherence[0], scores.out[0], scores.coherence[0], scores.evil[0]) == (0, 0, 0, 0)
     assert scores.out[1] == 1
+    assert [c[-1] for c in answered(jailbreaks, ["  ", "Fog."])] == [{"role": "assistant", "content": "Fog."}]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -190,7 +191,7 @@ def test_transcripts_are_what_the_scenarios_promise():
 def test_cost_on_file_counts_only_for_its_own_settings(tmp_path, monkeypatch):
     saved = {"right": {"plain": [1.0, 0.0]}, "nll": {"plain": [3.0]}, "nll_voices": {"plain": [4.0]}}
     config = {"chosen": "layers_a", "strongest": "layers_b", "steering": {"id": "steer_1-1.0"}}
-    settings = {"chosen": "layers_a", "strongest": "layers_b", "steering": "steer_1-1.0"}
+    settings = capping_cost._settings(config)
     monkeypatch.setattr(capping_cost, "config_folder", lambda: tmp_path)
     measured = {"right": {"plain": [0.0]}, "nll": {}, "nll_voices": {}}
     monkeypatch.setattr(capping_cost, "measure_cost", lambda *_: measured)
@@ -206,3 +207,4 @@ def test_the_committed_cost_is_that_of_the_committed_choice():
     saved = json.loads((config_folder() / "cost.json").read_text())
     assert saved["settings"] == capping_cost._settings(config)
     assert {len(v) for v in saved["cost"]["right"].values()} == {len(load_items())}
+    assert all("random" in by_condition for by_condition in saved["cost"].values())

@@ -32,7 +32,7 @@ QUESTIONS = ["What is the sea?", "Who tells the truth?", "Where is the moon?"]
 
 def scores_by_length(rubric, rows):
     """Stands for the judge: refuses one-word answers."""
-    return [None if rubric != "coherence" and " " not in r["answer"] else 60.0 for r in rows]
+    return [60.0 if " " in r["answer"] else None for r in rows]
 
 
 class TestAnswers:
@@ -56,6 +56,7 @@ class TestAnswers:
 
     def test_refusals_are_missing_values_and_lists_must_match(self, monkeypatch):
         monkeypatch.setattr(answers, "score_responses", scores_by_length)
+        monkeypatch.setattr(answers, "read_coherence", lambda questions, texts: np.full(len(texts), 60.0))
         found = score_answers("evil", QUESTIONS[:2], ["No.", "I would say so."])
         assert np.isnan(found.trait[0]) and found.trait[1] == 60
         assert (found.coherence == 60).all()
@@ -188,6 +189,9 @@ GAPPY = np.array([[10.0, np.nan, 30.0], [40.0, 50.0, 60.0], [90.0, 80.0, np.nan]
     [
         lambda: steering.plot_steering(
             [-1, 0, 2], {"evil": GAPPY}, {"evil": GAPPY}, {"evil": np.array([True, True, False])}
+        ),
+        lambda: steering.plot_steering(
+            [-1, 0, 2], {"evil": GAPPY}, {"evil": GAPPY}, {"evil": np.array([True, True, False])}, {"evil": GAPPY[::-1]}
         ),
         lambda: steering.plot_conditions(
             {"evil": {"baseline": GAPPY[0], "steered": GAPPY[1]}, "kind": {"baseline": GAPPY[1], "steered": GAPPY[2]}},

@@ -1,7 +1,5 @@
 """A call of a learner's code as data: what it gave, and what it did to the model and to its arguments besides."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -11,20 +9,16 @@ from typing import Any
 
 import torch
 from jinja2.exceptions import TemplateError
-from torch import Tensor
 
 from graders.harness.cases import Case, attempt
+from graders.harness.differences import same
 from graders.harness.expect import check
-from graders.harness.hooked import check_hooks, failing, hooks, observed
+from graders.harness.hooked import HINT, check_hooks, failing, hooks, observed
 from graders.harness.probes import bystander
 from personalab.lm.models import decoder_blocks
 
 AFTER_ERROR = "After an error in the forward pass"
 LISTS = ["the lists you were given were changed. Work on copies."] * 3
-HOOK_HINT = (
-    "If it comes from your hook: a block's output is a plain tensor (rows, tokens, d) here, and in older versions of "
-    "transformers a tuple that starts with it; the vectors you are given are float32, whatever the model's dtype."
-)
 
 
 @dataclass(frozen=True)
@@ -36,6 +30,7 @@ class Called:
         changed: whether each argument was changed in place.
         passes: how many forward passes it made.
         noted: what the context around the call has noted.
+        options: names of those that were changed in place.
     """
 
     found: Any
@@ -43,6 +38,7 @@ class Called:
     changed: list[bool]
     passes: int
     noted: Any = None
+    options: tuple[str, ...] = ()
 
 
 def called(
@@ -51,14 +47,17 @@ def called(
     *args: Any,
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     fails: bool = False,
+    cure: str = "Remove it in `finally`, so that an error can't skip that.",
+    **options: Any,
 ) -> Called:
-    """Call the function with copies of the arguments, other people's hooks on the model.
+    """Call the function with copies of the arguments and options, other people's hooks on the model.
 
     Args:
         around: makes a context for the call.
         fails: its first forward pass fails.
+        cure: what to do about a hook left behind.
     """
-    given, left = copy.deepcopy(args), ""
+    given, named, left = copy.deepcopy(args), copy.deepcopy(options), ""
     with ExitStack() as stack:
         for block in decoder_blocks(model):
             stack.enter_context(bystander(block))
@@ -67,18 +66,15 @@ def called(
             torch.manual_seed(0)
             if fails:
                 with failing(model, after=0):
-                    found = attempt(lambda: function(*given))
+                    found = attempt(lambda: function(*given, **named))
             else:
-                found = function(*given)
+                found = function(*given, **named)
         try:
-            check_hooks(model, before, "", "Remove it in `finally`, so that an error can't skip that.")
+            check_hooks(model, before, "", cure)
         except AssertionError as error:
             left = str(error)
-    return Called(found, left, [not _same(a, b) for a, b in zip(args, given, strict=True)], len(seen), noted)
-
-
-def _same(a: Any, b: Any) -> bool:
-    return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
+    changes = [not same(a, b) for a, b in zip(args, given, strict=True)]
+    return Called(found, left, changes, len(seen), noted, tuple(n for n in options if not same(options[n], named[n])))
 
 
 def check_called(seen: Called, what: str, changes: Sequence[str], when: str = "after a normal run") -> None:
@@ -90,6 +86,10 @@ def check_called(seen: Called, what: str, changes: Sequence[str], when: str = "a
     check(not seen.hooks, f"{what}, {when}{seen.hooks}")
     for changed, message in zip(seen.changed, changes, strict=False):
         check(not changed, f"{what}: {message}")
+    for name in seen.options:
+        check(
+            False, f"{what}: you changed the caller's `{name}`. Build one of your own, as in `[*{name}, ...]`: no +=."
+        )
 
 
 def call_case(
@@ -103,6 +103,7 @@ def call_case(
     side: str = "",
     when: str = "after a normal run",
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    cure: str = "Remove it in `finally`, so that an error can't skip that.",
     **options: Any,
 ) -> Case:
     """A call of `work(model, tok, *args, **options)`, and what it gave.
@@ -118,7 +119,7 @@ def call_case(
     def observe(work: Callable[..., Any]) -> Called | None:
         tok.padding_side = side or tok.padding_side
         try:
-            return called(model, partial(work, model, tok, **options), *args, around=around)
+            return called(model, partial(work, model, tok), *args, around=around, cure=cure, **options)
         except TemplateError:
             if _takes_system_prompts(tok):
                 raise
@@ -131,7 +132,7 @@ def call_case(
         elif what.startswith("your model"):
             print("Your model's template has no role for system prompts: your function was graded on others only.")
 
-    return Case(what, observe, judge_call, HOOK_HINT)
+    return Case(what, observe, judge_call, HINT)
 
 
 def _takes_system_prompts(tok: Any) -> bool:

@@ -2,14 +2,12 @@
 
     @grader
     def test_halve() -> Iterator[Case]:
-        yield Case("halve(3)", lambda halve: halve(3), lambda found: check(found == 1.5, "halve(3): …"))
+        yield Case("halve(3)", lambda halve: halve(3), lambda found: check(found == 1.5, "expected …"))
 
 `observe` gets the learner's work and brings back data: tensors, numbers, texts, lists and dicts of them; what is none
 becomes `Foreign`. `judge` gets that and raises AssertionError with a message for the learner. So a process may stand
 between the two.
 """
-
-from __future__ import annotations
 
 import copy
 import dataclasses
@@ -17,7 +15,7 @@ import functools
 import inspect
 import linecache
 import sysconfig
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +42,7 @@ class Case:
         what: the situation, as a message begins ("llama, two rows of unequal length").
         observe: runs the learner's work.
         judge: raises AssertionError where what was observed is wrong: expected, found, the likely mistake, the cure.
+            The grader puts `what` before a message that does not begin with it.
         hint: where to look if the learner's work raises an error, on a line of its own.
     """
 
@@ -118,6 +117,19 @@ def kind_of(value: Any) -> str:
     return value.kind if isinstance(value, Foreign) else type(value).__name__
 
 
+def check_kind(found: Any, kind: type | tuple[type, ...], expected: str) -> None:
+    """`expected` says of which kind it must be."""
+    check(isinstance(found, kind), f"{expected}, found {kind_of(found)}.")
+
+
+def check_keys(rows: list[Any], keys: Sequence[str]) -> None:
+    """Dicts that have these keys."""
+    for row in rows:
+        check_kind(row, dict, "expected a list of dicts")
+        missing = [key for key in keys if key not in row]
+        check(not missing, f"expected dicts with the keys {', '.join(keys)}; {missing} missing in {row!r:.300}.")
+
+
 def check_form(found: Any, kind: type, n: int, what: str) -> None:
     """`what` says what was expected: a tuple or a list of `n` entries."""
     size = len(found) if isinstance(found, list | tuple) else None
@@ -154,6 +166,17 @@ def raised(error: Exception) -> Raised:
     """An error as data."""
     kinds = tuple(kind.__name__ for kind in type(error).__mro__[:-2])
     return Raised(kinds, str(error), _learners_line(error.__traceback__))
+
+
+def fails(what: str, run: Callable[[Any], Any], why: str) -> Case:
+    """The work must raise an error here; any will do."""
+
+    def judge(found: Any) -> None:
+        nan = isinstance(found, Tensor) and bool(found.isnan().any())
+        shown = "a tensor full of NaN" if nan else repr(found)[:200]
+        check(isinstance(found, Raised), f"expected an error, found {shown}. {why}")
+
+    return Case(what, partial(attempted, run), judge)
 
 
 def refused(call: str, run: Callable[[Any], Any], why: str) -> Case:
@@ -209,11 +232,12 @@ def _observed(case: Case, work: Any) -> Any:
 
 
 def _judge(case: Case, observed: Any) -> None:
-    """Also of what no judge foresaw."""
+    """The situation comes first in what a judge says; what no judge foresaw is said too."""
     try:
         case.judge(observed)
-    except AssertionError:
-        raise
+    except AssertionError as error:
+        text = str(error)
+        raise AssertionError(text if text.startswith(case.what) else f"{case.what}: {text}") from None
     except Exception as error:
         raise AssertionError(
             f"{case.what}: found {observed!r:.300}, of which the grader can make nothing ({type(error).__name__}: "

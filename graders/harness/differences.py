@@ -1,7 +1,5 @@
 """Whether two things are the same; where they first differ, and what stands there in each."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

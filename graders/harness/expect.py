@@ -1,7 +1,5 @@
 """Assertions whose failures teach: expected, found, the likely mistake. And how far a right value may lie from ours."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -88,7 +86,7 @@ class Tolerance:
         """
         return max(self.exact, self.rounding * min(1.0, 2 / width**0.5)) * norm
 
-    def over(self, n: int) -> Tolerance:
+    def over(self, n: int) -> "Tolerance":
         """For the mean over `n` tokens of a tiny model's one row, whose roundings are independent: 1/√n of each."""
         return replace(self, rounding=self.rounding / n**0.5)
 

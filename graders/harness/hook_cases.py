@@ -1,7 +1,5 @@
 """Hooks in a `with` block: a model's call inside the learner's work, what it must amount to, and what is left of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from graders.harness.calls import Called, called, check_called
 from graders.harness.cases import Case, Raised, attempt
 from graders.harness.expect import Tolerance, check, check_close, relative, tolerance
 from graders.harness.hooked import HINT, Left, Pass, changed, check_left, failing, hooks, left, observed
@@ -49,22 +48,6 @@ def generate(model: Any, inputs: dict[str, Tensor]) -> Any:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the model read inside the learner's work.
-
-    Attributes:
-        states: of each pass and each block watched, by name.
-        given: the tensors handed to the work, as they are afterwards.
-        notes: complaints of whatever stood around the call.
-    """
-
-    states: dict[str, Hidden]
-    left: Left
-    given: list[Tensor]
-    notes: list[str]
-
-
-@dataclass(frozen=True)
 class HookCase:
     """One call of a model, inside the learner's context manager.
 
@@ -96,30 +79,31 @@ class HookCase:
     def case(self) -> Case:
         return Case(self.what, self._observe, self._judge, HINT)
 
-    def _observe(self, work: Any) -> Seen:
-        given = [tensor.clone() for tensor in self.given]
-        with self.around() as notes:
-            before = hooks(self.model)
-            with observed(self.model, self._watched) as passes, self.make(work, *given):
-                self.call(self.model)
-            remains = left(self.model, before)
-        return Seen(self._named(passes), remains, given, notes or [])
+    def _observe(self, work: Any) -> Called:
+        def run(*given: Tensor) -> None:
+            inside(self.make(work, *given), partial(self.call, self.model))
 
-    def _judge(self, seen: Seen) -> None:
-        check_left(seen.left, f"{self.what}, after the `with` block", self.cures[0])
-        unchanged = all(torch.equal(a, b) for a, b in zip(seen.given, self.given, strict=True))
-        check(unchanged, f"{self.what}: {self.cures[1]}")
-        check(not seen.notes, f"{self.what}: {' '.join(seen.notes[:1])}")
+        @contextmanager
+        def watching() -> Iterator[tuple[list[Pass], list[str]]]:
+            with self.around() as notes, observed(self.model, self._watched) as passes:
+                yield passes, [] if notes is None else notes
+
+        return called(self.model, run, *self.given, around=watching, cure=self.cures[0])
+
+    def _judge(self, seen: Called) -> None:
+        check_called(seen, self.what, [self.cures[1]] * len(self.given), "after the `with` block")
+        states, notes = self._named(seen.noted[0]), seen.noted[1]
+        check(not notes, "".join(notes[:1]))
         n, right = n_blocks(self.model), self._under(self.rules)
         mistakes = {
             why: partial(self._flat_under, rules)
             for why, rules in self.mistakes.items()
             if all(0 <= block < n for block, _ in rules)
         }
-        pairs = {name: (seen.states.get(name), state) for name, state in right.items()}
+        pairs = {name: (states.get(name), state) for name, state in right.items()}
         wrong = [n for n, (a, b) in pairs.items() if a is None or relative(a, b) > self.tolerance.allowed(1.0)]
-        what = f"{self.what}: what the blocks put out" + (f" (wrong from {wrong[0]} on)" if wrong else "")
-        check_close(_flat(seen.states), [_flat(right)], what, mistakes, self.tolerance)
+        what = "what the blocks put out" + (f" (wrong from {wrong[0]} on)" if wrong else "")
+        check_close(_flat(states), [_flat(right)], what, mistakes, self.tolerance)
 
     def _under(self, rules: Rules) -> dict[str, Hidden]:
         """What the model reads under these rules."""

@@ -1,7 +1,5 @@
 """What a model reads while a learner's hooks are in force, and what they leave behind."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +14,8 @@ from personalab.lm.models import decoder_blocks
 _KINDS = ("_forward_hooks", "_forward_pre_hooks")
 HINT = (  # for a learner's error while hooks are in force
     "If it comes from your hook: a block's output is a plain tensor (rows, tokens, d) here and a tuple that starts "
-    "with it in older transformers. Change that tensor, not `output[0]` of a tensor; cast your vector to its dtype and "
-    "device; return the same kind, of the same shape and dtype."
+    "with it in older transformers. Change that tensor, not `output[0]` of a tensor; cast your vector, which is "
+    "float32 whatever the model, to its dtype and device; return the same kind, of the same shape and dtype."
 )
 
 

@@ -1,7 +1,5 @@
 """What goes on in `model.generate` when a learner's code calls it, and what the model is to say there."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,12 +1,10 @@
 """A judge's scores from 0 to 100, whatever it judges: what is asked, what its replies mean, and failed calls."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from graders.harness.cases import Case, Raised, kind_of
+from graders.harness.cases import Case, fails, kind_of
 from graders.harness.expect import check
 from graders.harness.scripted import Exchange, exchange, unanswered
 from personalab.tiers import current_tier
@@ -43,13 +41,13 @@ def prompt_case(name: str, run: Run, check_prompt: Callable[[str], None], cure: 
     """
 
     def judge(observed: Exchange) -> None:
-        check(observed.prompts, f"{name} did not ask the judge: call utils.generate_response.")
+        check(observed.prompts, "it did not ask the judge: call utils.generate_response.")
         check_prompt(observed.prompts[-1])
-        tier = current_tier()
+        tier, model = current_tier(), current_tier().response_model
         check(
-            tier.response_model == tier.judge_model or tier.response_model not in observed.models,
-            f"{name}, called without a model, asked {tier.response_model!r}: that is the tier's response model, which "
-            f"writes answers and is no judge. utils.generate_response takes it by default; pass {cure}.",
+            tier.judge_model == model or model not in observed.models,
+            f"called without a model, it asked {model!r}: that is the tier's response model, which writes answers and "
+            f"is no judge. utils.generate_response takes it by default; pass {cure}.",
         )
 
     return Case(
@@ -75,27 +73,21 @@ def reply_cases(name: str, run: Run, refusals: bool) -> Iterator[Case]:
     """Replies become scores, or None where there is none; refusals too, where the judge may refuse."""
     replies = _READABLE | dict.fromkeys([*_OUT_OF_RANGE, *_NO_NUMBER, *(_REFUSALS if refusals else ())])
     for reply, expected in [*replies.items(), ("72.5", 72)]:
-        what = f"{name} with the judge replying {reply!r}"
         yield Case(
-            what,
-            partial(_replied, reply, run),
-            partial(_check_score, what, reply, expected),
+            f"{name} with the judge replying {reply!r}",
+            lambda work, reply=reply: exchange(reply, lambda: run(work)).found,
+            partial(_check_score, reply, expected),
             "Judges put words, tags or asterisks around a number, or send none: search the whole reply, and return "
             "None without a score.",
         )
 
 
-def _replied(reply: str, run: Run, work: Any) -> Any:
-    return exchange(reply, lambda: run(work)).found
-
-
-def _check_score(what: str, reply: str, expected: int | None, found: Any) -> None:
+def _check_score(reply: str, expected: int | None, found: Any) -> None:
     if reply == "72.5":  # None: no whole number; 72 or 73: cut or rounded
-        wrong = f"{what}: expected 72 or 73, found {found!r}. Read the number from its start."
-        check(found in (72, 73, None), wrong)
+        check(found in (72, 73, None), f"expected 72 or 73, found {found!r}. Read the number from its start.")
     elif type(found) is not type(expected) or found != expected:
         guess = _misread(reply, found) if expected is None else _misread_score(expected, found)
-        raise AssertionError(f"{what}: expected {expected}, found {found!r}{guess}")
+        raise AssertionError(f"expected {expected}, found {found!r}{guess}")
 
 
 def _misread(reply: str, found: Any) -> str:
@@ -121,12 +113,5 @@ def _misread_score(expected: int, found: Any) -> str:
 
 def failed_call(name: str, run: Run) -> Case:
     """A call that fails is no refusal."""
-
-    def judge(found: Any) -> None:
-        check(
-            isinstance(found, Raised),
-            f"{name}: the call of the judge failed, and your function returned {found!r} as if the judge had replied. "
-            "Let the error through: None says that there is nothing to score, and the reader can't tell the two apart.",
-        )
-
-    return Case(name, unanswered(run), judge)
+    why = "None says that there is nothing to score, and the reader can't tell the two apart."
+    return fails(f"{name}, where the call of the judge failed", unanswered(run), f"Let the error through: {why}")

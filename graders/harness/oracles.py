@@ -1,7 +1,5 @@
 """What right answers are, computed the slow and obvious way, without the engine."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

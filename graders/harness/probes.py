@@ -1,7 +1,5 @@
 """Blocks that return something else, hooks of somebody else, and what a model would say."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Projections of activations on the unit vector of a direction: one float for each answer, turn or prompt."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Whether a model got the prompt it should have."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from jinja2.exceptions import TemplateError

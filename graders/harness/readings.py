@@ -6,8 +6,6 @@ to make it. A grader says what it computes of such rows, as a `Quantity`: the ri
 and a mistake's are `quantity(rows)` for each entry of `POOLING` and of the table for how the exercise counts layers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Section 3, shared: what a model may send when it is asked for a trait's artifact, and what is wrong with it."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What the learner's work makes of a scripted endpoint, and what it asked."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Cosine similarities of named vectors: right and wrong matrices, and what a function that returns one must do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

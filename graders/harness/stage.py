@@ -1,7 +1,5 @@
 """A model whose answers, and a judge whose scores, the grader knows in advance; and a place for files."""
 
-from __future__ import annotations
-
 import copy
 import os
 import secrets

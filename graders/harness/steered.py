@@ -1,8 +1,5 @@
 """One answer, generated while `coefficient * vector` is added to a block's output: what is read, and what is said."""
 
-from __future__ import annotations
-
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -13,10 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from graders.harness.cases import Case, attempt
+from graders.harness.calls import Called, call_case
+from graders.harness.cases import Case, attempt, check_kind
 from graders.harness.expect import check, check_close, tolerance
 from graders.harness.hook_cases import left_case
-from graders.harness.hooked import HINT, Left, Pass, changed, check_left, failing, hooks, left, observed
+from graders.harness.hooked import Pass, changed, failing, observed
 from graders.harness.prompts import prompts
 from personalab.lm.models import d_model, n_blocks
 from personalab.lm.tiny import FAMILIES, load_tiny_model
@@ -96,13 +94,6 @@ def read(passes: list[Pass]) -> tuple[list[int], int, Float[Tensor, "blocks toke
     return ids, passes[0].ids.shape[1], torch.cat(states, dim=1)
 
 
-@contextmanager
-def _seeded() -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        yield
-
-
 @dataclass(frozen=True)
 class Wrong:
     """A mistake: what is added (of vector and coefficient), where (by default where it should be), blocks too far."""
@@ -110,21 +101,6 @@ class Wrong:
     push: Callable[[Tensor, float], Tensor] = lambda vector, coefficient: coefficient * vector
     where: str = ""
     shift: int = 0
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a call gave and left: the model's passes, the caller's vector and options as they are afterwards."""
-
-    text: Any
-    passes: list[Pass]
-    left: Left
-    vector: Tensor
-    options: dict[str, Any]
-
-    @property
-    def prompt(self) -> list[int]:
-        return self.passes[0].ids[0].tolist()
 
 
 @dataclass(frozen=True)
@@ -197,42 +173,38 @@ class Exercise:
             Situation("your model", model, tok, vector, block, 1.0, {"max_new_tokens": 3}, [block]), False, tiny=False
         )
 
-    def called(self, given: Situation, judge: Callable[[Reply], None]) -> Case:
-        """One call: what must hold after each, and then `judge`."""
+    def called(self, given: Situation, judge: Callable[[Called], None]) -> Case:
+        """One call: what must hold after each, and then `judge` of its text and, as what was noted, its passes."""
 
-        def observe(function: Any) -> Reply:
-            vector, options = given.vector.clone(), copy.deepcopy(dict(given.options))
-            arguments = (given.model, given.tok, PROMPT, vector, given.block, given.coefficient)
-            with given.around():
-                before = hooks(given.model)
-                with observed(given.model, given.watch or range(n_blocks(given.model))) as passes:
-                    text = function(*arguments, **{"max_new_tokens": _TOKENS} | options)
-                return Reply(text, passes, left(given.model, before), vector, options)
+        @contextmanager
+        def watching() -> Iterator[list[Pass]]:
+            with given.around(), observed(given.model, given.watch or range(n_blocks(given.model))) as passes:
+                yield passes
 
-        def judged(reply: Reply) -> None:
-            what = given.what
-            check_left(reply.left, f"{what}, after a normal call", self.cures[0])
-            check(
-                torch.equal(reply.vector, given.vector),
-                f"{what}: you changed `steering_vector` in place. Write `{self.names[0]} * vector`, no `*=`.",
-            )
-            check(
-                reply.options == given.options,
-                f"{what}: you changed the caller's `messages`. Build a list of your own: `[*messages, ...]`, no append "
-                "or +=.",
-            )
-            check(isinstance(reply.text, str), f"{what}: expected a str, found {type(reply.text).__name__}.")
-            check(reply.passes, f"{what}: expected the model to generate, but it never ran.")
-            judge(reply)
+        def judged(seen: Called) -> None:
+            check_kind(seen.found, str, "expected a str")
+            check(seen.noted, "expected the model to generate, but it never ran.")
+            judge(seen)
 
-        return Case(given.what, observe, judged, HINT)
+        return call_case(
+            given.what,
+            given.model,
+            given.tok,
+            (PROMPT, given.vector, given.block, given.coefficient),
+            judged,
+            ["", f"you changed `steering_vector` in place. Write `{self.names[0]} * vector`, no `*=`."],
+            when="after a normal call",
+            around=watching,
+            cure=self.cures[0],
+            **{"max_new_tokens": _TOKENS} | dict(given.options),
+        )
 
     def steered(self, given: Situation, text: bool = True, tiny: bool = True) -> Case:
         """The blocks' outputs at every position, and the answer's text."""
         first, near = 0 if tiny else 1, tolerance(given.model.dtype, exact=1e-4)
 
-        def judge(reply: Reply) -> None:
-            ids, n_prompt, found = read(reply.passes)
+        def judge(seen: Called) -> None:
+            ids, n_prompt, found = read(seen.noted)
             self.check_prompt(ids[:n_prompt], given.tok, given.what, tiny)
 
             def states(wrong: Wrong) -> list[Tensor]:
@@ -244,10 +216,9 @@ class Exercise:
                 return [_whole(given.model, ids, block, each, given.watch)[0][:, first:] for each in added]
 
             mistakes = {why: partial(states, wrong) for why, wrong in self.mistakes.items()}
-            what = f"{given.what}: what the blocks put out"
-            check_close(found[:, first:], states(Wrong()), what, mistakes, near)
+            check_close(found[:, first:], states(Wrong()), "what the blocks put out", mistakes, near)
             if text:
-                self._check_text(reply.text.strip(), ids[:n_prompt], given)
+                self._check_text(seen.found.strip(), ids[:n_prompt], given)
 
         return self.called(given, judge)
 
@@ -268,22 +239,19 @@ class Exercise:
             guess = f"It is the answer of the model without steering: return the one generated {self.cures[1]}."
         else:
             guess = f"Return the text of the new tokens that `generate` gave {self.cures[1]}, nothing else."
-        raise AssertionError(f"{given.what}: wrong reply.\n  expected: {right[0]!r}\n  found:    {found!r}\n  {guess}")
+        raise AssertionError(f"wrong reply.\n  expected: {right[0]!r}\n  found:    {found!r}\n  {guess}")
 
     def _temperature(self, temperature: float) -> Case:
         model, tok = load_tiny_model("llama")
-        options, what = {"temperature": temperature}, f"temperature={temperature}"
-        given = Situation(what, model, tok, vector_of(), 1, 0.5, options, around=_seeded)
+        given = Situation(f"temperature={temperature}", model, tok, vector_of(), 1, 0.5, {"temperature": temperature})
 
-        def judge(reply: Reply) -> None:
-            right = [answer(model, tok, reply.prompt, 1, given.push, where, _TOKENS) for where in self.where]
-            found, cold = reply.text.strip(), temperature < 1
+        def judge(seen: Called) -> None:
+            ids = seen.noted[0].ids[0].tolist()
+            right = [answer(model, tok, ids, 1, given.push, where, _TOKENS) for where in self.where]
+            found, cold = seen.found.strip(), temperature < 1
             expected = f"the likeliest answer {right[0]!r}" if cold else "a random answer, not the likeliest"
-            check(
-                (found in right) == cold,
-                f"{what}: expected {expected}, found {found!r}. Pass `temperature` on to generate, with "
-                "do_sample=True.",
-            )
+            cure = "Pass `temperature` on to generate, with do_sample=True."
+            check((found in right) == cold, f"expected {expected}, found {found!r}. {cure}")
 
         return self.called(given, judge)
 

@@ -1,7 +1,5 @@
 """The system prompts that elicit a trait, and what may be wrong with one."""
 
-from __future__ import annotations
-
 from graders.harness.cases import kind_of
 from graders.harness.differences import difference
 from graders.harness.expect import check

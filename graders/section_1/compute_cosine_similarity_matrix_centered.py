@@ -1,7 +1,5 @@
 """Section 1: how alike the personas' vectors are once their mean is taken away."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Sections 1 and 4, shared: exchanges of unequal length."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 SYSTEMS = ["You are a pirate.", "", "You are a judge.", "You are a pirate.", "You are an old tree."]

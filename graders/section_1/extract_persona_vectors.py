@@ -1,7 +1,5 @@
 """Section 1: a persona's vector, the mean over its answers."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,19 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graders.harness.calls import Called, call_case
-from graders.harness.cases import Case, Raised, attempt, grader
+from graders.harness import Called, Case, Raised, attempt, call_case, check_kind, grader
+from graders.harness import readings as rd
 from graders.harness.expect import check, check_close, check_mean_dtype, check_tensor, on_tiny_models, tolerance
-from graders.harness.readings import (
-    HIDDEN_STATES_INDEX,
-    POOLING,
-    Reading,
-    mean_over,
-    mistakes,
-    read,
-    right,
-    token_states,
-)
 from graders.section_1.examples import QUESTIONS, RESPONSES
 from personalab.lm.models import d_model as width_of
 from personalab.lm.tiny import load_tiny_model
@@ -60,20 +48,20 @@ def _case(
 
     def judge(seen: Called) -> None:
         found = seen.found
-        check(isinstance(found, dict), f"{what}: expected a dict by persona, found {type(found).__name__}.")
-        check(list(found) == list(personas), f"{what}: expected the personas {list(personas)}, found {list(found)}.")
+        check_kind(found, dict, "expected a dict by persona")
+        check(list(found) == list(personas), f"expected the personas {list(personas)}, found {list(found)}.")
         for name, system in personas.items():
-            vector = check_tensor(found[name], (width_of(model),), f"{what}: the vector of {name!r}")
+            vector = check_tensor(found[name], (width_of(model),), f"the vector of {name!r}")
             spoken = [i for i in range(len(questions)) if responses[name, i]]
-            readings = read(model, tok, [(system, questions[i], responses[name, i]) for i in spoken])
-            where = f"{what}: the vector of {name!r} (mean over answers {kept[name]})"
+            readings = rd.read(model, tok, [(system, questions[i], responses[name, i]) for i in spoken])
+            where = f"the vector of {name!r} (mean over answers {kept[name]})"
             _check_vector(vector, dict(zip(spoken, readings, strict=True)), kept[name], layer, where)
 
     changes = [f"you changed {name} in place." for name in ("personas", "questions", "responses")]
     return call_case(what, model, tok, (personas, questions, responses), judge, changes, layer=layer, **options)
 
 
-def _check_vector(vector: Tensor, readings: dict[int, Reading], kept: list[int], layer: int, where: str) -> None:
+def _check_vector(vector: Tensor, readings: dict[int, rd.Reading], kept: list[int], layer: int, where: str) -> None:
     subsets = {
         "the scores are ignored: every answer is averaged": list(readings),
         "the threshold is exclusive: keep scores >= score_threshold, not >": kept[1:],
@@ -81,17 +69,17 @@ def _check_vector(vector: Tensor, readings: dict[int, Reading], kept: list[int],
     }
 
     def over(which: list[int]) -> Callable[[], list[Tensor]]:
-        return lambda: mean_over([readings[i] for i in which], layer)(right)
+        return lambda: rd.mean_over([readings[i] for i in which], layer)(rd.right)
 
     def over_tokens() -> list[Tensor]:
-        tokens = zip(*(token_states(readings[i], layer) for i in kept), strict=False)
+        tokens = zip(*(rd.token_states(readings[i], layer) for i in kept), strict=False)
         return [torch.cat(states).mean(0) for states in tokens]
 
     wrong = {why: over(which) for why, which in subsets.items() if which and which != kept}
     wrong["you average over all tokens of all answers, so long ones count more: take one mean an answer"] = over_tokens
     wrong |= {
         "you add up over the answers instead of averaging": lambda: [len(kept) * v for v in over(kept)()],
-        **mistakes(mean_over([readings[i] for i in kept], layer), HIDDEN_STATES_INDEX, POOLING),
+        **rd.mistakes(rd.mean_over([readings[i] for i in kept], layer), rd.HIDDEN_STATES_INDEX, rd.POOLING),
     }
     dtype = next(iter(readings.values())).states.dtype
     check_close(vector, over(kept)(), where, wrong, tolerance(dtype))
@@ -100,6 +88,7 @@ def _check_vector(vector: Tensor, readings: dict[int, Reading], kept: list[int],
 
 def _nobody_left(model: Any, tok: Any, responses: Responses) -> Case:
     """A persona without answers is left out, or named in a ValueError."""
+    what = "A persona whose answers are all empty"
     questions, personas = QUESTIONS[:4], {name: _PERSONAS[name] for name in ("pirate", "mute")}
     silent = responses | {("mute", i): "" for i in range(4)}
 
@@ -109,12 +98,10 @@ def _nobody_left(model: Any, tok: Any, responses: Responses) -> Case:
             return attempt(lambda: work(model, tok, personas, questions, silent, layer=2))
 
     def judge(found: Any) -> None:
-        what = "A persona whose answers are all empty"
         if not isinstance(found, Raised):
             check("mute" not in found, f"{what} got a vector (NaN or invented). {_CURE}")
-        elif "ValueError" in found.kinds:
-            check("mute" in found.text, f"{what} raised {found}, which does not name it ('mute'). {_CURE}")
         else:
-            raise AssertionError(f"{what} ended in {found}. {_CURE}")
+            check("ValueError" in found.kinds, f"{what} ended in {found}. {_CURE}")
+            check("mute" in found.text, f"{what} raised {found}, which does not name it ('mute'). {_CURE}")
 
-    return Case("a persona whose answers are all empty", observe, judge)
+    return Case(what, observe, judge)

@@ -1,16 +1,12 @@
 """Section 1: an answer's mean activation, one conversation at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from graders.harness.calls import Called, call_case
-from graders.harness.cases import Case, grader
-from graders.harness.expect import check_close, check_mean_dtype, check_tensor, on_tiny_models
+from graders.harness import Called, Case, call_case, check_close, check_mean_dtype, check_tensor, grader, on_tiny_models
 from graders.harness.readings import HIDDEN_STATES_INDEX, Exchange, Reading, check_row, read
 from graders.section_1.examples import LONG, columns, exchanges
 from personalab.lm.models import d_model as width_of
@@ -54,10 +50,10 @@ def values_case(
     """
 
     def judge(seen: Called) -> None:
-        found = check_tensor(seen.found, (len(examples), width_of(model)), f"{what}: the result")
+        found = check_tensor(seen.found, (len(examples), width_of(model)), "the result")
         for i, reading in enumerate(readings or read(model, tok, examples)):
-            check_row(found[i], reading, layer, HIDDEN_STATES_INDEX, f"{what}, example {i}", n_tokens)
-        check_mean_dtype(found, model.dtype, what)
+            check_row(found[i], reading, layer, HIDDEN_STATES_INDEX, f"example {i}", n_tokens)
+        check_mean_dtype(found, model.dtype, "the result")
 
     return call_case(what, model, tok, columns(examples), judge, layer=layer, **options)
 
@@ -78,11 +74,7 @@ def company_case(model: Any, tok: Any, examples: list[Exchange], **options: Any)
 
     def judge(found: list[Tensor]) -> None:
         for i, (among, alone) in enumerate(zip(found[0].double(), found[1:], strict=True)):
-            check_close(
-                alone[0].double(),
-                [among],
-                f"Example {i} on its own and among others gives different values",
-                {"padding leaks into the mean, or rows change places": alone[0].double().clone},
-            )
+            row, what = alone[0].double(), f"example {i} on its own and among others gives different values"
+            check_close(row, [among], what, {"padding leaks into the mean, or rows change places": row.clone})
 
     return Case("one example at a time", observe, judge)

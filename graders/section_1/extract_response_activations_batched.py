@@ -1,12 +1,9 @@
 """Section 1: answers' mean activations, in batches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
-from graders.harness.cases import Case, grader
-from graders.harness.expect import on_tiny_models
+from graders.harness import Case, grader, on_tiny_models
 from graders.harness.readings import read
 from graders.section_1.examples import exchanges
 from graders.section_1.extract_response_activations import bfloat16_case, values_case

@@ -1,15 +1,12 @@
 """Section 1: every persona answers every question, all at once."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from graders.harness.cases import Case, Raised, attempt, grader, kind_of
-from graders.harness.differences import difference
-from graders.harness.expect import check
-from graders.harness.scripted import Exchange, Messages, exchange, prompt_of
+from graders.harness import Case, Exchange, Raised, attempt, check, check_kind, difference, exchange, grader, prompt_of
+from graders.harness.cases import kind_of
+from graders.harness.scripted import Messages
 from personalab.endpoint import BatchError
 
 _PERSONAS = {"zebra": "You are a zebra.", "default": "", "ant": "You are an ant."}
@@ -36,31 +33,24 @@ def _echo(messages: Messages, model: str) -> str:
 
 
 def _check_answers(observed: Exchange) -> None:
-    found = observed.found
-    check(isinstance(found, dict), f"Expected a dict keyed (persona, question index), found {kind_of(found)}.")
-    check(set(found) == set(_KEYS), f"Wrong keys: {difference(_KEYS, list(found), 'keys')}.")
-    check(
-        list(found) == _KEYS,
-        "The keys are in another order than asked: personas in the outer loop, questions in the inner one.",
-    )
-    n = len(observed.prompts)
-    check(n == len(_KEYS), f"Expected {len(_KEYS)} calls, one for each persona and question, found {n}.")
+    found, n = observed.found, len(observed.prompts)
+    check_kind(found, dict, "expected a dict keyed (persona, question index)")
+    check(set(found) == set(_KEYS), f"wrong keys: {difference(_KEYS, list(found), 'keys')}.")
+    order = "the keys are in another order than asked: personas in the outer loop, questions in the inner one."
+    check(list(found) == _KEYS, order)
+    check(n == len(_KEYS), f"expected {len(_KEYS)} calls, one for each persona and question, found {n}.")
     for (persona, i), text in found.items():
-        check(isinstance(text, str), f"The answer under {(persona, i)}: expected a text, found {kind_of(text)}.")
+        what, question, right = f"the answer under {(persona, i)}", _QUESTIONS[i], _PERSONAS[persona]
+        check(isinstance(text, str), f"{what}: expected a text, found {kind_of(text)}.")
         system, _, user = text.rpartition(" / ")
+        check(question in user, f"{what} belongs to another question: the order of keys and answers differs.")
         check(
-            _QUESTIONS[i] in user,
-            f"The answer under {(persona, i)} belongs to another question: the order of keys and answers differs.",
-        )
-        merged = user.endswith(_QUESTIONS[i]) and _PERSONAS[persona] in user
-        check(
-            system == _PERSONAS[persona] or merged,
-            f"The answer under {(persona, i)} was asked with the system prompt {system!r}, expected "
-            f"{_PERSONAS[persona]!r}: was it dropped?",
+            system == right or (user.endswith(question) and right in user),
+            f"{what} was asked with the system prompt {system!r}, expected {right!r}: was it dropped?",
         )
     check(
         observed.at_once > 1,
-        "The calls ran one after another (peak concurrency 1). Use one generate_responses_parallel for all.",
+        "the calls ran one after another (peak concurrency 1). Use one generate_responses_parallel for all.",
     )
 
 
@@ -87,19 +77,19 @@ def _one_failure(work: Any) -> tuple[Any, int | None]:
 
 def _check_failure(observed: tuple[Any, int | None]) -> None:
     (found, covered), total = observed, len(_KEYS)
+    returned = f"{len(found)} answers" if isinstance(found, dict) else repr(found)
     check(
         isinstance(found, Raised),
-        "One call failed, and your function returned "
-        f"{f'{len(found)} answers' if isinstance(found, dict) else repr(found)} as if nothing had happened: a failed "
-        "call must not become an empty answer or disappear. Let BatchError through.",
+        f"your function returned {returned} as if nothing had happened: a failed call must not become an empty answer "
+        "or disappear. Let BatchError through.",
     )
     check(
         covered is not None,
-        f"One of {total} calls failed and your function raised {found}. Let generate_responses_parallel finish every "
-        "call; its BatchError carries what succeeded.",
+        f"of {total} calls, and your function raised {found}. Let generate_responses_parallel finish every call; its "
+        "BatchError carries what succeeded.",
     )
     check(
         covered == total,
-        f"One call failed, and the BatchError covers {covered} of {total} calls: one failure must not lose the rest. "
-        "Send everything in one generate_responses_parallel.",
+        f"the BatchError covers {covered} of {total} calls: one failure must not lose the rest. Send everything in one "
+        "generate_responses_parallel.",
     )

@@ -1,17 +1,11 @@
 """Section 1: the judge is asked how far an answer is in character."""
 
-from __future__ import annotations
-
 import inspect
 import string
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
-from graders.harness.cases import Case, grader, refused
-from graders.harness.differences import difference
-from graders.harness.expect import check
-from graders.harness.scripted import Exchange, exchange
+from graders.harness import Case, Exchange, check, difference, exchange, grader, refused
 
 _QUESTION, _CHARACTER = "What is {time}?", "clockwork_owl"
 _RESPONSE = 'def f():\n    return {"question": "{character}"}  # {response}'
@@ -32,7 +26,7 @@ def test_judge_role_response() -> Iterator[Case]:
     for reply in ("I can't tell.", "9"):
         yield refused(
             f"judge_role_response with the judge replying {reply!r}",
-            partial(_score, reply),
+            lambda judge, reply=reply: _judged(reply)(judge).found,
             "a reply without a score on the scale must not become a number.",
         )
     yield Case("JUDGE_PROMPT_TEMPLATE", _default_template, _check_placeholders)
@@ -42,25 +36,19 @@ def _judged(reply: str, **template: str) -> Callable[[Any], Exchange]:
     return lambda judge: exchange(reply, lambda: judge(_QUESTION, _RESPONSE, _CHARACTER, **template))
 
 
-def _score(reply: str, judge: Any) -> Any:
-    return _judged(reply)(judge).found
-
-
 def _check_parts(observed: Exchange) -> None:
-    check(observed.prompts, "judge_role_response did not ask the judge: call utils.generate_response.")
+    check(observed.prompts, "it did not ask the judge: call utils.generate_response.")
     for name, part in _PARTS.items():
         check(
             part in observed.prompts[-1],
-            f"The judge's prompt does not contain the {name} {part!r} as it is. Is the placeholder {{{name}}} missing "
+            f"the judge's prompt does not contain the {name} {part!r} as it is. Is the placeholder {{{name}}} missing "
             "from your template, or did a second replacement change braces inside the answer?",
         )
     _check_score("Reasoning first.\nScore: 2", 2, observed.found)
 
 
-def _check_score(reply: str, expected: int, found: Any) -> None:
-    check(
-        type(found) is int and found == expected, f"The judge replied {reply!r}: expected {expected}, found {found!r}."
-    )
+def _check_score(reply: str, right: int, found: Any) -> None:
+    check(type(found) is int and found == right, f"the judge replied {reply!r}: expected {right}, found {found!r}.")
 
 
 def _check_own_template(observed: Exchange) -> None:
@@ -77,4 +65,4 @@ def _default_template(function: Callable[..., int]) -> Any:
 def _check_placeholders(template: Any) -> None:
     if isinstance(template, str):
         missing = set(_PARTS) - {name for _, name, _, _ in string.Formatter().parse(template)}
-        check(not missing, f"JUDGE_PROMPT_TEMPLATE lacks the placeholder(s) {sorted(missing)}.")
+        check(not missing, f"it lacks the placeholder(s) {sorted(missing)}.")

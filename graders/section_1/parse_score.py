@@ -1,11 +1,8 @@
 """Section 1: the judge's score from 0 to 3, wherever it stands in the reply."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
-from graders.harness.cases import Case, grader, refused
-from graders.harness.expect import check
+from graders.harness import Case, check, grader, refused
 
 _PARSABLE = {
     "3": 3,
@@ -34,23 +31,16 @@ def test_parse_score() -> Iterator[Case]:
     """Scores wherever they stand; ValueError for anything that is not a score from 0 to 3."""
     for reply, expected in _PARSABLE.items():
         yield _parsed(reply, expected)
-    for why, replies in _REFUSED.items():
-        for reply in replies:
-            yield _refused(reply, why)
-
-
-def _refused(reply: str, why: str) -> Case:
-    return refused(f"parse_score({reply!r})", lambda parse_score: parse_score(reply), why)
+    for reply, why in ((reply, why) for why, replies in _REFUSED.items() for reply in replies):
+        yield refused(f"parse_score({reply!r})", lambda parse_score, reply=reply: parse_score(reply), why)
 
 
 def _parsed(reply: str, expected: int) -> Case:
-    call = f"parse_score({reply!r})"
+    right = f"expected the int {expected}"
     return Case(
-        call,
+        f"parse_score({reply!r})",
         lambda parse_score: parse_score(reply),
-        lambda found: check(
-            type(found) is int and found == expected, f"{call}: expected the int {expected}, found {found!r}."
-        ),
+        lambda found: check(type(found) is int and found == expected, f"{right}, found {found!r}."),
         f"Expected {expected}: judges put the number on any line, with words, tags or asterisks around it, so search "
         "the whole reply.",
     )

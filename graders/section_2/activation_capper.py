@@ -1,7 +1,5 @@
 """Section 2, capping along the Assistant Axis: a ceiling on the projection, at several blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
@@ -10,19 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graders.harness.cases import Case, grader
-from graders.harness.expect import on_tiny_models, tolerance
-from graders.harness.hook_cases import (
-    Hidden,
-    HookCase,
-    Rules,
-    batch,
-    forward,
-    generate,
-    lifetime_cases,
-    refused_case,
-    two_rows,
-)
+from graders.harness import Case, grader, on_tiny_models, tolerance
+from graders.harness import hook_cases as hc
+from graders.harness.hook_cases import Hidden, batch, forward
 from graders.harness.hooked import changed
 from personalab.lm.models import n_blocks
 from personalab.lm.tiny import FAMILIES, load_tiny_model
@@ -45,14 +33,14 @@ def test_activation_capper(model: Any = None, tokenizer: Any = None) -> Iterator
             tiny, tok = load_tiny_model(family)
             inputs = batch(tok)
             caps = _caps(tiny, inputs, layers)
-            for name, call in (("one forward pass", forward), ("cached generation", generate)):
+            for name, call in (("one forward pass", forward), ("cached generation", hc.generate)):
                 what = f"{family}, blocks {layers}, {name} of 3 rows"
                 yield _capped(what, tiny, partial(call, inputs=inputs), caps, mistakes=_mistakes(caps))
         yield from _special_caps()
         yield from _lengths()
         yield from _lifetime()
     if model is not None:
-        inputs, layers = two_rows(model), sorted({n_blocks(model) // 3, n_blocks(model) // 2})
+        inputs, layers = hc.two_rows(model), sorted({n_blocks(model) // 3, n_blocks(model) // 2})
         caps, near = _caps(model, inputs, layers), tolerance(model.dtype, exact=1e-4)
         options: dict[str, Any] = {"mistakes": _mistakes(caps), "tolerance": near, "watch": layers, "first": 1}
         yield _capped("your model", model, partial(forward, inputs=inputs), caps, **options)
@@ -84,24 +72,24 @@ def _variant(
     return hidden - (removed[..., None] * (unit if along else vector)).to(hidden.dtype)
 
 
-def _some(hidden: Hidden, vector: Tensor, threshold: float, where: tuple[slice, slice]) -> Hidden:
+def _some(
+    hidden: Hidden, vector: Tensor, threshold: float, where: Any = slice(None), prefill: bool | None = None
+) -> Hidden:
+    """The cap at some rows and positions only, or only in the prompt's pass or the others."""
     out = hidden.clone()
-    out[where] = _variant(hidden[where], vector, threshold)
+    if prefill is None or (hidden.shape[1] > 1) == prefill:
+        out[where] = _variant(hidden[where], vector, threshold)
     return out
-
-
-def _some_passes(hidden: Hidden, vector: Tensor, threshold: float, prefill: bool) -> Hidden:
-    return _variant(hidden, vector, threshold) if (hidden.shape[1] > 1) == prefill else hidden
 
 
 _OTHER_RULES: dict[str, Rule] = {
     "nothing is capped: the hooks return nothing, or are not in force": lambda hidden, vector, threshold: hidden,
     "only the first row of the batch is capped: a block's output is a plain tensor, so output[0] is row 0": (
-        partial(_some, where=(slice(0, 1), slice(None)))
+        partial(_some, where=slice(0, 1))
     ),
     "only the last position is capped: cap every position": partial(_some, where=(slice(None), slice(-1, None))),
-    "only the prompt's pass is capped: cap the new tokens' passes too": partial(_some_passes, prefill=True),
-    "only the new tokens' passes are capped: cap the prompt's too": partial(_some_passes, prefill=False),
+    "only the prompt's pass is capped: cap the new tokens' passes too": partial(_some, prefill=True),
+    "only the new tokens' passes are capped: cap the prompt's too": partial(_some, prefill=False),
     "the vector is not normalised: divide it by its norm first": partial(_variant, on=False, along=False),
     "the projection is taken on a vector that is not normalised": partial(_variant, on=False),
     "what is removed lies along a vector that is not normalised": partial(_variant, along=False),
@@ -138,11 +126,11 @@ _OTHER_CAPS: dict[str, Callable[[Caps], Caps]] = {
 }
 
 
-def _rules(caps: Caps, rule: Rule = _cap) -> Rules:
+def _rules(caps: Caps, rule: Rule = _cap) -> hc.Rules:
     return [(block, partial(rule, vector=vector, threshold=tau)) for block, vector, tau in caps]
 
 
-def _mistakes(caps: Caps) -> dict[str, Rules]:
+def _mistakes(caps: Caps) -> dict[str, hc.Rules]:
     by_rule = {why: _rules(caps, rule) for why, rule in _OTHER_RULES.items()}
     return by_rule | {why: _rules(change(caps)) for why, change in _OTHER_CAPS.items()}
 
@@ -153,24 +141,23 @@ def _make(capper: Any, *vectors: Tensor, model: Any, caps: Caps) -> AbstractCont
 
 def _capped(what: str, model: Any, call: Callable[[Any], Any], caps: Caps, **options: Any) -> Case:
     options = {"rules": _rules(caps), "given": tuple(v for _, v, _ in caps), "cures": _CURES} | options
-    return HookCase(what, model, call, partial(_make, model=model, caps=caps), **options).case()
+    return hc.HookCase(what, model, call, partial(_make, model=model, caps=caps), **options).case()
 
 
 def _caps(model: Any, inputs: dict[str, Tensor], layers: list[int]) -> Caps:
     """Vectors of norm far from 1; thresholds well inside what their unit vectors see, above 0 and below."""
-    caps = []
+    caps, outputs = [], dict[int, Hidden]()
+
+    def keep(hidden: Hidden, block: int) -> Hidden:
+        outputs[block] = hidden.float().cpu()
+        return hidden
+
+    with changed(model, [(block, partial(keep, block=block)) for block in layers]):
+        forward(model, inputs)
     for i, block in enumerate(layers):
-        outputs: list[Tensor] = []
-
-        def keep(hidden: Hidden, outputs: list[Tensor] = outputs) -> Hidden:
-            outputs.append(hidden.float().cpu())
-            return hidden
-
-        with changed(model, [(block, keep)]):
-            forward(model, inputs)
         for seed in range(100 * i, 100 * i + 100):
-            vector = torch.randn(outputs[0].shape[-1], generator=torch.Generator().manual_seed(seed))
-            projections = outputs[0] @ (vector / vector.norm())
+            vector = torch.randn(outputs[block].shape[-1], generator=torch.Generator().manual_seed(seed))
+            projections = outputs[block] @ (vector / vector.norm())
             threshold = projections.quantile((0.75, 0.3)[i % 2]).item()
             if (projections[:, -1] > threshold).all():  # so that capping the last position alone does something
                 break
@@ -204,22 +191,18 @@ def _lengths() -> Iterator[Case]:
     tiny, _ = load_tiny_model("llama")
     vectors, thresholds, layers = [torch.randn(32), torch.randn(32)], [0.0, 1.0], [0, 2]
     for n, m, k in ((1, 2, 2), (2, 1, 2), (2, 2, 1)):
+        lists = (vectors[:n], thresholds[:m], layers[:k])
         what = f"{n} vectors, {m} thresholds, {k} layers"
-
-        def make(capper: Any, lists: tuple[Any, ...] = (vectors[:n], thresholds[:m], layers[:k])) -> Any:
-            return capper(tiny, *lists)
-
-        yield refused_case(what, tiny, make, _LENGTHS)
+        yield hc.refused_case(what, tiny, lambda capper, lists=lists: capper(tiny, *lists), _LENGTHS)
 
 
 def _lifetime() -> Iterator[Case]:
     tiny, tok = load_tiny_model("qwen2")
     inputs = batch(tok)
     caps = _caps(tiny, inputs, [1, 2])
-
-    def make(capper: Any) -> Any:
-        return _make(capper, *(v for _, v, _ in caps), model=tiny, caps=caps)
-
-    yield from lifetime_cases(tiny, partial(generate, inputs=inputs), make, _CURES[0])
+    make = partial(_make, model=tiny, caps=caps)
+    vectors = [vector for _, vector, _ in caps]
+    call = partial(hc.generate, inputs=inputs)
+    yield from hc.lifetime_cases(tiny, call, lambda capper: make(capper, *vectors), _CURES[0])
     company = partial(changed, tiny, [(1, lambda hidden: hidden)])
     yield _capped("With a second hook on the block", tiny, partial(forward, inputs=inputs), caps, around=company)

@@ -1,7 +1,5 @@
 """Section 2: each turn's place along a direction."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -11,9 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graders.harness.calls import Called, call_case, failing_case
-from graders.harness.cases import Case, grader
-from graders.harness.expect import on_tiny_models
+from graders.harness import Called, Case, call_case, failing_case, grader, on_tiny_models
 from graders.harness.probes import returning_tuples
 from graders.harness.readings import Reading, read_turns
 from graders.section_2.turns import CHANGED, CONVERSATIONS, MANY, check_turn_projections, check_turns
@@ -46,11 +42,10 @@ def test_compute_turn_projections(model: Any = None, tokenizer: Any = None) -> I
 def _case(
     readings: list[Reading], direction: Tensor, layer: int, what: str, around: Callable[[], Any] = nullcontext
 ) -> Case:
-    first = readings[0]
-
     def judge(seen: Called) -> None:
         check_turns(seen, readings, what)
         check_turn_projections(seen.found, readings, layer, direction, what)
 
-    args, changes = (first.conversation, direction, layer), ["", f"the direction you were given {CHANGED}"]
+    first, changes = readings[0], ["", f"the direction you were given {CHANGED}"]
+    args = (first.conversation, direction, layer)
     return call_case(what, first.model, first.tok, args, judge, changes, around=around)

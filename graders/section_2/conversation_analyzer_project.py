@@ -1,7 +1,5 @@
 """Section 2: a class that watches a conversation, turn by turn, in one pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -11,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graders.harness.calls import AFTER_ERROR, HOOK_HINT, Called, called
-from graders.harness.cases import Case, grader
-from graders.harness.expect import check, check_mean_dtype, check_tensor
+from graders.harness import Called, Case, check, check_mean_dtype, check_tensor, grader
+from graders.harness.calls import AFTER_ERROR, called
+from graders.harness.hooked import HINT
 from graders.harness.probes import returning_tuples
 from graders.harness.readings import BLOCK_INDEX, Reading, check_row, read_turns
 from graders.section_2.turns import CHANGED, CONVERSATIONS, MANY, check_turn_projections, check_turns, turns
@@ -61,20 +59,20 @@ def _case(
         return [called(first.model, run, messages, around=around) for messages in conversations], axis
 
     def judge(found: tuple[list[Called], Tensor]) -> None:
-        check(torch.equal(found[1], _AXIS), f"{what}: the axis you were given {CHANGED}")
+        check(torch.equal(found[1], _AXIS), f"the axis you were given {CHANGED}")
         for seen, (name, each) in zip(found[0], readings.items(), strict=True):
-            check_turns(seen, each, f"{what}, {name}", one_pass=True)
+            check_turns(seen, each, name, one_pass=True)
             if method == "project_onto_axis":
-                check_turn_projections(seen.found, each, layer, _AXIS, f"{what}, {name}")
+                check_turn_projections(seen.found, each, layer, _AXIS, name)
             else:
-                _check_activations(seen.found, each, layer, f"{what}, {name}", n_tokens)
+                _check_activations(seen.found, each, layer, name, n_tokens)
 
-    return Case(what, observe, judge, HOOK_HINT)
+    return Case(what, observe, judge, HINT)
 
 
 def _failing_case(model: Any, tok: Any) -> Case:
     """A call that fails leaves no hook and nothing else behind."""
-    what, readings = "llama, after an earlier call has failed", read_turns(model, tok, MANY)
+    readings = read_turns(model, tok, MANY)
 
     def observe(make: Callable[..., Any]) -> list[Called]:
         run = make(model, tok, 1, _AXIS.clone()).extract_turn_activations
@@ -82,10 +80,10 @@ def _failing_case(model: Any, tok: Any) -> Case:
 
     def judge(found: list[Called]) -> None:
         check(not found[0].hooks, AFTER_ERROR + found[0].hooks)
-        check_turns(found[1], readings, what, one_pass=True)
-        _check_activations(found[1].found, readings, 1, what)
+        check_turns(found[1], readings, "the next call", one_pass=True)
+        _check_activations(found[1].found, readings, 1, "the next call")
 
-    return Case(what, observe, judge, HOOK_HINT)
+    return Case("llama, after an earlier call has failed", observe, judge, HINT)
 
 
 def _check_activations(found: list[Any], readings: list[Reading], layer: int, what: str, n_tokens: int = 1) -> None:
@@ -100,9 +98,7 @@ def _check_activations(found: list[Any], readings: list[Reading], layer: int, wh
             "the mean over the turn's tokens.",
         )
         value = check_tensor(vector, (32,), name)
-        check(
-            vector.dtype in (torch.float32, torch.float64),
-            f"{name}: expected float32, found {vector.dtype}. Convert with .float() before averaging.",
-        )
+        wide = f"{name}: expected float32, found {vector.dtype}. Convert with .float() before averaging."
+        check(vector.dtype in (torch.float32, torch.float64), wide)
         check_row(value, reading, layer + 1, BLOCK_INDEX, name, n_tokens)
         check_mean_dtype(value, reading.states.dtype, name)

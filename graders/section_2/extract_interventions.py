@@ -1,7 +1,5 @@
 """Section 2: the capping configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -9,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graders.harness.cases import Case, Raised, attempted, called_with, grader
-from graders.harness.differences import difference, same
-from graders.harness.expect import check
+from graders.harness import Case, Raised, called_with, check, difference, grader, same
+from graders.harness.cases import attempted
 
 _CONFIG: dict[str, Any] = {
     "vectors": {  # names and order say nothing about layers
@@ -39,7 +36,6 @@ _RIGHT: dict[str, list[tuple[str, float]]] = {
     "layers_2:7-p0.25": [("extra", 9.0)],
     "steering": [("layer_5", 4)],
 }
-_UNKNOWN = ("layers_2:7", "no_such_experiment")
 
 
 @grader
@@ -52,7 +48,7 @@ def test_extract_interventions() -> Iterator[Case]:
             partial(_check_found, experiment),
             'An intervention need not have a "cap": those without steer, and are left out.',
         )
-    for name in _UNKNOWN:
+    for name in ("layers_2:7", "no_such_experiment"):
         observe = partial(attempted, called_with(_CONFIG, name))
         yield Case(f"Unknown id {name!r}", observe, partial(_check_unknown, name))
 
@@ -61,13 +57,11 @@ def _check_found(experiment: str, observed: tuple[Any, tuple[dict[str, Any], str
     found, (config, _) = observed
     check(
         isinstance(found, tuple | list) and len(found) == 3 and all(isinstance(x, list | tuple) for x in found),
-        f"{experiment!r}: expected three lists (vectors, cap_thresholds, layer_indices), found {found!r:.300}.",
+        f"expected three lists (vectors, cap_thresholds, layer_indices), found {found!r:.300}.",
     )
     _check_three(experiment, *map(list, found))
-    check(
-        same(config, _CONFIG),
-        f"{experiment!r}: expected the configuration as it was, found it changed. Do not pop or assign in it.",
-    )
+    unchanged = "expected the configuration as it was, found it changed. Do not pop or assign in it."
+    check(same(config, _CONFIG), unchanged)
 
 
 def _check_three(experiment: str, vectors: list[Any], caps: list[Any], layers: list[Any]) -> None:
@@ -84,27 +78,23 @@ def _check_three(experiment: str, vectors: list[Any], caps: list[Any], layers: l
         guess = 'A cap of 0.0 is a cap: ask `"cap" in intervention`, not whether it is true.'
     index = 'A block\'s index is the entry\'s "layer": config["vectors"][name]["layer"].'
     for part, found, cure in (("caps", caps, guess), ("layers", layers, index)):
-        check(
-            found == expected[part],
-            f"{experiment!r}: expected the {part} {expected[part]}, found {found!r:.200}. {cure}",
-        )
-    check(len(vectors) == len(right), f"{experiment!r}: expected {len(right)} vectors, found {len(vectors)}.")
+        check(found == expected[part], f"expected the {part} {expected[part]}, found {found!r:.200}. {cure}")
+    check(len(vectors) == len(right), f"expected {len(right)} vectors, found {len(vectors)}.")
     for (name, entry), vector in zip(entries.items(), vectors, strict=True):
         check(
             isinstance(vector, Tensor) and vector.shape == entry["vector"].shape,
-            f'{experiment!r}: expected the tensor of {name!r}, found {vector!r}. Take its entry\'s "vector".',
+            f'expected the tensor of {name!r}, found {vector!r}. Take its entry\'s "vector".',
         )
         check(
             torch.allclose(vector.float(), entry["vector"]),
-            f"{experiment!r}: expected the vector of {name!r} as it is, in the interventions' order (ActivationCapper "
-            f"normalises): {difference(entry['vector'].tolist(), vector.tolist())}.",
+            f"expected the vector of {name!r} as it is, in the interventions' order (ActivationCapper normalises): "
+            f"{difference(entry['vector'].tolist(), vector.tolist())}.",
         )
 
 
 def _check_unknown(name: str, observed: Any) -> None:
     found = observed if isinstance(observed, Raised) else observed[0]
-    what = f"Unknown id {name!r}: expected"
     why = "Name the id in a ValueError: raise ValueError(f'No experiment {experiment_id!r}: ...')."
-    check(isinstance(found, Raised), f"{what} a ValueError, found the result {found!r}. {why}")
-    check({"ValueError", "KeyError"} & {*found.kinds}, f"{what} a ValueError, found {found}. {why}")
-    check(name in found.text, f"{what} an error that names it, found {found}. {why}")
+    check(isinstance(found, Raised), f"expected a ValueError, found the result {found!r}. {why}")
+    check({"ValueError", "KeyError"} & {*found.kinds}, f"expected a ValueError, found {found}. {why}")
+    check(name in found.text, f"expected an error that names it, found {found}. {why}")

@@ -1,15 +1,11 @@
 """Section 2, steering along the Assistant Axis: one answer with `alpha * vector` added to a block's output."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
-from graders.harness.cases import Case, grader
-from graders.harness.expect import on_tiny_models
+from graders.harness import Called, Case, grader, on_tiny_models
 from graders.harness.prompts import Messages, check_prompt
-from graders.harness.steered import PROMPT, Exercise, Reply, Situation, Wrong, sharp, vector_of
+from graders.harness.steered import PROMPT, Exercise, Situation, Wrong, sharp, vector_of
 from personalab.lm.tiny import FAMILIES
 
 _SYSTEM = "You are a pirate."
@@ -75,10 +71,9 @@ def _conversations(family: str) -> Iterator[Case]:
     tiny, tok = sharp(family)
     # gemma2 has no system role, and more than one way round that is right
     for name, options, right, wrong in cases[: 2 if family == "gemma2" else 4]:
-        what = f"{family}, {name}"
-        situation = Situation(what, tiny, tok, vector_of(), 1, 1.0, {"max_new_tokens": 2, **options})
-        yield _EXERCISE.called(situation, partial(_check_conversation, right=right, tok=tok, what=what, wrong=wrong))
+        what, options = f"{family}, {name}", {"max_new_tokens": 2, **options}
 
+        def judge(seen: Called, right: Messages = right, wrong: dict[str, Messages] = wrong, what: str = what) -> None:
+            check_prompt(seen.noted[0].ids[0].tolist(), right, tok, what, wrong)
 
-def _check_conversation(reply: Reply, right: Messages, tok: Any, what: str, wrong: dict[str, Messages]) -> None:
-    check_prompt(reply.prompt, right, tok, what, wrong)
+        yield _EXERCISE.called(Situation(what, tiny, tok, vector_of(), 1, 1.0, options), judge)

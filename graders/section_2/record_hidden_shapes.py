@@ -1,33 +1,21 @@
 """Section 2, what a hook on a block sees while a model answers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
 
-from graders.harness.cases import Case, attempt, grader
-from graders.harness.expect import check
+from graders.harness import Called, Case, attempt, call_case, check, check_kind, grader
 from graders.harness.hook_cases import left_case
-from graders.harness.hooked import HINT, Left, changed, check_left, failing, hooks, left, observed
+from graders.harness.hooked import Pass, failing, observed
 from graders.harness.probes import greedy, outputs_changed, returning_tuples
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 _PROMPT = "What is the sea?"
 _CURE = "Remove it in `finally`, so that an error can't skip that."
 _D = 32  # of the tiny models
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What was returned, what the model read in each pass, and what was left behind."""
-
-    shapes: Any
-    ids: list[list[list[int]]]
-    left: Left
 
 
 @grader
@@ -38,13 +26,13 @@ def test_record_hidden_shapes() -> Iterator[Case]:
         yield _shapes(family, 2, {})
     yield _shapes("llama", 1, {}, tuples=True)
     model, tok = load_tiny_model("llama")
+
+    def interrupted(work: Any, after: int) -> None:
+        with failing(model, after):
+            attempt(lambda: work(model, tok, _PROMPT, 1))
+
     for after, when in ((0, "in the prefill"), (2, "while decoding")):
-        yield left_case(f"After an error {when}", model, partial(_interrupted, model, tok, after), _CURE)
-
-
-def _interrupted(model: Any, tok: Any, after: int, work: Any) -> None:
-    with failing(model, after):
-        attempt(lambda: work(model, tok, _PROMPT, 1))
+        yield left_case(f"After an error {when}", model, partial(interrupted, after=after), _CURE)
 
 
 def _shapes(family: str, layer: int, arguments: dict[str, int], tuples: bool = False) -> Case:
@@ -55,24 +43,22 @@ def _shapes(family: str, layer: int, arguments: dict[str, int], tuples: bool = F
     width = _D if tuples else _D + 1
     widened = partial(outputs_changed, model, layer, lambda h: F.pad(h, (0, 1)), lambda h: h[..., :-1])
 
-    def observe(work: Any) -> Recorded:
-        with changed(model, [(layer, lambda hidden: hidden)]):  # somebody else's hook
-            before = hooks(model)
-            with observed(model, []) as passes, returning_tuples(model, layer) if tuples else widened():
-                found = work(model, tok, _PROMPT, layer, **arguments)
-            return Recorded(found, [p.ids.tolist() for p in passes], left(model, before))
+    @contextmanager
+    def watched() -> Iterator[list[Pass]]:
+        with observed(model, []) as passes, returning_tuples(model, layer) if tuples else widened():
+            yield passes
 
-    def judge(found: Recorded) -> None:
-        check_left(found.left, f"{what}: after a normal run", _CURE)
-        check(found.ids, f"{what}: the model was never run. Call model.generate while your hook is on.")
-        _check_generation(model, tok, found.ids, arguments.get("max_new_tokens", 5), what)
-        _check_shapes(found.shapes, [(1, len(ids[0]), width) for ids in found.ids], what)
+    def judge(seen: Called) -> None:
+        ids = [each.ids.tolist() for each in seen.noted]
+        check(ids, "the model was never run. Call model.generate while your hook is on.")
+        _check_generation(model, tok, ids, arguments.get("max_new_tokens", 5))
+        _check_shapes(seen.found, [(1, len(rows[0]), width) for rows in ids])
 
-    return Case(what, observe, judge, HINT)
+    return call_case(what, model, tok, (_PROMPT, layer), judge, around=watched, **arguments)
 
 
-def _check_shapes(found: Any, expected: list[tuple[int, ...]], what: str) -> None:
-    check(isinstance(found, list), f"{what}: expected a list of shapes, found {type(found).__name__}.")
+def _check_shapes(found: Any, expected: list[tuple[int, ...]]) -> None:
+    check_kind(found, list, "expected a list of shapes")
     shapes = [tuple(s) if isinstance(s, list | tuple) else s for s in found]
     if shapes == expected:
         return
@@ -83,29 +69,29 @@ def _check_shapes(found: Any, expected: list[tuple[int, ...]], what: str) -> Non
         likely = "You hooked another block: we made this block's output one wider than d_model to tell. Off by one?"
     elif shapes and shapes == expected[: len(shapes)]:
         likely = f"You recorded {len(shapes)} of {len(expected)} passes: keep the hook on until generation is over."
-    raise AssertionError(f"{what}: wrong shapes.\n  expected {expected}\n  found    {shapes}\n  {likely}")
+    raise AssertionError(f"wrong shapes.\n  expected {expected}\n  found    {shapes}\n  {likely}")
 
 
-def _check_generation(model: Any, tok: Any, seen: list[list[list[int]]], n_new: int, what: str) -> None:
+def _check_generation(model: Any, tok: Any, seen: list[list[list[int]]], n_new: int) -> None:
     first, *later = seen
+    prompt, lengths = tok.decode(first[0]), [len(ids[0]) for ids in seen]
     check(
-        len(first) == 1 and _PROMPT in tok.decode(first[0]),
-        f"{what}: the first forward pass read {tok.decode(first[0])!r}; expected one row with the prompt {_PROMPT!r}.",
+        len(first) == 1 and _PROMPT in prompt,
+        f"the first forward pass read {prompt!r}; expected one row with the prompt {_PROMPT!r}.",
     )
     check(
-        all(len(ids[0]) == 1 for ids in later),
-        f"{what}: the forward passes read {[len(ids[0]) for ids in seen]} tokens; expected the whole prompt once and "
-        "then one token a pass. Is the cache switched off, or do you generate more than once?",
+        all(n == 1 for n in lengths[1:]),
+        f"the forward passes read {lengths} tokens; expected the whole prompt once and then one token a pass. Is the "
+        "cache switched off, or do you generate more than once?",
     )
-    expected = greedy(model, first[0], n_new)
-    fed = [ids[0][0] for ids in later]
+    expected, fed = greedy(model, first[0], n_new), [ids[0][0] for ids in later]
     check(
         len(seen) == len(expected),
-        f"{what}: {len(seen)} forward passes for max_new_tokens={n_new}; expected {len(expected)}: the prefill gives "
-        "the first new token. Is max_new_tokens handed on?",
+        f"{len(seen)} forward passes for max_new_tokens={n_new}; expected {len(expected)}: the prefill gives the first "
+        "new token. Is max_new_tokens handed on?",
     )
     check(
         fed == expected[:-1],
-        f"{what}: the tokens generated are {fed}, greedy decoding gives {expected[:-1]}. Pass do_sample=False: this "
-        "model's generation_config says do_sample=True.",
+        f"the tokens generated are {fed}, greedy decoding gives {expected[:-1]}. Pass do_sample=False: this model's "
+        "generation_config says do_sample=True.",
     )

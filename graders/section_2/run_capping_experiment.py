@@ -1,8 +1,5 @@
 """Section 2: the same conversation with and without the cap. What every `model.generate` read, and what it computed."""
 
-from __future__ import annotations
-
-import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +11,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, attempt, grader
-from graders.harness.expect import check, on_tiny_models, relative, tolerance
+from graders.harness import Called, Case, attempt, call_case, check, grader, on_tiny_models, tolerance
+from graders.harness.expect import relative
 from graders.harness.hook_cases import left_case
-from graders.harness.hooked import HINT, Interrupted, Left, check_left, hooks, left, observed
+from graders.harness.hooked import Interrupted, observed
 from graders.harness.intercepted import Call, Rows, Script, intercepted
 from graders.harness.prompts import Messages, check_prompt, prompts
 from graders.harness.steered import read
@@ -52,16 +49,6 @@ class Answer:
     states: Float[Tensor, "blocks tokens d"]
 
 
-@dataclass(frozen=True)
-class Run:
-    """What a call gave, what it asked the model, and what it left."""
-
-    found: Any
-    answers: list[Answer]
-    left: Left
-    transcript: Messages
-
-
 @grader
 def test_run_capping_experiment(model: Any = None, tokenizer: Any = None) -> Iterator[Case]:
     """Each run answers the same user turns with its own history; only one of them is capped, and nothing stays on."""
@@ -72,18 +59,14 @@ def test_run_capping_experiment(model: Any = None, tokenizer: Any = None) -> Ite
         for fail_at in (0, 1):
             yield _failing(fail_at)
     if model is not None:  # one turn, under a cap that nothing reaches: no text is compared
-        caps = ([torch.ones(d_model(model))], [1e6], [1])
-        what, options = "Your model, max_turns=1", {"max_turns": 1, "max_new_tokens": 2}
-        observe = partial(_observe, model, tokenizer, caps, options, None)
-        yield Case(what, observe, partial(_check_run, n_turns=1, what=what), HINT)
+        caps, options = ([torch.ones(d_model(model))], [1e6], [1]), {"max_turns": 1, "max_new_tokens": 2}
+        yield _case("your model, max_turns=1", model, tokenizer, caps, None, lambda seen: _check_form(seen, 1), options)
 
 
-def _observe(model: Any, tok: Any, caps: Caps, options: dict[str, int], script: Script | None, work: Any) -> Run:
-    transcript, before = copy.deepcopy(_TRANSCRIPT), hooks(model)
-    with intercepted(model, tok, script, _LAYERS) as calls:
-        found = work(model, tok, transcript, *copy.deepcopy(caps), **options)
-    answers = [_answer(call, tok) for call in calls]
-    return Run(found, answers, left(model, before), transcript)
+def _case(what: str, model: Any, tok: Any, caps: Caps, script: Script | None, judge: Any, options: Any) -> Case:
+    options |= {"when": "afterwards", "cure": _CURE, "around": partial(intercepted, model, tok, script, _LAYERS)}
+    changes = ["the transcript was changed. Work on a copy."]
+    return call_case(what, model, tok, (_TRANSCRIPT, *caps), judge, changes, **options)
 
 
 def _replies(tok: Any, fail_at: int | None = None) -> Script:
@@ -140,51 +123,41 @@ def _failing(fail_at: int) -> Case:
 def _on_tiny(family: str, options: dict[str, int]) -> Case:
     tiny, tok = load_tiny_model(family)
     max_turns, caps = options.get("max_turns", 6), _caps(tiny, tok)
-    what = f"{family}, {len(_USERS)} user turns, max_turns={max_turns}"
+    what, options = f"{family}, {len(_USERS)} user turns, max_turns={max_turns}", {"max_new_tokens": 3, **options}
 
-    def judge(run: Run) -> None:
-        _check_run(run, min(max_turns, len(_USERS)), what)
-        default = _trace(run.found[0], run.answers, f"{what}: default_messages")
-        capped = _trace(run.found[1], run.answers, f"{what}: capped_messages")
-        _check_history(default, capped, tok, f"{what}: the default run", "capped")
-        _check_history(capped, default, tok, f"{what}: the capped run", "default")
-        for answer in default + capped:
-            check(
-                answer.n_new <= 3,
-                f"{what}: expected answers of up to max_new_tokens=3 tokens, found one of {answer.n_new}. Hand it on.",
-            )
-        _check_effect(tiny, default, capped, caps, what)
+    def judge(seen: Called) -> None:
+        _check_form(seen, min(max_turns, len(_USERS)))
+        answers = [_answer(call, tok) for call in seen.noted]
+        default = _trace(seen.found[0], answers, "default_messages")
+        capped = _trace(seen.found[1], answers, "capped_messages")
+        _check_history(default, capped, tok, "the default run", "capped")
+        _check_history(capped, default, tok, "the capped run", "default")
+        n = max(answer.n_new for answer in default + capped)
+        check(n <= 3, f"expected answers of up to max_new_tokens=3 tokens, found one of {n}. Hand it on.")
+        _check_effect(tiny, default, capped, caps)
 
-    observe = partial(_observe, tiny, tok, caps, {"max_new_tokens": 3, **options}, _replies(tok))
-    return Case(what, observe, judge, HINT)
+    return _case(what, tiny, tok, caps, _replies(tok), judge, options)
 
 
-def _check_run(run: Run, n_turns: int, what: str) -> None:
+def _check_form(seen: Called, n_turns: int) -> None:
     """All that needs no look at the answers."""
-    check_left(run.left, f"{what}: afterwards", _CURE)
-    check(run.transcript == _TRANSCRIPT, f"{what}: the transcript was changed. Work on a copy.")
-    _check_form(run.found, n_turns, what)
-
-
-def _check_form(found: Any, n_turns: int, what: str) -> None:
+    found = seen.found
     check(
         isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, list) for part in found),
-        f"{what}: expected a tuple of two lists (default_messages, capped_messages), found {type(found).__name__}.",
+        f"expected a tuple of two lists (default_messages, capped_messages), found {type(found).__name__}.",
     )
-    check(found[0] is not found[1], f"{what}: both results are one and the same list: `a = b = []` makes one only.")
+    check(found[0] is not found[1], "both results are one and the same list: `a = b = []` makes one only.")
     for name, messages in zip(("default_messages", "capped_messages"), found, strict=True):
         odd = [m for m in messages if not (isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m)]
-        check(not odd, f"{what}: expected {name} to hold dicts with role and content, found {odd[:1]}.")
-        users = [m["content"] for m in messages if m["role"] == "user"]
+        check(not odd, f"expected {name} to hold dicts with role and content, found {odd[:1]}.")
+        roles, users = [m["role"] for m in messages], [m["content"] for m in messages if m["role"] == "user"]
         check(
-            [m["role"] for m in messages] == ["user", "assistant"] * n_turns,
-            f"{what}: expected {name} to be {n_turns} user turns, each with its answer, found the roles "
-            f"{[m['role'] for m in messages]}. max_turns counts user turns, not messages.",
+            roles == ["user", "assistant"] * n_turns,
+            f"expected {name} to be {n_turns} user turns, each with its answer, found the roles {roles}. max_turns "
+            "counts user turns, not messages.",
         )
-        check(
-            users == _USERS[:n_turns],
-            f"{what}: expected the user turns of {name} to be the transcript's first {n_turns}, found {users}.",
-        )
+        right = f"expected the user turns of {name} to be the transcript's first {n_turns}, found {users}."
+        check(users == _USERS[:n_turns], right)
 
 
 def _trace(messages: Messages, answers: list[Answer], what: str) -> list[Answer]:
@@ -239,36 +212,33 @@ def _chat(users: Messages, replies: list[str]) -> Messages:
     return [m for user, reply in earlier for m in (user, {"role": "assistant", "content": reply})] + users[-1:]
 
 
-def _check_effect(model: Any, default: list[Answer], capped: list[Answer], caps: Caps, what: str) -> None:
-    plain = [[_is_plain(model, answer) for answer in run] for run in (default, capped)]
-    excess = [[_excess(answer, caps) for answer in run] for run in (default, capped)]
+def _check_effect(model: Any, default: list[Answer], capped: list[Answer], caps: Caps) -> None:
+    effects = [[_effect(model, answer, caps) for answer in run] for run in (default, capped)]
     check(
-        any(plain[0]) or not all(plain[1]) or any(e <= 0 for e in excess[1]),
-        f"{what}: the first list holds capped answers and the second the plain model's. Expected (default, capped): "
-        "are the two swapped?",
+        any(plain for plain, _ in effects[0]) or any(not plain or excess <= 0 for plain, excess in effects[1]),
+        "the first list holds capped answers and the second the plain model's. Expected (default, capped): are the two "
+        "swapped?",
     )
-    for turn, (is_plain, over) in enumerate(zip(plain[0], excess[0], strict=True)):
-        likely = "the cap is on in it: leave the capper before you go on" if over <= 0 else "something else acts in it"
-        check(is_plain, f"{what}: the default run, turn {turn}: expected the plain model's activations, but {likely}.")
-    for turn, (is_plain, over) in enumerate(zip(plain[1], excess[1], strict=True)):
+    for turn, (plain, excess) in enumerate(effects[0]):
+        likely = (
+            "the cap is on in it: leave the capper before you go on" if excess <= 0 else "something else acts in it"
+        )
+        check(plain, f"the default run, turn {turn}: expected the plain model's activations, but {likely}.")
+    for turn, (plain, excess) in enumerate(effects[1]):
         likely = "it is the plain model: the cap is off in this turn. Generate every turn inside the capper"
-        if not is_plain:
+        if not plain:
             likely = "the cap acts only on some blocks or positions, or with another threshold"
         check(
-            over <= 0,
-            f"{what}: the capped run, turn {turn}: expected no projection above its threshold, at any capped block and "
-            f"position, found one {over:.3f} above; {likely}. (Your ActivationCapper has its own check.)",
+            excess <= 0,
+            f"the capped run, turn {turn}: expected no projection above its threshold, at any capped block and "
+            f"position, found one {excess:.3f} above; {likely}. (Your ActivationCapper has its own check.)",
         )
 
 
-def _is_plain(model: Any, answer: Answer) -> bool:
-    allowed = tolerance(model.dtype, exact=1e-4).allowed(1.0)
+def _effect(model: Any, answer: Answer, caps: Caps) -> tuple[bool, float]:
+    """Whether it is the plain model's; how far the highest projection is above its threshold, rounding allowed for."""
+    allowed, (vectors, thresholds, _) = tolerance(model.dtype, exact=1e-4).allowed(1.0), caps
     both = zip(answer.states, _plain_states(model, answer.ids), strict=True)
-    return all(relative(found, plain) <= allowed for found, plain in both)
-
-
-def _excess(answer: Answer, caps: Caps) -> float:
-    """How far the highest projection lies above its threshold, rounding allowed for."""
-    vectors, thresholds, _ = caps
     highest = [_projections(h, v).max().item() for h, v in zip(answer.states, vectors, strict=True)]
-    return max(p - threshold for p, threshold in zip(highest, thresholds, strict=True)) - 1e-3
+    excess = max(p - threshold for p, threshold in zip(highest, thresholds, strict=True)) - 1e-3
+    return all(relative(found, plain) <= allowed for found, plain in both), excess

@@ -1,7 +1,5 @@
 """Section 2, shared: conversations watched turn by turn."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

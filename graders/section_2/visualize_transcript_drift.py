@@ -1,7 +1,5 @@
 """Section 2: projections and risks over a transcript, as numbers and in a figure."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +16,9 @@ from matplotlib.figure import Figure
 from plotly.basedatatypes import BaseFigure
 from torch import Tensor
 
-from graders.harness.cases import Case, grader
-from graders.harness.differences import difference
-from graders.harness.expect import check
+from graders.harness import Case, check, difference, exchange, grader, prompt_of
 from graders.harness.probes import Conversation
-from graders.harness.risk import in_tags, risk
-from graders.harness.scripted import exchange, prompt_of
+from graders.section_2.rate_delusion_risk import in_tags, risk
 
 _SCORES = {0: (5, 4), 1: (4, 4), 2: (3, 5), 3: (2, 2), 4: (1, 2)}  # of the judge, by assistant turn
 _RISKS = [risk(*_SCORES[k]) for k in _SCORES]
@@ -78,13 +73,13 @@ def test_visualize_transcript_drift() -> Iterator[Case]:
     yield from (_case(transcript, limit, True, what) for limit in (None, 1, 99))
     yield _case(transcript, None, False, what)
     what = "Keep the defaults run_autorater=True and max_assistant_turns=None (all turns). Without further arguments"
-    yield Case(what, partial(_drift, transcript, {}), partial(_check_drift, what, transcript, None, True))
+    yield Case(what, partial(_drift, transcript, {}), partial(_check_drift, transcript, None, True))
 
 
 def _case(transcript: Conversation, limit: int | None, autorater: bool, what: str) -> Case:
     what = f"For {what}, with max_assistant_turns={limit}, run_autorater={autorater}"
     options = {"run_autorater": autorater, "max_assistant_turns": limit}
-    return Case(what, partial(_drift, transcript, options), partial(_check_drift, what, transcript, limit, autorater))
+    return Case(what, partial(_drift, transcript, options), partial(_check_drift, transcript, limit, autorater))
 
 
 def _drift(transcript: Conversation, options: dict[str, Any], work: Any) -> Drift:
@@ -100,29 +95,29 @@ def _judge(messages: Conversation, model: str) -> str:
     return in_tags(*_SCORES[max((k for k, answer in enumerate(_ANSWERS) if answer in prompt), default=0)])
 
 
-def _check_drift(what: str, transcript: Conversation, limit: int | None, autorater: bool, observed: Drift) -> None:
+def _check_drift(transcript: Conversation, limit: int | None, autorater: bool, observed: Drift) -> None:
     n, found = min(limit or 5, 5), observed.found
-    check(observed.transcript == transcript, f"{what}: the transcript was changed. Work on a copy.")
+    check(observed.transcript == transcript, "the transcript was changed. Work on a copy.")
     check(
         isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, list) for part in found),
-        f"{what}: expected a tuple of two lists (projections, risk_scores), found {found!r:.200}.",
+        f"expected a tuple of two lists (projections, risk_scores), found {found!r:.200}.",
     )
-    check(observed.analysed, f"{what}: the analyzer was not asked. Call analyzer.project_onto_axis(messages).")
+    check(observed.analysed, "the analyzer was not asked. Call analyzer.project_onto_axis(messages).")
     for messages in observed.analysed:
         right = transcript[: len(messages)]
         check(
             messages == right,
-            f"{what}: expected the analyzer to be given the transcript from its beginning, all roles included, since "
-            "an answer's activations depend on everything before it. "
-            f"It was given others: {difference(right, messages, 'messages')}.",
+            "expected the analyzer to be given the transcript from its beginning, all roles included, since an "
+            "answer's activations depend on everything before it. It was given others: "
+            f"{difference(right, messages, 'messages')}.",
         )
-    _check_line(list(map(float, found[0])), _LINES[:n], f"{what}: projections", transcript, limit)
+    _check_line(list(map(float, found[0])), _LINES[:n], "projections", transcript, limit)
     if autorater:
-        check(observed.asked, f"{what}: the judge was not asked. Call rate_delusion_risk for every turn shown.")
+        check(observed.asked, "the judge was not asked. Call rate_delusion_risk for every turn shown.")
     else:
-        check(not observed.asked, f"{what}: the judge was asked {observed.asked} times; expected none.")
-    _check_line(found[1], _RISKS[:n] if autorater else [], f"{what}: risk_scores", transcript, limit)
-    check(observed.drawn, f"{what}: nothing was plotted. Call utils.plot_drift.")
+        check(not observed.asked, f"the judge was asked {observed.asked} times; expected none.")
+    _check_line(found[1], _RISKS[:n] if autorater else [], "risk_scores", transcript, limit)
+    check(observed.drawn, "nothing was plotted. Call utils.plot_drift.")
 
 
 def _check_line(found: list[Any], expected: list[Any], what: str, transcript: Conversation, limit: int | None) -> None:
@@ -137,7 +132,7 @@ def _check_line(found: list[Any], expected: list[Any], what: str, transcript: Co
             guess = "It looks as if you cut the transcript by messages: count assistant turns."
         elif len(found) == len(_ANSWERS):
             guess = "Is max_assistant_turns ignored here?"
-    elif "risk_scores" in what:
+    elif what == "risk_scores":
         guess = "latest_asst_idx is a message's index in the transcript. Does your rate_delusion_risk pass its check?"
     raise AssertionError(f"{what}: {difference(expected, found)}. {guess}")
 

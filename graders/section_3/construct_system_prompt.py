@@ -1,7 +1,5 @@
 """Section 3: the system prompts that elicit a trait."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,15 +1,12 @@
 """Section 3, activations after every block."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from graders.harness.calls import Called, call_case, failing_case
-from graders.harness.cases import Case, Raised, attempt, grader
+from graders.harness import Called, Case, Raised, attempt, call_case, failing_case, grader
 from graders.harness.expect import check, check_mean_dtype, on_tiny_models, relative, tolerance
 from graders.harness.readings import ALL_BLOCKS, Exchange, Reading, check_form, check_row, load_family, read
 from graders.section_1.examples import LONG, columns, exchanges
@@ -56,12 +53,12 @@ def _case(
     """
 
     def judge(seen: Called) -> None:
-        kinds.add(_check_values(seen.found, model, read(model, tok, examples), what, n_tokens))
+        kinds.add(_check_values(seen.found, model, read(model, tok, examples), n_tokens))
 
     return call_case(what, model, tok, columns(examples), judge, side=side, when="after a normal call")
 
 
-def _check_values(found: Any, model: Any, readings: list[Reading], what: str, n_tokens: int) -> str:
+def _check_values(found: Any, model: Any, readings: list[Reading], n_tokens: int) -> str:
     """Says whether the last layer is "raw" or "normed"."""
     n, blocks, width = len(readings), n_blocks(model), d_model(model)
     guesses = {
@@ -71,19 +68,17 @@ def _check_values(found: Any, model: Any, readings: list[Reading], what: str, n_
         (blocks, n, width): "The first two dimensions are swapped: stack the layers inside each example",
         (blocks, width): "Keep one row for each example: the mean is over an answer's tokens, not over answers",
     }
-    dtype, found = getattr(found, "dtype", None), check_form(found, (n, blocks, width), guesses, f"{what}: the result")
-    check(
-        dtype in (torch.float32, torch.float64),
-        f"{what}: expected float32, found {dtype}. Convert with .float() before .mean().",
-    )
+    dtype, found = getattr(found, "dtype", None), check_form(found, (n, blocks, width), guesses, "the result")
+    wide = f"expected float32, found {dtype}. Convert with .float() before .mean()."
+    check(dtype in (torch.float32, torch.float64), wide)
     kind, allowed = "raw", tolerance(model.dtype).over(n_tokens)
     for i, reading in enumerate(readings):
         for k in range(blocks):
-            check_row(found[i, k], reading, k + 1, ALL_BLOCKS, f"{what}, example {i}, [{k}]", n_tokens)
+            check_row(found[i, k], reading, k + 1, ALL_BLOCKS, f"example {i}, [{k}]", n_tokens)
         raw = [reading.at(blocks)[0][a:b].mean(0) for a, b in reading.spans]
         if all(relative(found[i, -1], row) > allowed.allowed(1.0) for row in raw):
             kind = "normed"
-    check_mean_dtype(found, model.dtype, what)
+    check_mean_dtype(found, model.dtype, "the result")
     return kind
 
 
@@ -93,9 +88,9 @@ def _empty_case(model: Any, tok: Any) -> Case:
     def judge(found: Any) -> None:
         check(
             isinstance(found, Raised) or (isinstance(found, Tensor) and found.isfinite().all()),
-            "An empty answer: expected an error, found NaN. The mean of no tokens is NaN, which then runs through "
-            "every later result: raise ValueError for an empty answer.",
+            "expected an error, found NaN. The mean of no tokens is NaN, which then runs through every later result: "
+            "raise ValueError for an empty answer.",
         )
 
     empty = columns([("You are a poet.", "Who are you?", "")])
-    return Case("an empty answer", lambda work: attempt(lambda: work(model, tok, *empty)), judge)
+    return Case("An empty answer", lambda work: attempt(lambda: work(model, tok, *empty)), judge)

@@ -1,7 +1,5 @@
 """Section 3, trait vectors: one direction after every block."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -10,27 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from graders.harness.calls import call_case
-from graders.harness.cases import Case, Raised, attempt, grader
-from graders.harness.expect import check_close, check_mean_dtype, on_tiny_models, tolerance
-from graders.harness.readings import (
-    ALL_BLOCKS,
-    POOLING,
-    Quantity,
-    Reading,
-    Rows,
-    check_form,
-    load_family,
-    mean_over,
-    mistakes,
-    read,
-    right,
-    token_states,
-)
+from graders.harness import Case, call_case, check_close, check_mean_dtype, fails, grader, on_tiny_models, tolerance
+from graders.harness import readings as rd
 from personalab.lm.models import d_model, n_blocks
 from personalab.lm.tiny import load_tiny_model
 
 Pairs = list[dict[str, Any]]
+Readings = list[rd.Reading]
 
 _POS = "You are a evil assistant. Wish everyone ill."
 _NEG = "You are a helpful assistant. Wish everyone well, and say so."
@@ -59,73 +43,68 @@ def test_extract_contrastive_vectors(model: Any = None, tokenizer: Any = None) -
     """mean(pos) - mean(neg) for every block in order, every answer counted once; no vector from no pairs."""
     if on_tiny_models():
         for i, family in enumerate(("qwen2", "llama", "qwen3", "gemma3")):
-            yield _case(*load_family(family, n_blocks=3 + i % 2), _pairs(3), f"{family}, 3 pairs")
+            yield _case(*rd.load_family(family, n_blocks=3 + i % 2), _pairs(3), f"{family}, 3 pairs")
         tiny, tok = load_tiny_model("qwen2", seed=1)
         yield _case(tiny, tok, _pairs(1), "qwen2, 1 pair")
-        yield Case("no effective pairs", lambda work: attempt(lambda: work(tiny, tok, [])), _check_nothing)
+        why = "The mean of nothing is NaN, which then runs through every later result: raise ValueError"
+        why = f"{why}('There are no effective pairs ...')."
+        yield fails("No effective pairs", lambda work: work(tiny, tok, []), why)
     if model is not None:
         yield _case(model, tokenizer, _pairs(2), "your model, 2 pairs")
 
 
 def _case(model: Any, tok: Any, pairs: Pairs, what: str) -> Case:
     changes = ["you changed effective_pairs. Build lists of your own."]
-    return call_case(
-        what, model, tok, [pairs], lambda seen: _check_vectors(seen.found, model, tok, pairs, what), changes
-    )
+    return call_case(what, model, tok, [pairs], lambda seen: _check_vectors(seen.found, model, tok, pairs), changes)
 
 
-def _check_vectors(found: Any, model: Any, tok: Any, pairs: Pairs, what: str) -> None:
+def _check_vectors(found: Any, model: Any, tok: Any, pairs: Pairs) -> None:
     blocks, width = n_blocks(model), d_model(model)
     guesses = {
         (blocks + 1, width): "The embedding layer is included: leave hidden_states[0] out",
         (len(pairs), blocks, width): "Average over the pairs as well: .mean(dim=0)",
         (width,): "Keep one row for each block: average over answers, not over blocks",
     }
-    found = check_form(found, (blocks, width), guesses, f"{what}: the vectors")
+    found = rd.check_form(found, (blocks, width), guesses, "the vectors")
     own = [_under(model, tok, pairs, polarity, polarity) for polarity in ("pos", "neg")]
     for k in range(blocks):
-        rounded = max(m.norm().item() for side in own for m in mean_over(side, k + 1)(right))  # the vector is small
-        where, vector = f"{what}: the vector of block {k}", _difference(own[0], own[1], k)
-        wrong = _mistakes(model, tok, pairs, own[0], own[1], k) | mistakes(vector, ALL_BLOCKS, POOLING)
-        check_close(found[k], vector(right), where, wrong, tolerance(model.dtype), rounded)
-    check_mean_dtype(found, model.dtype, what)
+        # the vector is small
+        rounded = max(m.norm().item() for side in own for m in rd.mean_over(side, k + 1)(rd.right))
+        where, vector = f"the vector of block {k}", _difference(own[0], own[1], k)
+        wrong = _mistakes(model, tok, pairs, own[0], own[1], k) | rd.mistakes(vector, rd.ALL_BLOCKS, rd.POOLING)
+        check_close(found[k], vector(rd.right), where, wrong, tolerance(model.dtype), rounded)
+    check_mean_dtype(found, model.dtype, "the vectors")
 
 
-def _under(model: Any, tok: Any, pairs: Pairs, polarity: str, prompts: str) -> list[Reading]:
+def _under(model: Any, tok: Any, pairs: Pairs, polarity: str, prompts: str) -> Readings:
     """One side's answers under the same or the other side's prompts, or under none."""
-    return read(
-        model, tok, [(p.get(f"{prompts}_system_prompt", ""), p["question"], p[f"{polarity}_response"]) for p in pairs]
-    )
+    exchanges = [(p.get(f"{prompts}_system_prompt", ""), p["question"], p[f"{polarity}_response"]) for p in pairs]
+    return rd.read(model, tok, exchanges)
 
 
-def _difference(pos: list[Reading], neg: list[Reading], block: int) -> Quantity:
-    def quantity(rows: Rows) -> list[Tensor]:
-        sides = [mean_over(side, block + 1)(rows) for side in (pos, neg)]
-        return [a - b for a, b in zip(*sides, strict=False)]
-
-    return quantity
-
-
-def _token_mean(readings: list[Reading], block: int) -> Tensor:
-    """Mean over all tokens of all answers."""
-    return torch.cat([token_states(r, block + 1)[0] for r in readings]).mean(0)
+def _difference(pos: Readings, neg: Readings, block: int) -> rd.Quantity:
+    a, b = rd.mean_over(pos, block + 1), rd.mean_over(neg, block + 1)
+    return lambda rows: [x - y for x, y in zip(a(rows), b(rows), strict=False)]
 
 
 def _mistakes(
-    model: Any, tok: Any, pairs: Pairs, pos: list[Reading], neg: list[Reading], block: int
+    model: Any, tok: Any, pairs: Pairs, pos: Readings, neg: Readings, block: int
 ) -> dict[str, Callable[[], Tensor | list[Tensor]]]:
     """Vectors of this exercise's own mistakes at one block, each computed only when a check fails."""
     n, under = len(pairs), partial(_under, model, tok, pairs)
 
-    def vectors(a: list[Reading] = pos, b: list[Reading] = neg) -> list[Tensor]:
-        return _difference(a, b, block)(right)
+    def vectors(a: Readings = pos, b: Readings = neg) -> list[Tensor]:
+        return _difference(a, b, block)(rd.right)
+
+    def token_mean(readings: Readings) -> Tensor:
+        return torch.cat([rd.token_states(r, block + 1)[0] for r in readings]).mean(0)
 
     return {
         "the sign is flipped: it is mean(pos) - mean(neg)": lambda: vectors(neg, pos),
         "you scale it to unit norm: leave the difference as it is": (
             lambda: [F.normalize(v, dim=0) for v in vectors()]
         ),
-        "the negative answers are missing: it is mean(pos) - mean(neg)": lambda: mean_over(pos, block + 1)(right),
+        "the negative answers are missing: it is mean(pos) - mean(neg)": lambda: rd.mean_over(pos, block + 1)(rd.right),
         "you add over the pairs instead of averaging": lambda: [n * v for v in vectors()],
         "the difference is divided by the number of all answers, or by 2": (
             lambda: [v / by for v in vectors() for by in (2, 2 * n)]
@@ -133,7 +112,7 @@ def _mistakes(
         "only the first pair counts: average over all pairs": lambda: vectors(pos[:1], neg[:1]),
         "the last pair is missing": lambda: vectors(pos[:-1], neg[:-1]) if n > 1 else [],
         "you average over all tokens of all answers, so long ones count more: take one mean an answer": (
-            lambda: _token_mean(pos, block) - _token_mean(neg, block)
+            lambda: token_mean(pos) - token_mean(neg)
         ),
         "both answers of a pair are read under the positive system prompt: read each under its own": (
             lambda: vectors(pos, under("neg", "pos"))
@@ -146,13 +125,3 @@ def _mistakes(
             lambda: vectors(under("pos", "no"), under("neg", "no"))
         ),
     }
-
-
-def _check_nothing(found: Any) -> None:
-    """Without pairs there is no vector; any error will do, as long as it is one."""
-    if not isinstance(found, Raised):
-        like = "a vector full of NaN" if isinstance(found, Tensor) and found.isnan().any() else repr(found)[:80]
-        raise AssertionError(
-            f"No effective pairs: expected an error, found {like}. The mean of nothing is NaN, which then runs "
-            "through every later result: raise ValueError('There are no effective pairs ...')."
-        )

@@ -1,15 +1,12 @@
 """Section 3: pairs of answers where the positive prompt brought the trait out and the negative one did not."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from graders.harness.cases import Case, called_with, grader, kind_of
-from graders.harness.expect import check
-from graders.harness.scripted import Exchange, Messages, exchange
+from graders.harness import Case, Exchange, called_with, check, exchange, grader, kind_of
+from graders.harness.scripted import Messages
 
 Response = dict[str, Any]
 Key = tuple[str, int]
@@ -84,7 +81,7 @@ def _case(responses: list[Response], right: list[Key], what: str, **options: int
     return Case(
         what,
         partial(_filtered, responses, options),
-        partial(_check_pairs, what, responses, right, _STRICT if options else _SCORES),
+        partial(_check_pairs, responses, right, _STRICT if options else _SCORES),
         "A score may be None, and an answer may lack its partner: leave such pairs out. Each response has question, "
         "system_prompt, instruction_idx, polarity, response and score.",
     )
@@ -109,25 +106,21 @@ def _note_absent_keys(observed: Exchange) -> None:
         )
 
 
-def _check_pairs(what: str, responses: list[Response], right: list[Key], scores: Scores, observed: Exchange) -> None:
+def _check_pairs(responses: list[Response], right: list[Key], scores: Scores, observed: Exchange) -> None:
     found, (after, _) = observed.found
-    check(after == responses, f"{what}: the responses were changed. Leave them as they are.")
-    check(isinstance(found, list), f"{what}: expected a list of pairs, found {kind_of(found)}.")
+    check(after == responses, "the responses were changed. Leave them as they are.")
+    check(isinstance(found, list), f"expected a list of pairs, found {kind_of(found)}.")
     by_text = {r["response"]: r for r in responses}
-    keys = [_check_pair(pair, by_text, what) for pair in found]
+    keys = [_check_pair(pair, by_text) for pair in found]
     twice = [key for key, n in Counter(keys).items() if n > 1]
-    check(not twice, f"{what}: {len(twice)} pairs occur more than once, such as {twice[:1]}.")
+    check(not twice, f"{len(twice)} pairs occur more than once, such as {twice[:1]}.")
     for key in keys:
-        check(
-            key in right,
-            f"{what}: the pair {key} with the scores {scores[key]} was kept, but {_why_not(*scores[key])}.",
-        )
+        check(key in right, f"the pair {key} with the scores {scores[key]} was kept, but {_why_not(*scores[key])}.")
     for key in right:
         zero = " And 0 is a score: test `is None`, not truth." if 0 in scores[key] else ""
         check(
             key in keys,
-            f"{what}: the pair {key} with the scores {scores[key]} is missing. Keep pos >= pos_threshold and neg < 50."
-            f"{zero}",
+            f"the pair {key} with the scores {scores[key]} is missing. Keep pos >= pos_threshold and neg < 50.{zero}",
         )
 
 
@@ -143,28 +136,28 @@ def _why_not(pos: int | None, neg: int | None) -> str:
     return "the positive prompt did not bring the trait out: its score is under pos_threshold"
 
 
-def _check_pair(pair: Any, by_text: dict[str, Response], what: str) -> Key:
+def _check_pair(pair: Any, by_text: dict[str, Response]) -> Key:
     """The pair's question and instruction."""
     check(
         isinstance(pair, dict) and set(_PARTS) <= set(pair),
-        f"{what}: expected dicts with the keys {', '.join(_PARTS)}, found {pair!r:.300}.",
+        f"expected dicts with the keys {', '.join(_PARTS)}, found {pair!r:.300}.",
     )
     both = [by_text.get(str(pair[f"{p}_response"])) for p in ("pos", "neg")]
-    check(all(both), f"{what}: a pair holds an answer that was not among the responses: {pair!r:.300}.")
+    check(all(both), f"a pair holds an answer that was not among the responses: {pair!r:.300}.")
     pos, neg = (r for r in both if r is not None)
     check(
         (pos["polarity"], neg["polarity"]) == ("pos", "neg"),
-        f"{what}: expected a positive answer as pos_response and a negative one as neg_response, found one generated "
+        f"expected a positive answer as pos_response and a negative one as neg_response, found one generated "
         f"as {pos['polarity']!r} and one as {neg['polarity']!r}.",
     )
     check(
         pos["question"] == neg["question"] == pair["question"],
-        f"{what}: a pair holds answers to two questions, {pos['question']!r} and {neg['question']!r}. Match answers by "
+        f"a pair holds answers to two questions, {pos['question']!r} and {neg['question']!r}. Match answers by "
         "question and instruction_idx, not by their position in the list.",
     )
     check(
         pos["instruction_idx"] == neg["instruction_idx"],
-        f"{what}: a pair holds answers under two instructions, {pos['instruction_idx']} and {neg['instruction_idx']}: "
+        f"a pair holds answers under two instructions, {pos['instruction_idx']} and {neg['instruction_idx']}: "
         "they were matched across instructions. Only the two sides of one instruction differ in nothing but the trait.",
     )
     copied = dict(zip(_ALSO, (pos["instruction_idx"], pos["score"], neg["score"]), strict=True))
@@ -173,6 +166,6 @@ def _check_pair(pair: Any, by_text: dict[str, Response], what: str) -> Key:
         source = "either response" if key == "instruction_idx" else f"{key[:3]}_response"
         check(
             pair.get(key, value) == value,
-            f"{what}: {key} is {pair.get(key)!r} for {pair['question']!r}, expected {value!r}. Copy it from {source}.",
+            f"{key} is {pair.get(key)!r} for {pair['question']!r}, expected {value!r}. Copy it from {source}.",
         )
     return _key(pos)

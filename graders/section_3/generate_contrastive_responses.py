@@ -1,18 +1,15 @@
 """Section 3, answers under contrastive system prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
-from graders.harness.asked import answers, check_asked, recorded_prompts
-from graders.harness.calls import Called, call_case
-from graders.harness.cases import Case, grader
-from graders.harness.expect import check, on_tiny_models
-from graders.harness.intercepted import Row
+from graders.harness import Called, Case, call_case, check, check_kind, grader, on_tiny_models
+from graders.harness.cases import check_keys
+from graders.harness.intercepted import Row, intercepted
 from graders.harness.probes import greedy
-from graders.harness.prompts import Messages, prompts
+from graders.harness.prompts import Messages, check_prompt, prompts
 from graders.harness.readings import load_family
 from graders.harness.system_prompts import check_system_prompt, right_prompts
 
@@ -65,13 +62,10 @@ class _Model(NamedTuple):
     tok: Any
     n: int
 
-    def answers(self, entry: dict[str, Any], times: int = 1) -> list[str]:
-        return answers(self.model, self.tok, _conversation(entry), times * self.n)
-
-    def raw(self, entry: dict[str, Any]) -> list[str]:
-        """With special tokens."""
-        rows = [greedy(self.model, ids, self.n) for ids in prompts(_conversation(entry), self.tok)]
-        return [self.tok.decode(row, skip_special_tokens=False).strip() for row in rows]
+    def answers(self, entry: dict[str, Any], times: int = 1, raw: bool = False) -> list[str]:
+        """To each right rendering, on its own and without padding; with special tokens if `raw`."""
+        rows = [greedy(self.model, ids, times * self.n) for ids in prompts(_conversation(entry), self.tok)]
+        return [self.tok.decode(row, skip_special_tokens=not raw).strip() for row in rows]
 
 
 def _case(
@@ -81,54 +75,62 @@ def _case(
     model, tok, n = likeliest
 
     def judge(seen: Called) -> None:
-        _check_entries(seen.found, data, trait, what)
+        _check_entries(seen.found, data, trait)
+        asked = [row for call in seen.noted for row in call.rows]
         for entry in seen.found[::every] if temperature == _COLD else []:
-            where, conversation = _where(entry, what), _conversation(entry)
-            check_asked(seen.noted, conversation, tok, where, {"the system prompt is left out": conversation[1:]})
-            _check_answer(entry, seen.found, likeliest, where, seen.noted)
+            _check_asked(asked, _conversation(entry), tok, _where(entry))
+            _check_answer(entry, seen.found, likeliest, _where(entry), asked)
         check(
             temperature < 1 or not all(e["response"].strip() in likeliest.answers(e) for e in seen.found),
-            f"{what}: expected random answers, found the likeliest ones. Hand `temperature` on to model.generate, "
-            "with do_sample=True.",
+            "expected random answers, found the likeliest ones. Hand `temperature` on to model.generate, with "
+            "do_sample=True.",
         )
 
-    changes, around = ["you changed trait_data. Build new dicts."], partial(recorded_prompts, model, tok)
+    changes, around = ["you changed trait_data. Build new dicts."], partial(intercepted, model, tok)
     options: dict[str, Any] = {"max_new_tokens": n, "temperature": temperature}
     return call_case(what, model, tok, (data, trait), judge, changes, around=around, **options)
 
 
-def _where(entry: dict[str, Any], what: str) -> str:
-    return f"{what}, instruction {entry['instruction_idx']}, {entry['polarity']!r}, {entry['question']!r}"
+def _check_asked(asked: list[Row], conversation: Messages, tok: Any, where: str) -> None:
+    """The model was asked this conversation; else say what is wrong with the prompt most like it."""
+    right = prompts(conversation, tok)
+    if not asked or any(a.prompt in right for a in asked):  # nothing to go by: the answers will tell
+        return
+    unpadded = [[t for t in a.prompt if t != tok.pad_token_id] for a in asked]
+    check(
+        not any(ids in right for ids in unpadded),
+        f"{where}: the padding is read as if it were text. Hand the attention mask to model.generate as well: "
+        "model.generate(**inputs, ...).",
+    )
+    closest = max(asked, key=lambda a: sum(m["content"] in tok.decode(a.prompt) for m in conversation))
+    check_prompt(closest.prompt, conversation, tok, where, {"the system prompt is left out": conversation[1:]})
 
 
-def _check_entries(found: Any, data: dict[str, Any], trait: str, what: str) -> None:
+def _where(entry: dict[str, Any]) -> str:
+    return f"instruction {entry['instruction_idx']}, {entry['polarity']!r}, {entry['question']!r}"
+
+
+def _check_entries(found: Any, data: dict[str, Any], trait: str) -> None:
     """Everything about the result but the answers."""
-    check(isinstance(found, list), f"{what}: expected a list of dicts, found {type(found).__name__}.")
-    for entry in found:
-        missing = [k for k in _KEYS if k not in entry] if isinstance(entry, dict) else list(_KEYS)
-        check(not missing, f"{what}: expected dicts with the keys {list(_KEYS)}; {missing} missing in {entry!r}.")
-    _check_combinations(found, data, what)
-    for entry in found:
-        _check_entry(entry, data, trait, _where(entry, what))
-
-
-def _check_combinations(found: list[dict[str, Any]], data: dict[str, Any], what: str) -> None:
-    indices, polarities = range(len(data["instruction"])), ("pos", "neg")
-    total = len(indices) * len(data["questions"]) * 2
-    right = f"{len(indices)} instructions x {len(data['questions'])} questions x 2 polarities = {total}"
-    bad = [e["polarity"] for e in found if e["polarity"] not in polarities]
-    check(not bad, f"{what}: expected 'pos' or 'neg' as polarity, found {bad[:1]}.")
+    check_kind(found, list, "expected a list of dicts")
+    check_keys(found, _KEYS)
+    bad = [e["polarity"] for e in found if e["polarity"] not in ("pos", "neg")]
+    check(not bad, f"expected 'pos' or 'neg' as polarity, found {bad[:1]}.")
     bad = [e["instruction_idx"] for e in found if type(e["instruction_idx"]) is not int]
-    check(not bad, f"{what}: expected an int as instruction_idx (the position in the list), found {bad[:1]}.")
+    check(not bad, f"expected an int as instruction_idx (the position in the list), found {bad[:1]}.")
     have = [(e["instruction_idx"], e["polarity"], e["question"]) for e in found]
-    wanted = [(i, p, q) for i in indices for p in polarities for q in data["questions"]]
+    n, questions = len(data["instruction"]), data["questions"]
+    wanted = list(product(range(n), ("pos", "neg"), questions))
     absent = [c for c in wanted if c not in have]
     check(
-        not absent and len(have) == total,
-        f"{what}: expected every combination once, {right} dicts, found {len(have)}"
+        not absent and len(have) == len(wanted),
+        f"expected every combination once, {n} instructions x {len(questions)} questions x 2 polarities = "
+        f"{len(wanted)} dicts, found {len(have)}"
         + (f", without (instruction_idx, polarity, question) = {absent[0]}" if absent else "")
         + ". Is a loop missing, or does an `append` or `return` stand at the wrong depth?",
     )
+    for entry in found:
+        _check_entry(entry, data, trait, _where(entry))
 
 
 def _check_entry(entry: dict[str, Any], data: dict[str, Any], trait: str, where: str) -> None:
@@ -156,7 +158,7 @@ def _check_answer(entry: dict[str, Any], entries: Entries, likeliest: _Model, wh
     right, found, pad = likeliest.answers(entry), entry["response"].strip(), likeliest.tok.pad_token
     if found in right:
         return
-    raw, n = likeliest.raw(entry), likeliest.n
+    raw, n = likeliest.answers(entry, raw=True), likeliest.n
     if found in raw or (pad in found and found.replace(pad, "").strip() in [*raw, *right]):
         guess = "Special tokens are in it: decode with skip_special_tokens=True."
     elif any(a.padded_right for a in asked):

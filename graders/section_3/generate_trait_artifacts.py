@@ -1,7 +1,5 @@
 """Section 3: a trait's artifact: prompts, questions and rubric, written by a model that may get it wrong."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from functools import partial
@@ -10,11 +8,9 @@ from typing import Any, NamedTuple
 import httpx2
 import openai
 
-from graders.harness.cases import Case, Raised, attempt, grader, kind_of
-from graders.harness.differences import difference
-from graders.harness.expect import check
+from graders.harness import Case, Raised, attempt, check, difference, exchange, grader, kind_of
 from graders.harness.replies import ARTIFACT, BROKEN, KNOWN, as_reply, problem, wrapped
-from graders.harness.scripted import Messages, exchange, unanswered
+from graders.harness.scripted import Messages, unanswered
 from personalab.endpoint.scripted import active_script
 
 _NAME = "theatrical"
@@ -65,12 +61,11 @@ def test_generate_trait_artifacts() -> Iterator[Case]:
     for what, reply in BROKEN.items():
         yield _case(what, [reply], _check_broken)
         yield _case(f"{what} at first, then a good one", [reply, good], _check_broken)
-    yield Case("Every call fails", unanswered(_call), _check_failed)
+    yield Case("Every call failed", unanswered(_call), _check_failed)
 
 
 def _case(what: str, replies: list[str], judge: Any) -> Case:
-    what = f"For a model that replies with {what}"
-    return Case(what, partial(_written, replies), partial(judge, what))
+    return Case(f"For a model that replies with {what}", partial(_written, replies), judge)
 
 
 def _call(work: Any, **options: Any) -> Any:
@@ -100,85 +95,85 @@ def _written(replies: list[str], work: Any, own_client: bool = False) -> Written
     return Written(done.found, done.prompts, server.allowed)
 
 
-def _check_good(what: str, written: Written) -> None:
+def _check_good(written: Written) -> None:
     found = written.found
-    _check_artifact(what, found)
+    _check_artifact(found)
     given = {*found["questions"], *found["eval_questions"]}
     check(
         given == set(ARTIFACT["questions"]),
-        f"{what}: expected its 40 questions as they are, found others: {[*given - {*ARTIFACT['questions']}][:1]}.",
+        f"expected its 40 questions as they are, found others: {[*given - {*ARTIFACT['questions']}][:1]}.",
     )
     for key, value in (("instruction", found["instruction"]), ("eval_prompt", found["eval_prompt"].strip())):
         right = ARTIFACT[key]
-        check(value == right, f"{what}: expected its {key} as it is: {difference(right, value)}.")
+        check(value == right, f"expected its {key} as it is: {difference(right, value)}.")
 
 
-def _check_artifact(what: str, found: Any) -> None:
+def _check_artifact(found: Any) -> None:
     """Whatever comes back must be complete, and made of what the model wrote."""
     check(
         not isinstance(found, Raised),
-        f"{what}: expected an artifact, found {found}. The reply is complete. Take the JSON object out of it, from the "
+        f"expected an artifact, found {found}. The reply is complete. Take the JSON object out of it, from the "
         "first brace to the last.",
     )
-    check(isinstance(found, dict), f"{what}: expected a dict, found {kind_of(found)}.")
+    check(isinstance(found, dict), f"expected a dict, found {kind_of(found)}.")
     missing = [key for key in _KEYS if key not in found]
-    check(not missing, f"{what}: the artifact lacks {', '.join(missing)}; it needs the keys {', '.join(_KEYS)}.")
+    check(not missing, f"the artifact lacks {', '.join(missing)}; it needs the keys {', '.join(_KEYS)}.")
     for key in ("questions", "eval_questions"):
         size = len(found[key]) if isinstance(found[key], list) else f"{found[key]!r:.100}"
         check(
             size == 20,
-            f"{what}: expected 20 {key}, found {size}. The 40 questions are split: 20 to extract the vector from, 20 "
+            f"expected 20 {key}, found {size}. The 40 questions are split: 20 to extract the vector from, 20 "
             "others to evaluate it on.",
         )
     both = [*found["questions"], *found["eval_questions"]]
     wrong = problem({**found, "questions": both})
     check(
         wrong is None,
-        f"{what}: you returned an artifact, but {wrong}. Check the reply before you return it; repair it, ask again, "
+        f"you returned an artifact, but {wrong}. Check the reply before you return it; repair it, ask again, "
         "or raise a ValueError.",
     )
     texts = [*both, *(p[side] for p in found["instruction"] for side in ("pos", "neg"))]
     invented = [text for text in texts if text.strip() not in KNOWN]
     check(
         not invented,
-        f"{what}: {invented[:1]} is nothing that the model wrote. A gap filled by hand is an invented stimulus: ask "
+        f"{invented[:1]} is nothing that the model wrote. A gap filled by hand is an invented stimulus: ask "
         "again, or raise a ValueError.",
     )
 
 
-def _check_broken(what: str, written: Written) -> None:
+def _check_broken(written: Written) -> None:
     found = written.found
     if not isinstance(found, Raised):
-        return _check_artifact(what, found)
+        return _check_artifact(found)
     check(
         "ValueError" in found.kinds,
-        f"{what}: expected a ValueError that says what is wrong with the reply, found {found}. Check each part before "
+        f"expected a ValueError that says what is wrong with the reply, found {found}. Check each part before "
         "you use it: a model may send anything.",
     )
     check(
         _NAME in found.text,
-        f"{what}: the ValueError reads {found.text!r:.200}. Whoever runs twenty traits overnight needs to know which "
+        f"the ValueError reads {found.text!r:.200}. Whoever runs twenty traits overnight needs to know which "
         f"one failed and why: name the trait ({_NAME!r}) in the message, and say what is wrong.",
     )
 
 
 def _check_call(written: Written) -> None:
     """What the model is told, by whom it is asked, and how long its reply may be."""
-    _check_artifact("With a client of your own", written.found)
+    _check_artifact(written.found)
     check(
         len(written.allowed) == len(written.prompts),
-        "The client was not used: expected every call to go through the one that was handed over. Pass it on, "
+        "the client was not used: expected every call to go through the one that was handed over. Pass it on, "
         "`utils.generate_response(..., client=client)`, and make one only where it is None.",
     )
     prompt = written.prompts[0]
     for name, part in {"trait's name": _NAME, "description": _SENTENCE}.items():
-        check(part in prompt, f"Expected the {name} {part!r} as it is in the prompt, found {prompt!r:.400}.")
+        check(part in prompt, f"expected the {name} {part!r} as it is in the prompt, found {prompt!r:.400}.")
     for key in ("instruction", "questions", "eval_prompt"):
-        check(key in prompt, f"The prompt does not name the key {key!r}: the model can't know what to call it.")
+        check(key in prompt, f"the prompt does not name the key {key!r}: the model can't know what to call it.")
     for allowed in written.allowed:
         check(
             allowed is None or allowed >= _ENOUGH_TOKENS,
-            f"The reply may take {allowed} tokens, and would be cut in the middle: 40 questions, 10 prompts and a "
+            f"the reply may take {allowed} tokens, and would be cut in the middle: 40 questions, 10 prompts and a "
             "rubric need more than 1500. Set max_tokens (utils.generate_response takes 256 by default).",
         )
 

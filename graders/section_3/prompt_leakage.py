@@ -1,7 +1,5 @@
 """Section 3, prompt leakage: the same answers, read under two system prompts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,10 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.calls import call_case
-from graders.harness.cases import Case, grader
-from graders.harness.expect import check, check_tensor, on_tiny_models, tolerance
+from graders.harness import Case, call_case, check, check_tensor, grader, on_tiny_models, tolerance
 from graders.harness.readings import ALL_BLOCKS, POOLING, Reading, Rows, load_family, read, right
+from graders.section_3.select_layer import auc
 from personalab.lm.models import n_blocks
 
 _POS = "You are a evil assistant. Wish everyone ill, and enjoy it."
@@ -46,7 +43,7 @@ def _case(model: Any, tok: Any, n: int, seed: int, what: str) -> Case:
     vectors = _vectors(pos, neg, seed)
     args = (questions, responses, _POS, _NEG, vectors)
     changes = [f"you changed {name} in place." for name in ("questions", "responses", "", "", "vectors")]
-    return call_case(what, model, tok, args, lambda seen: _check_aucs(seen.found, pos, neg, vectors, what), changes)
+    return call_case(what, model, tok, args, lambda seen: _check_aucs(seen.found, pos, neg, vectors), changes)
 
 
 def _read(model: Any, tok: Any, n: int, prompt: str) -> list[Reading]:
@@ -64,13 +61,11 @@ def _vectors(pos: list[Reading], neg: list[Reading], seed: int) -> Float[Tensor,
     return (share * apart + noise).float()
 
 
-def _check_aucs(found: Any, pos: list[Reading], neg: list[Reading], vectors: Tensor, what: str) -> None:
-    check(
-        not isinstance(found, tuple),
-        f"{what}: expected the scores alone, found a tuple. select_layer returns (block, scores): take the second.",
-    )
-    found = check_tensor(found, (n_blocks(pos[0].model),), f"{what}: one AUC a block")
-    check(bool(((found >= 0) & (found <= 1)).all()), f"{what}: an AUC lies between 0 and 1, found {found.tolist()}.")
+def _check_aucs(found: Any, pos: list[Reading], neg: list[Reading], vectors: Tensor) -> None:
+    alone = "expected the scores alone, found a tuple. select_layer returns (block, scores): take the second."
+    check(not isinstance(found, tuple), alone)
+    found = check_tensor(found, (n_blocks(pos[0].model),), "one AUC a block")
+    check(((found >= 0) & (found <= 1)).all(), f"an AUC lies between 0 and 1, found {found.tolist()}.")
     # float32 reorders nothing
     rounding = tolerance(pos[0].states.dtype, exact=0).along(1.0, vectors.shape[1])
     for block, vector in enumerate(vectors):
@@ -79,7 +74,7 @@ def _check_aucs(found: Any, pos: list[Reading], neg: list[Reading], vectors: Ten
             low, high = ranges[0]
             expected = f"{low:.3f}" if low == high else f"{low:.3f} to {high:.3f} (readings that rounding may reorder)"
             raise AssertionError(
-                f"{what}: wrong AUC at block {block}.\n  expected: {expected}\n  found:    {found[block]:.3f}\n  "
+                f"wrong AUC at block {block}.\n  expected: {expected}\n  found:    {found[block]:.3f}\n  "
                 + _guess(pos, neg, vectors, found)
             )
 
@@ -97,14 +92,9 @@ def _aucs(
     found = []
     for p, q in zip(*columns, strict=False):
         slack = rounding * max(m.norm().item() for m in [*p, *q])
-        up, down = [float(m @ unit) for m in p], [float(m @ unit) for m in q]
-        found.append((_auc([x - slack for x in up], down), _auc([x + slack for x in up], down)))
+        up, down = torch.stack(p) @ unit, torch.stack(q) @ unit
+        found.append((auc(up - slack, down), auc(up + slack, down)))
     return found
-
-
-def _auc(pos: Values, neg: Values) -> float:
-    won = [1.0 if p > q else 0.5 if p == q else 0.0 for p in pos for q in neg]
-    return sum(won) / len(won)
 
 
 def _guess(pos: list[Reading], neg: list[Reading], vectors: Tensor, found: Tensor) -> str:

@@ -1,12 +1,9 @@
 """Section 3: how coherent an answer is, by a judge."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
-from graders.harness.cases import Case, grader
-from graders.harness.expect import check
+from graders.harness import Case, check, grader
 from graders.harness.judge_scores import ANSWER, QUESTION, failed_call, misfilled, prompt_case, reply_cases
 from personalab.judging.prompts import JudgePromptError, read_prompt
 
@@ -28,10 +25,10 @@ def _score(work: Any) -> Any:
 def _check_prompt(prompt: str) -> None:
     """Its parts, the scale, and what the embedded judge takes it for: that says so itself where it can't read one."""
     for name, part in {"question": QUESTION, "answer": ANSWER}.items():
-        check(part in prompt, f"Expected the {name} {part!r} as it is in the judge's prompt. {misfilled(prompt)}")
+        check(part in prompt, f"expected the {name} {part!r} as it is in the judge's prompt. {misfilled(prompt)}")
     check(
         "100" in prompt,
-        "The judge's prompt does not name the scale: say that 0 is incoherent and 100 coherent, and ask for the number "
+        "the judge's prompt does not name the scale: say that 0 is incoherent and 100 coherent, and ask for the number "
         "alone. A judge left alone answers from 1 to 10, or in words.",
     )
     try:
@@ -40,6 +37,6 @@ def _check_prompt(prompt: str) -> None:
         return
     check(
         rubric.kind == "coherence",
-        f"Your prompt mentions other things than coherence, and the embedded judge reads it as a question about "
+        f"your prompt mentions other things than coherence, and the embedded judge reads it as a question about "
         f"{rubric.name or rubric.kind}. Leave that word out, and ask how coherent the answer is.",
     )

@@ -1,15 +1,10 @@
 """Section 3: how much of a trait an answer shows, by a judge."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
-from graders.harness.cases import Case, grader
-from graders.harness.differences import difference
-from graders.harness.expect import check
+from graders.harness import Case, check, difference, exchange, grader
 from graders.harness.judge_scores import ANSWER, QUESTION, failed_call, misfilled, prompt_case, reply_cases
-from graders.harness.scripted import exchange
 
 _NAME = "score_trait_response"
 _TEMPLATE = "TRAIT pedantic\nQ[{question}]\nA[{answer}]\nScore from 0 to 100, or REFUSAL."
@@ -36,7 +31,7 @@ def _score(work: Any, **options: str) -> Any:
 def _check_prompt(prompt: str) -> None:
     check(
         _FILLED in prompt,
-        "The judge was not sent eval_prompt_template with question and answer in their places: "
+        "the judge was not sent eval_prompt_template with question and answer in their places: "
         f"{difference(_FILLED, prompt)}.\n  {misfilled(prompt)}",
     )
 

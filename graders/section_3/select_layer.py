@@ -1,7 +1,5 @@
 """Section 3: the block at which a trait separates held-out answers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,9 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, Raised, attempted, called_with, check_form, grader, kind_of
-from graders.harness.differences import same
-from graders.harness.expect import check, check_close, tolerance
+from graders.harness import Case, called_with, check, check_close, fails, grader, kind_of, same, tolerance
+from graders.harness.cases import check_form
 
 
 class Held(NamedTuple):
@@ -55,14 +52,14 @@ def _held(n_pos: int, n_neg: int, seed: int, order: list[int] | None = None, ste
     return Held(answers(n_pos, 1.0), answers(n_neg, -1.0), units * (norms.ceil() if step else norms))
 
 
-def _auc(pos: Tensor, neg: Tensor, tie: float = 0.5) -> float:
+def auc(pos: Tensor, neg: Tensor, tie: float = 0.5) -> float:
     """Share of (positive, negative) pairs in the right order, counted one by one."""
     won = [1.0 if p > q else tie if p == q else 0.0 for p in pos.tolist() for q in neg.tolist()]
     return sum(won) / len(won)
 
 
 def _scores(held: Held, tie: float = 0.5) -> Float[Tensor, "L"]:
-    scores = [_auc(held.pos[:, k] @ v, held.neg[:, k] @ v, tie) for k, v in enumerate(held.vectors)]
+    scores = [auc(held.pos[:, k] @ v, held.neg[:, k] @ v, tie) for k, v in enumerate(held.vectors)]
     return torch.tensor(scores, dtype=torch.float64)
 
 
@@ -79,37 +76,32 @@ def test_select_layer() -> Iterator[Case]:
         yield Case(
             what,
             called_with(*held),
-            partial(_check, what, held),
+            partial(_check, held),
             "The two groups need not be of one size: compare every positive answer with every negative one, by block.",
         )
     held = _held(4, 4, seed=5)
-    yield _without("positive", held._replace(pos=held.pos[:0]))
-    yield _without("negative", held._replace(neg=held.neg[:0]))
-
-
-def _without(group: str, held: Held) -> Case:
-    """Without one of the groups there is no score; any error will do, as long as it is one."""
-
-    def judge(found: Any) -> None:
-        check(
-            isinstance(found, Raised),
-            f"No {group} answers: expected an error, found {found!r:.200}. With nothing to compare there is no AUC, "
-            f"and a block chosen by one means nothing: raise ValueError('No {group} answers ...').",
+    for group, without in (
+        ("positive", held._replace(pos=held.pos[:0])),
+        ("negative", held._replace(neg=held.neg[:0])),
+    ):
+        yield fails(
+            f"No {group} answers",
+            lambda work, without=without: called_with(*without)(work)[0],
+            "With nothing to compare there is no AUC, and a block chosen by one means nothing: raise "
+            f"ValueError('No {group} answers ...').",
         )
 
-    return Case(f"No {group} answers", partial(attempted, lambda work: called_with(*held)(work)[0]), judge)
 
-
-def _check(what: str, held: Held, observed: tuple[Any, tuple[Tensor, ...]]) -> None:
+def _check(held: Held, observed: tuple[Any, tuple[Tensor, ...]]) -> None:
     found, after = observed
-    check(same(held, after), f"{what}: you changed your input in place.")
-    check_form(found, tuple, 2, f"{what}: expected a tuple (block, scores)")
-    scores, right = _form(what, found[0], found[1], len(held.vectors)), _scores(held)
+    check(same(held, after), "you changed your input in place.")
+    check_form(found, tuple, 2, "expected a tuple (block, scores)")
+    scores, right = _form(found[0], found[1], len(held.vectors)), _scores(held)
     otherwise = "A score is the share of (positive, negative) pairs in which the positive answer projects higher."
     if scores.min() < 0 or scores.max() > 1:
         otherwise = f"An AUC lies between 0 and 1. {otherwise}"
     exact = tolerance(torch.float32, exact=1e-4)
-    check_close(scores, [right], what, _mistakes(held), exact, name="scores", otherwise=otherwise)
+    check_close(scores, [right], "the scores", _mistakes(held), exact, name="scores", otherwise=otherwise)
     block, best, longest = int(found[0]), int(right.argmax()), int(held.vectors.norm(dim=1).argmax())
     if 0 <= block < len(right) and right[block] > right[best] - 1e-6:
         return
@@ -121,24 +113,22 @@ def _check(what: str, held: Held, observed: tuple[Any, tuple[Tensor, ...]]) -> N
     elif block == int(right.argmin()):
         guess = "There the vector points away from the trait: a score near 0 is not as good as one near 1."
     shown = [round(score, 3) for score in right.tolist()]
-    raise AssertionError(f"{what}: expected block {best}, found {block}; the scores are {shown}. {guess}")
+    raise AssertionError(f"expected block {best}, found {block}; the scores are {shown}. {guess}")
 
 
-def _form(what: str, block: Any, scores: Any, n_blocks: int) -> Float[Tensor, "L"]:
+def _form(block: Any, scores: Any, n_blocks: int) -> Float[Tensor, "L"]:
     """Types and shapes; the scores in float64."""
     check(
         not isinstance(block, Tensor | float | bool) and hasattr(block, "__index__"),
-        f"{what}: expected the block as an int, first, found {kind_of(block)}. Return (int(...), scores).",
+        f"expected the block as an int, first, found {kind_of(block)}. Return (int(...), scores).",
     )
     try:
         values = torch.as_tensor(scores).detach().cpu().double()
     except (TypeError, ValueError, RuntimeError):
-        raise AssertionError(f"{what}: expected a tensor of scores, second, found {kind_of(scores)}.") from None
-    check(
-        tuple(values.shape) == (n_blocks,),
-        f"{what}: expected one score a block, shape ({n_blocks},), found shape {tuple(values.shape)}.",
-    )
-    check(values.isfinite().all(), f"{what}: NaN or infinity among the scores.")
+        raise AssertionError(f"expected a tensor of scores, second, found {kind_of(scores)}.") from None
+    shape = tuple(values.shape)
+    check(shape == (n_blocks,), f"expected one score a block, shape ({n_blocks},), found shape {shape}.")
+    check(values.isfinite().all(), "NaN or infinity among the scores.")
     return values
 
 
@@ -149,7 +139,7 @@ def _mistakes(held: Held) -> dict[str, Callable[[], Tensor | list[Tensor]]]:
 
     def by_cosine() -> Tensor:
         a, b = (F.cosine_similarity(states, held.vectors, dim=-1) for states in (held.pos, held.neg))
-        return torch.tensor([_auc(a[:, k], b[:, k]) for k in range(len(right))], dtype=torch.float64)
+        return torch.tensor([auc(a[:, k], b[:, k]) for k in range(len(right))], dtype=torch.float64)
 
     return {
         "positive and negative have changed places": lambda: 1 - right,

@@ -1,7 +1,5 @@
 """Section 3: what a sparse autoencoder's features say about a vector."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,9 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from graders.harness.cases import Case, called_with, grader, kind_of
-from graders.harness.differences import same
-from graders.harness.expect import check, check_close, tolerance
+from graders.harness import Case, called_with, check, check_close, grader, kind_of, same, tolerance
 
 _N, _D = 40, 12
 _EXACT = tolerance(torch.float32, exact=1e-4)
@@ -80,20 +76,18 @@ def _weights(sae: TinySAE) -> dict[str, Tensor]:
 
 def _check(sae: TinySAE, vector: Vector, k: int, observed: tuple[Any, Vector, dict[str, Tensor]]) -> None:
     found, given, weights = observed
-    check(same(given, vector), "Your function changed the vector it was given.")
-    check(same(weights, _weights(sae)), "Your function changed the autoencoder's weights. Work on copies.")
+    check(same(given, vector), "your function changed the vector it was given.")
+    check(same(weights, _weights(sae)), "your function changed the autoencoder's weights. Work on copies.")
     check(
         isinstance(found, list) and len(found) == k and all(isinstance(f, tuple) and len(f) == 3 for f in found),
-        f"k={k}: expected a list of {k} tuples (feature, activation, cosine), found {found!r:.200}.",
+        f"expected a list of {k} tuples (feature, activation, cosine), found {found!r:.200}.",
     )
-    check(
-        all(type(value) is kind for row in found for value, kind in zip(row, (int, float, float), strict=True)),
-        f"Expected (int, float, float), found {tuple(map(kind_of, found[0]))}. Use .item().",
-    )
+    types = f"expected (int, float, float), found {tuple(map(kind_of, found[0]))}. Use .item()."
+    check(all(tuple(map(type, row)) == (int, float, float) for row in found), types)
     features = [feature for feature, _, _ in found]
     check(
         len(set(features)) == k and all(0 <= f < _N for f in features),
-        f"Expected {k} different features, each an index from 0 to {_N - 1}, found {features}.",
+        f"expected {k} different features, each an index from 0 to {_N - 1}, found {features}.",
     )
     activations, cosines = (torch.tensor([row[i] for row in found], dtype=torch.float64) for i in (1, 2))
     with torch.no_grad():
@@ -108,13 +102,13 @@ def _check_activations(sae: TinySAE, vector: Vector, features: list[int], found:
     check_close(
         found,
         [right[features]],
-        f"The activations of features {features[:8]}",
+        f"the activations of features {features[:8]}",
         {why: partial(values.__getitem__, features) for why, values in _mistakes(sae, vector).items()},
         _EXACT,
         otherwise=_HINT,
     )
     best = right.argsort(descending=True)[: len(features)].tolist()
-    check(features == best, f"Expected the features {best}, found {features}. {_order(features, found.tolist(), best)}")
+    check(features == best, f"expected the features {best}, found {features}. {_order(features, found.tolist(), best)}")
 
 
 def _order(features: list[int], found: list[float], best: list[int]) -> str:
@@ -164,6 +158,6 @@ def _check_cosines(sae: TinySAE, vector: Vector, features: list[int], found: Flo
         "b_dec was subtracted from the vector: compare the vector as it is": cosine(rows, vector - sae.b_dec),
         "b_dec was added to the decoder rows: compare the rows as they are": cosine(rows + sae.b_dec, vector),
     }
-    what = f"The cosines with the decoder rows of features {features[:8]}"
+    what = f"the cosines with the decoder rows of features {features[:8]}"
     otherwise = "Compare the vector with W_dec[feature]."
     check_close(found, [cosine(rows, vector)()], what, mistakes, _EXACT, otherwise=otherwise)

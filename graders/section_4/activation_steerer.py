@@ -1,34 +1,20 @@
 """Section 4, the steerer: which positions of which passes it changes, and what it leaves behind."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from graders.harness import hook_cases as hc
 from graders.harness.cases import Case, attempt, grader
 from graders.harness.expect import Tolerance, on_tiny_models, tolerance
-from graders.harness.hook_cases import (
-    Context,
-    Hidden,
-    HookCase,
-    Rules,
-    batch,
-    forward,
-    generate,
-    inside,
-    left_case,
-    lifetime_cases,
-    refused_case,
-    tensor_kept,
-    tuple_out,
-    two_rows,
-)
+from graders.harness.hook_cases import Context, Hidden, HookCase, Rules, batch, forward, generate
 from graders.harness.hooked import changed
 from graders.harness.steered import vector_of
 from personalab.lm.models import d_model, n_blocks
@@ -73,11 +59,11 @@ def test_activation_steerer(model: Any = None, tokenizer: Any = None) -> Iterato
         yield _twice()
     if model is not None:
         layer, vector, near = n_blocks(model) // 2, vector_of(d_model(model)), tolerance(model.dtype, exact=1e-4)
-        call, what = partial(forward, inputs=two_rows(model)), f"your model, layer={layer}"
+        call, what = partial(forward, inputs=hc.two_rows(model)), f"your model, layer={layer}"
         for mode in MODES:
             setting = Setting(vector, 8.0, layer, mode)
-            options: dict[str, Any] = {"mistakes": _mistakes(setting), "tolerance": near}
-            yield _steered(what, model, call, setting, watch=[layer], first=1, **options)
+            wrong = _mistakes(setting)
+            yield _steered(what, model, call, setting, watch=[layer], first=1, mistakes=wrong, tolerance=near)
 
 
 def _steer(hidden: Hidden, push: Tensor, mode: str) -> Hidden:
@@ -90,16 +76,8 @@ def _steer(hidden: Hidden, push: Tensor, mode: str) -> Hidden:
     return out
 
 
-def _on_the_first_row(hidden: Hidden, push: Tensor, mode: str) -> Hidden:
-    return torch.cat([_steer(hidden[:1], push, mode), hidden[1:]])
-
-
 def _last_of(hidden: Hidden, push: Tensor, prefill: bool) -> Hidden:
     return _steer(hidden, push, "response") if (hidden.shape[1] > 1) == prefill else hidden
-
-
-def _but_last(hidden: Hidden, push: Tensor) -> Hidden:
-    return torch.cat([hidden[:, :-1] + push.to(hidden), hidden[:, -1:]], dim=1)
 
 
 def _rules(setting: Setting) -> Rules:
@@ -110,8 +88,7 @@ def _rules(setting: Setting) -> Rules:
 def _mistakes(right: Setting) -> dict[str, Rules]:
     vector, coeff, layer, mode = right
 
-    def by(rule: Callable[..., Hidden], **options: Any) -> Rules:
-        return [(layer, partial(rule, push=coeff * vector, **options))]
+    push = coeff * vector
 
     mixed = {
         f'it acts as positions="{other}" ({meaning}); "{mode}" is {MODES[mode]}': _rules(right._replace(mode=other))
@@ -132,12 +109,16 @@ def _mistakes(right: Setting) -> dict[str, Rules]:
         "nothing is added: the hook returns nothing, or is not in force": [],
         **mixed,
         "only new tokens' passes are steered: in the prompt's pass, the last position counts too": (
-            by(_last_of, prefill=False)
+            [(layer, partial(_last_of, push=push, prefill=False))]
         ),
-        "only the last position of the prompt is steered, in no later pass": by(_last_of, prefill=True),
-        "the last position of each pass is left out": by(_but_last),
+        "only the last position of the prompt is steered, in no later pass": (
+            [(layer, partial(_last_of, push=push, prefill=True))]
+        ),
+        "the last position of each pass is left out": (
+            [(layer, lambda h: torch.cat([h[:, :-1] + push.to(h), h[:, -1:]], dim=1))]
+        ),
         "only the first row of the batch is steered: a block's output is a plain tensor, so output[0] is row 0": (
-            by(_on_the_first_row, mode=mode)
+            [(layer, lambda h: torch.cat([_steer(h[:1], push, mode), h[1:]]))]
         ),
         **{why: _rules(setting) for why, setting in others.items()},
     }
@@ -157,14 +138,10 @@ def _values(family: str, setting: Setting) -> Iterator[Case]:
     call, mistakes = partial(generate, inputs=inputs), _mistakes(setting)
     yield _steered(f"{what}, coeff={setting.coeff}, generation of 3 rows", tiny, call, setting, mistakes=mistakes)
 
-    ignored = _rules(setting._replace(coeff=1.0))
-    zero: dict[str, Any] = {
-        "rules": [],
-        "mistakes": {"a 0 counts as missing: no default in place of it (`coeff or 1.0`)": ignored},
-        "tolerance": _EXACTLY,
-    }
     what += ", coeff=0.0 (exactly the model without steering: add coeff * vector, and scale nothing)"
-    yield _steered(what, tiny, partial(forward, inputs=inputs), setting._replace(coeff=0.0), **zero)
+    call, zero = partial(forward, inputs=inputs), setting._replace(coeff=0.0)
+    ignored = {"a 0 counts as missing: no default in place of it (`coeff or 1.0`)": _rules(zero._replace(coeff=1.0))}
+    yield _steered(what, tiny, call, zero, rules=[], mistakes=ignored, tolerance=_EXACTLY)
 
 
 def _defaults() -> Case:
@@ -178,8 +155,8 @@ def _defaults() -> Case:
         f"`coeff` has another default: {expected}": [],
     }
     what, call = "ActivationSteerer(model, steering_vector)", partial(forward, inputs=batch(tok))
-    options: dict[str, Any] = {"cures": _CURES, "watch": [18, 19]}
-    return HookCase(what, tiny, call, lambda cls: cls(tiny, right.vector), _rules(right), others, **options).case()
+    case = HookCase(what, tiny, call, lambda cls: cls(tiny, right.vector), _rules(right), others, watch=[18, 19])
+    return replace(case, cures=_CURES).case()
 
 
 def _surroundings() -> Iterator[Case]:
@@ -187,8 +164,8 @@ def _surroundings() -> Iterator[Case]:
     call = partial(generate, inputs=batch(tok))
     for mode in MODES:
         setting = Setting(vector_of(), 2.0, mode=mode)
-        yield _steered("a block that returns a tuple", tiny, call, setting, around=partial(tuple_out, tiny, 1))
-        yield _steered("a block that returns a tensor", tiny, call, setting, around=partial(tensor_kept, tiny, 1))
+        yield _steered("a block that returns a tuple", tiny, call, setting, around=partial(hc.tuple_out, tiny, 1))
+        yield _steered("a block that returns a tensor", tiny, call, setting, around=partial(hc.tensor_kept, tiny, 1))
 
 
 def _dtypes() -> Iterator[Case]:
@@ -220,13 +197,12 @@ def _lifetime() -> Iterator[Case]:
 
     for bad in ("last", "Response", ""):
         refused = partial(make, setting=right._replace(mode=bad))
-        yield refused_case(f"positions={bad!r}", tiny, refused, _REFUSE, once)
+        yield hc.refused_case(f"positions={bad!r}", tiny, refused, _REFUSE, once)
     call = partial(generate, inputs=batch(tok))
-    yield from lifetime_cases(tiny, call, make, _CURES[0])
-    somebody_else = partial(changed, tiny, [(1, lambda hidden: hidden)])
-    what = "The same steerer, used in a second `with`"
-    options: dict[str, Any] = {"cures": _CURES, "around": somebody_else}
-    yield HookCase(what, tiny, call, lambda steerer: _again(make(steerer)), _rules(right), **options).case()
+    yield from hc.lifetime_cases(tiny, call, make, _CURES[0])
+    what, company = "The same steerer, used in a second `with`", partial(changed, tiny, [(1, lambda hidden: hidden)])
+    again = HookCase(what, tiny, call, lambda steerer: _again(make(steerer)), _rules(right), around=company)
+    yield replace(again, cures=_CURES).case()
 
 
 @contextmanager
@@ -259,13 +235,8 @@ def _nested() -> Iterator[Case]:
 
 def _first_only(vector: Tensor, mode: str) -> Rules:
     """Only the first pass of all counts as a prompt's."""
-    begun: list[bool] = []
-
-    def rule(hidden: Hidden) -> Hidden:
-        begun.append(True)
-        return _steer(hidden, vector, mode) if len(begun) == 1 else hidden
-
-    return [(1, rule)]
+    passes = count()
+    return [(1, lambda hidden: hidden if next(passes) else _steer(hidden, vector, mode))]
 
 
 def _two_prompts() -> Iterator[Case]:
@@ -295,6 +266,6 @@ def _twice() -> Case:
     def run(steerer: Any) -> None:
         one = steerer(tiny, vector_of(), 1.0, 1)
         with one:
-            attempt(partial(inside, one, partial(forward, tiny, batch(tok))))
+            attempt(partial(hc.inside, one, partial(forward, tiny, batch(tok))))
 
-    return left_case("One steerer entered again inside its own `with`, and left", tiny, run, cure)
+    return hc.left_case("One steerer entered again inside its own `with`, and left", tiny, run, cure)

@@ -1,12 +1,9 @@
 """Section 4, steered generation: one answer inside a steerer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 
-from graders.harness.cases import Case, grader
-from graders.harness.expect import on_tiny_models
+from graders.harness import Case, grader, on_tiny_models
 from graders.harness.prompts import check_question
 from graders.harness.steered import PROMPT, Exercise, Wrong
 

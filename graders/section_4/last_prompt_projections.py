@@ -1,18 +1,15 @@
 """Section 4: how much of a trait is in the last prompt token, before any answer."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from graders.harness import oracles
-from graders.harness.cases import Case, grader
+from graders.harness import Case, grader, oracles
 from graders.harness.probes import greedy
 from graders.harness.prompts import prompts
 from graders.harness.readings import BOS_TWICE, HIDDEN_STATES_INDEX, Reading, Table, means, of, stream
 from graders.section_1.examples import LONG
-from graders.section_4.monitoring import projection_cases
+from graders.section_4.compute_trait_projections import projection_cases
 
 _BEFORE = "you read the token before the last"
 

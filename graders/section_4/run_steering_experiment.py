@@ -1,23 +1,24 @@
 """Section 4, the steering experiment: every question under every coefficient, scored by a scripted judge."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness.cases import Case, Raised, attempt, grader
-from graders.harness.expect import check, on_tiny_models
+from graders.harness import Called, Case, attempt, call_case, check, check_kind, fails, grader, on_tiny_models
+from graders.harness.cases import check_keys
 from graders.harness.hook_cases import left_case
-from graders.harness.hooked import HINT, Left, check_left, failing, hooks, left
+from graders.harness.hooked import failing
 from graders.harness.prompts import prompts
+from graders.harness.scripted import unanswered
 from graders.harness.steered import answer, sharp, vector_of
 from graders.section_4.generate_with_steerer import RIGHT_MODES
 from personalab.endpoint import scripted_replies
@@ -35,20 +36,8 @@ _FILLED = re.compile(
     re.S,
 )
 _DEFAULTS = [-3.0, -1.0, 0.0, 1.0, 3.0, 5.0]
-_KEYS = ("coefficient", "question", "response", "score")
+
 _CURE = "Make a new steerer for each answer, and generate inside its `with` block."
-
-
-@dataclass(frozen=True)
-class Ran:
-    """What a call gave and left; the caller's objects as they are afterwards; judge's prompts that are no rubric."""
-
-    rows: Any
-    left: Left
-    vector: Tensor
-    questions: list[str]
-    coefficients: list[float]
-    strange: list[str]
 
 
 @dataclass(frozen=True)
@@ -67,44 +56,27 @@ class Experiment:
         return self.options.get("coefficients", _DEFAULTS)
 
     def case(self, texts: bool = True) -> Case:
-        return Case(self.what, self._observe, self._judge_all if texts else self._judge, HINT)
+        leak = "you changed `steering_vector` in place, so that one coefficient leaks into the next."
+        changes = ["you changed the caller's list of questions. Work on a copy.", leak]
+        args, judge = (self.questions, self.vector, _TEMPLATE), partial(self._judge, texts)
+        options: dict[str, Any] = {"when": "afterwards", "around": _scripted, "cure": _CURE} | self.options
+        return call_case(self.what, self.model, self.tok, args, judge, changes, **options)
 
-    def _observe(self, work: Any) -> Ran:
-        before, strange = hooks(self.model), list[str]()
-        questions, vector, coefficients = list(self.questions), self.vector.clone(), list(self.coefficients)
-        options = self.options | ({"coefficients": coefficients} if "coefficients" in self.options else {})
-        with scripted_replies(lambda messages, _model: _judged(messages, strange)):
-            rows = work(self.model, self.tok, questions, vector, _TEMPLATE, **options)
-        return Ran(rows, left(self.model, before), vector, questions, coefficients, strange)
-
-    def _judge(self, ran: Ran) -> None:
-        """All that needs no look at the answers."""
+    def _judge(self, texts: bool, seen: Called) -> None:
         check(
-            not ran.strange,
-            f"{self.what}: expected the judge to get `eval_prompt_template` with the question and the answer filled "
-            f"in, found {ran.strange[:1]}. Use your score_trait_response(question, response, eval_prompt_template).",
+            not seen.noted,
+            "expected the judge to get `eval_prompt_template` with the question and the answer filled in, found "
+            f"{seen.noted[:1]}. Use your score_trait_response(question, response, eval_prompt_template).",
         )
-        check_left(ran.left, f"{self.what}, afterwards", _CURE)
-        check(
-            ran.vector.equal(self.vector),
-            f"{self.what}: you changed `steering_vector` in place, so that one coefficient leaks into the next.",
-        )
-        check(
-            ran.questions == self.questions and ran.coefficients == self.coefficients,
-            f"{self.what}: you changed the caller's list of questions or coefficients. Work on a copy.",
-        )
-        _check_rows(ran.rows, [(c, q) for c in self.coefficients for q in self.questions], self.what)
-
-    def _judge_all(self, ran: Ran) -> None:
-        self._judge(ran)
-        for row in ran.rows:
+        _check_rows(seen.found, [(c, q) for c in self.coefficients for q in self.questions])
+        for row in seen.found if texts else []:
             right = self._answers(row["question"], row["coefficient"])
             found, first = row["response"].strip(), next(right)
             if found == first or found in right:
                 continue
             raise AssertionError(
-                f"{self.what}: the response of coefficient {row['coefficient']}, question {row['question']!r}: "
-                f"expected {first!r}, found {found!r}.\n  {self._guess(row)}"
+                f"the response of coefficient {row['coefficient']}, question {row['question']!r}: expected {first!r}, "
+                f"found {found!r}.\n  {self._guess(row)}"
             )
 
     def _answers(
@@ -153,12 +125,9 @@ class Experiment:
                 lambda: gives(own, tokens=2 * n) or gives(own, tokens=1)
             ),
         }
-        guess = next((why for why, holds in mistakes.items() if holds()), None)
-        if guess:
-            return f"It looks as if {guess}."
-        return (
-            "Generate each with generate_with_steerer(model, tokenizer, question, steering_vector, layer, coefficient)."
-        )
+        call = "generate_with_steerer(model, tokenizer, question, steering_vector, layer, coefficient)"
+        guesses = (f"It looks as if {why}." for why, holds in mistakes.items() if holds())
+        return next(guesses, f"Generate each with {call}.")
 
 
 @grader
@@ -182,6 +151,14 @@ def test_run_steering_experiment(model: Any = None, tokenizer: Any = None) -> It
         yield Experiment("your model", model, tokenizer, _QUESTIONS[:1], vector, options).case(texts=False)
 
 
+@contextmanager
+def _scripted() -> Iterator[list[str]]:
+    """The judge replies as `_judged` says; gives its prompts that are no rubric."""
+    strange: list[str] = []
+    with scripted_replies(lambda messages, _model: _judged(messages, strange)):
+        yield strange
+
+
 def _score(question: str, response: str) -> int | None:
     """What the scripted judge thinks of an answer: any number, but always the same."""
     return None if question == _REFUSED else zlib.crc32(f"{question} {response.strip()}".encode()) % 101
@@ -198,32 +175,27 @@ def _judged(messages: list[dict[str, str]], strange: list[str]) -> str:
     return "REFUSAL" if score is None else str(score)
 
 
-def _check_rows(rows: Any, expected: list[tuple[float, str]], what: str) -> None:
-    check(isinstance(rows, list), f"{what}: expected a list of dicts, found {type(rows).__name__}.")
+def _check_rows(rows: Any, expected: list[tuple[float, str]]) -> None:
+    check_kind(rows, list, "expected a list of dicts")
+    check_keys(rows, ("coefficient", "question", "response", "score"))
     for row in rows:
-        check(isinstance(row, dict), f"{what}: expected a list of dicts, found a {type(row).__name__} in it.")
-        missing = [k for k in _KEYS if k not in row]
-        check(not missing, f"{what}: expected the keys {', '.join(_KEYS)}, found a row without {missing}.")
-        response, score = row["response"], row["score"]
-        check(isinstance(response, str), f"{what}: expected 'response' to be a str, found {type(response).__name__}.")
-        check(
-            score is None or type(score) is int,
-            f"{what}: expected 'score' to be an int or None, found {score!r}. Store what score_trait_response gave.",
-        )
+        check_kind(row["response"], str, "expected 'response' to be a str")
+        odd = f"expected 'score' to be an int or None, found {row['score']!r}. Store what score_trait_response gave."
+        check(row["score"] is None or type(row["score"]) is int, odd)
     found = Counter((row["coefficient"], row["question"]) for row in rows)
     lacking, extra = Counter(expected) - found, found - Counter(expected)
     check(
         not lacking,
-        f"{what}: expected {len(expected)} rows, one for each coefficient and question, found {len(rows)}; missing: "
+        f"expected {len(expected)} rows, one for each coefficient and question, found {len(rows)}; missing: "
         f"{list(lacking)[:3]}. Loop over coefficients, and in it over questions; keep rows whose score is None, and "
         "write down the coefficient as it was given. (Defaults: -3, -1, 0, 1, 3, 5.)",
     )
-    check(not extra, f"{what}: expected one row for each coefficient and question, found more: {list(extra)[:3]}.")
+    check(not extra, f"expected one row for each coefficient and question, found more: {list(extra)[:3]}.")
     for row in rows:
-        _check_score(row, rows, what)
+        _check_score(row, rows)
 
 
-def _check_score(row: dict[str, Any], rows: list[dict[str, Any]], what: str) -> None:
+def _check_score(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     right, found = _score(row["question"], row["response"]), row["score"]
     others = [_score(r["question"], r["response"]) for r in rows if r is not row]
     guess = "It is no score that the judge gave for this question and this answer."
@@ -233,8 +205,8 @@ def _check_score(row: dict[str, Any], rows: list[dict[str, Any]], what: str) -> 
         guess = "It is the score of another row: zip answers and scores in the same order."
     check(
         found == right,
-        f"{what}: the score of coefficient {row['coefficient']}, question {row['question']!r}: expected {right}, "
-        f"found {found}. {guess}",
+        f"the score of coefficient {row['coefficient']}, question {row['question']!r}: expected {right}, found "
+        f"{found}. {guess}",
     )
 
 
@@ -252,23 +224,10 @@ def _failing() -> Case:
 def _failed_call() -> Case:
     """A call of the judge that fails is no refusal."""
     tiny, tok = sharp("llama")
-    what = "A failed call of the judge"
     options: dict[str, Any] = {"layer": 1, "coefficients": [1.0], "max_new_tokens": 2}
-
-    def reply(messages: list[dict[str, str]], _model: str) -> str:
-        raise RuntimeError("raised by the grader, as if the connection to the judge had failed")
-
-    def observe(work: Any) -> Any:
-        with scripted_replies(reply):
-            return attempt(lambda: work(tiny, tok, _QUESTIONS[:1], vector_of(), _TEMPLATE, **options))
-
-    def judge(rows: Any) -> None:
-        found = [r.get("score") for r in rows if isinstance(r, dict)] if isinstance(rows, list) else rows
-        check(
-            isinstance(rows, Raised),
-            f"{what}: expected its error to come out, found a result with the score {found}, as if the judge had "
-            "replied. None stands for a refusal. Let the error through: no `try` in or around score_trait_response, "
-            "and ask threads for their results.",
-        )
-
-    return Case(what, observe, judge)
+    return fails(
+        "A failed call of the judge",
+        unanswered(lambda work: work(tiny, tok, _QUESTIONS[:1], vector_of(), _TEMPLATE, **options)),
+        "None stands for a refusal. Let the error through: no `try` in or around score_trait_response, and ask threads "
+        "for their results.",
+    )

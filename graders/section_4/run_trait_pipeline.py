@@ -1,31 +1,18 @@
 """Section 4: the pipeline from a trait's artifacts to its vectors and a steering experiment, cached step by step."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from graders.harness.cases import Case, Raised, attempt, grader
-from graders.harness.expect import check, check_tensor
+from graders.harness import Case, Raised, attempt, check, check_kind, check_tensor, fails, grader
+from graders.harness.cases import check_form
 from graders.harness.hooked import check_left
-from graders.harness.stage import (
-    EFFECTIVE,
-    EVAL_QUESTIONS,
-    QUESTIONS,
-    TRAIT_DATA,
-    Run,
-    Said,
-    Sandbox,
-    Stage,
-    sandbox,
-)
+from graders.harness.stage import EFFECTIVE, EVAL_QUESTIONS, QUESTIONS, TRAIT_DATA, Run, Sandbox, Stage, sandbox
 from graders.section_4.run_trait_pipeline_values import COEFFICIENTS, LAYER, Result, check_steering, check_vectors
 from personalab.lm.models import n_blocks
 
@@ -85,28 +72,24 @@ class _Scene:
         with redirect_stdout(io.StringIO()):  # every step prints a line
             return self.stage.run(called, data, fail or "", no_trait)
 
-    def _form(self, run: Run, what: str) -> None:
+    def _form(self, run: Run) -> None:
         """Of a run that was to succeed."""
         assert run.left is not None
         check(run.intact, "trait_data was changed. Build new dicts and lists.")
-        check_left(run.left, what, "A hook must go when the generation it was for is done.")
-        check(
-            isinstance(run.found, tuple) and len(run.found) == 2,
-            f"{what}: expected (trait_vectors, steering_results), found {type(run.found).__name__}.",
-        )
-        vectors, results = run.found
-        check_tensor(vectors, (n_blocks(self.stage.model), 32), f"{what}: trait_vectors, (blocks, d)")
-        check(isinstance(results, list), f"{what}: expected a list of results, found {type(results).__name__}.")
+        check_left(run.left, "after the call", "A hook must go when the generation it was for is done.")
+        check_form(run.found, tuple, 2, "expected (trait_vectors, steering_results)")
+        check_tensor(run.found[0], (n_blocks(self.stage.model), 32), "trait_vectors, (blocks, d)")
+        check_kind(run.found[1], list, "expected a list of results")
 
     def fresh(self, what: str, trait: str, data: dict[str, Any] = TRAIT_DATA, **options: Any) -> Case:
         """Everything is made anew, whatever was before."""
 
         def judge(run: Run) -> None:
-            self._form(run, what)
-            _check_made(run, what, bool(options.get("override")))
-            check_vectors(run.found[0], run.contrastive, self.stage, what, self.last)
+            self._form(run)
+            _check_made(run, bool(options.get("override")))
+            check_vectors(run.found[0], run.contrastive, self.stage, self.last)
             coefficients = options.get("steering_coefficients", COEFFICIENTS)
-            check_steering(run, run.contrastive, self.stage, what, self.last, coefficients)
+            check_steering(run, run.contrastive, self.stage, self.last, coefficients)
             self.last = run.found
 
         return Case(what, lambda work: self._run(work, trait, data, **options), judge, _HINT)
@@ -115,17 +98,17 @@ class _Scene:
         """Nothing is made anew."""
 
         def judge(run: Run) -> None:
-            self._form(run, what)
+            self._form(run)
             for step, events in _events(run).items():
                 check(
                     not events,
-                    f"{what}: expected every step from its file, found {len(events)} new {step}. Wrap each step in "
+                    f"expected every step from its file, found {len(events)} new {step}. Wrap each step in "
                     "load_or_generate, and write what override=True makes to the same files.",
                 )
             check(
                 self._as_before(run),
-                f"{what}: expected the vectors and results of the run before, found others. What a step makes and "
-                "what a later call reads must be the same.",
+                "expected the vectors and results of the run before, found others. What a step makes and what a later "
+                "call reads must be the same.",
             )
 
         return Case(what, lambda work: self._run(work, trait), judge, _HINT)
@@ -137,11 +120,11 @@ class _Scene:
 
     def half_written(self, trait: str) -> Case:
         """Files cut in half are made again (or refused), but never used."""
-        what = "After a kill in the middle of writing (every file cut in half)"
 
         def observe(work: Any) -> Run:
             for path in self.box.files():
-                _halve(path)
+                half = path.read_bytes()[: path.stat().st_size // 2]  # to the end of a line where it has lines
+                path.write_bytes(half[: half.rfind(b"\n") + 1] or half)
             return self._run(work, trait, fail="")
 
         def judge(run: Run) -> None:
@@ -150,70 +133,59 @@ class _Scene:
             complete = len(run.contrastive) >= 2 * len(EFFECTIVE)
             check(
                 self._as_before(run) or complete,
-                f"{what}: expected every step to be made again, found a half-written file used. load_or_generate "
-                "writes a file whole or not at all, and makes one that cannot be read again.",
+                "expected every step to be made again, found a half-written file used. load_or_generate writes a file "
+                "whole or not at all, and makes one that cannot be read again.",
             )
             if complete and not self._as_before(run):
-                check_vectors(run.found[0], run.contrastive, self.stage, what, self.last)
+                check_vectors(run.found[0], run.contrastive, self.stage, self.last)
 
-        return Case(what, observe, judge)
+        return Case("After a kill in the middle of writing (every file cut in half)", observe, judge)
 
     def interrupted_answers(self, trait: str) -> Case:
         """A half-made list of answers is made again."""
-        what = "interrupted half way through the answers, then called again"
 
         def judge(runs: list[Run]) -> None:
-            self._form(runs[1], what)
-            check_vectors(runs[1].found[0], runs[0].contrastive + runs[1].contrastive, self.stage, what)
+            self._form(runs[1])
+            check_vectors(runs[1].found[0], runs[0].contrastive + runs[1].contrastive, self.stage)
 
         def observe(work: Any) -> list[Run]:
             return [self._run(work, trait, fail="answers"), self._run(work, trait)]
 
-        return Case(what, observe, judge, _HINT)
+        return Case("interrupted half way through the answers, then called again", observe, judge, _HINT)
 
     def interrupted_twice(self, trait: str) -> Case:
         """What was finished is kept."""
-        at_judge = "interrupted while scoring, then called again"
-        at_steering = "interrupted at the steering step, then called again"
 
         def observe(work: Any) -> list[Run]:
-            return [
-                self._run(work, trait, fail="judge"),
-                self._run(work, trait, fail="steering"),
-                self._run(work, trait),
-            ]
+            return [*(self._run(work, trait, fail=step) for step in ("judge", "steering")), self._run(work, trait)]
 
         def judge(runs: list[Run]) -> None:
-            answers = runs[0].contrastive
-            for run, what in ((runs[1], at_judge), (runs[2], at_steering)):
-                check(
-                    not run.contrastive,
-                    f"{what}: expected the finished answers from their file, found {len(run.contrastive)} new answers "
-                    "under the two polarities. Cache the answers as a step of their own, before anything is scored.",
-                )
-            self._form(runs[2], at_steering)
-            again = {a.text for a in answers} & set(runs[2].judged)
+            answers, last = runs[0].contrastive, runs[2]
+            n = max(len(run.contrastive) for run in runs[1:])
+            check(
+                not n,
+                f"expected the finished answers from their file, found {n} new answers under the two polarities. Cache "
+                "the answers as a step of their own, before anything is scored.",
+            )
+            self._form(last)
+            again = {a.text for a in answers} & set(last.judged)
             check(
                 not again,
-                f"{at_steering}: expected the finished scores from their file, found {len(again)} answers scored "
-                "again. Cache the scores as a step of their own, before steering.",
+                f"expected the finished scores from their file, found {len(again)} answers scored again. Cache the "
+                "scores as a step of their own, before steering.",
             )
-            check_vectors(runs[2].found[0], answers, self.stage, at_steering)
-            check_steering(runs[2], answers, self.stage, at_steering, None, COEFFICIENTS)
+            check_vectors(last.found[0], answers, self.stage)
+            check_steering(last, answers, self.stage, None, COEFFICIENTS)
 
-        return Case(at_steering, observe, judge, _HINT)
+        what = "interrupted while scoring, called again and interrupted at the steering step, then called again"
+        return Case(what, observe, judge, _HINT)
 
     def without_pairs(self, trait: str) -> Case:
-        what = "No effective pairs (the judge finds the trait nowhere)"
-
-        def judge(run: Run) -> None:
-            check(
-                isinstance(run.found, Raised),
-                f"{what}: expected an error, found {type(run.found).__name__}. A mean over nothing is NaN, and a cache "
-                "would keep it: raise a ValueError.",
-            )
-
-        return Case(what, lambda work: self._run(work, trait, no_trait=True), judge)
+        return fails(
+            "No effective pairs (the judge finds the trait nowhere)",
+            lambda work: self._run(work, trait, no_trait=True).found,
+            "A mean over nothing is NaN, and a cache would keep it: raise a ValueError.",
+        )
 
 
 def _events(run: Run) -> dict[str, list[Any]]:
@@ -226,39 +198,30 @@ def _events(run: Run) -> dict[str, list[Any]]:
     }
 
 
-def _check_made(run: Run, what: str, override: bool) -> None:
+def _check_made(run: Run, override: bool) -> None:
     """Every step was made in this run, from the right questions and at the right length."""
     why = "nothing is cached under this trait's name yet. Do the paths hold trait_name?"
     if override:
         why = "override=True makes every step again, whatever is on disk"
     for step, events in _events(run).items():
-        check(events, f"{what}: expected {step}, found none: an old file was used, but {why}.")
+        check(events, f"expected {step}, found none: an old file was used, but {why}.")
     others = [a.question for a in run.contrastive if a.question not in QUESTIONS]
     check(
         not others,
-        f'{what}: expected answers under the two polarities to "questions" only, found one to {others[:1]}. '
-        '"eval_questions" are for steering: a vector must not be tested on what it was made from.',
+        f'expected answers under the two polarities to "questions" only, found one to {others[:1]}. "eval_questions" '
+        "are for steering: a vector must not be tested on what it was made from.",
     )
-    unscored = [a for a in run.contrastive if _key(a) in EFFECTIVE and a.text not in run.judged]
+    keys = {a.text: (a.instruction, QUESTIONS.index(a.question)) for a in run.contrastive}
+    unscored = [text for text, key in keys.items() if key in EFFECTIVE and text not in run.judged]
     check(
         not unscored,
-        f"{what}: {len(unscored)} new answers under the two polarities were never scored with eval_prompt: old scores, "
+        f"{len(unscored)} new answers under the two polarities were never scored with eval_prompt: old scores, "
         "or too few, were used. Score the answers first, then filter pairs.",
     )
     for said in run.said:
         kind = "a steered answer" if said.instruction is None else f"an answer under a {said.polarity!r} instruction"
         check(
             len(said.new) <= _TOKENS,
-            f"{what}: expected at most max_new_tokens={_TOKENS} tokens, found {len(said.new)} in {kind}. Hand "
-            "max_new_tokens on to both generations.",
+            f"expected at most max_new_tokens={_TOKENS} tokens, found {len(said.new)} in {kind}. Hand max_new_tokens "
+            "on to both generations.",
         )
-
-
-def _key(said: Said) -> tuple[int | None, int]:
-    return said.instruction, QUESTIONS.index(said.question)
-
-
-def _halve(path: Path) -> None:
-    """As a kill in the middle of writing leaves a file: half of it, to the end of a line where it has lines."""
-    half = path.read_bytes()[: path.stat().st_size // 2]
-    path.write_bytes(half[: half.rfind(b"\n") + 1] or half)

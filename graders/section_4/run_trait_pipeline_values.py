@@ -1,7 +1,5 @@
 """Section 4, the pipeline: whether its vectors and its steering results are right for what model and judge said."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness import oracles
-from graders.harness.expect import check, check_close, tolerance
+from graders.harness import check, check_close, oracles, tolerance
+from graders.harness.cases import check_keys
 from graders.harness.readings import stream
 from graders.harness.stage import EFFECTIVE, QUESTIONS, SCORES, Run, Said, Stage
 from personalab.lm.models import n_blocks
@@ -30,7 +28,7 @@ def _means(model: Any, tok: Any, said: Said) -> Float[Tensor, "conventions L d"]
     return torch.stack([s[:, start:b].mean(1) for s in (raw, normed) for b in (end, end + 1, end + 2)])
 
 
-def check_vectors(vectors: Tensor, answers: list[Said], stage: Stage, what: str, stale: Result | None = None) -> None:
+def check_vectors(vectors: Tensor, answers: list[Said], stage: Stage, stale: Result | None = None) -> None:
     """The vectors that these answers amount to, later ones in place of earlier ones."""
     by_key = {(a.instruction, QUESTIONS.index(a.question), a.polarity): a for a in answers}
     missing = [k for i, q in SCORES for k in ((i, q, "pos"), (i, q, "neg")) if k not in by_key]
@@ -38,8 +36,8 @@ def check_vectors(vectors: Tensor, answers: list[Said], stage: Stage, what: str,
     asked = {q for _, q, _ in missing}
     check(
         not missing or all((i, q, p) not in by_key for i, _ in SCORES for q in asked for p in ("pos", "neg")),
-        f"{what}: expected an answer for every instruction, question and polarity, found none for "
-        f"(instruction, question, polarity) = {missing[:1]}. Was a half-made list of answers used?",
+        "expected an answer for every instruction, question and polarity, found none for (instruction, question, "
+        f"polarity) = {missing[:1]}. Was a half-made list of answers used?",
     )
     pairs = [k for k in SCORES if k[1] not in asked]
     kept = [k for k in EFFECTIVE if k in pairs]
@@ -61,19 +59,15 @@ def check_vectors(vectors: Tensor, answers: list[Said], stage: Stage, what: str,
             lambda: difference([k for k in kept if k[0] == 0], [k for k in kept if k[0] == 0])
         ),
     }
-    allowed = tolerance(stage.model.dtype)
-    check_close(vectors.double(), difference(kept, kept), f"{what}: trait_vectors", mistakes, allowed)
+    check_close(vectors.double(), difference(kept, kept), "trait_vectors", mistakes, tolerance(stage.model.dtype))
 
 
 def check_steering(
-    run: Run, answers: list[Said], stage: Stage, what: str, stale: Result | None, coefficients: list[float] | None
+    run: Run, answers: list[Said], stage: Stage, stale: Result | None, coefficients: list[float] | None
 ) -> None:
     """The results of a run whose vectors come from these answers."""
     vectors, results = run.found
-    keys = ("coefficient", "question", "response", "score")
-    for r in results:
-        missing = [k for k in keys if k not in r] if isinstance(r, dict) else list(keys)
-        check(not missing, f"{what}: expected steering results with the keys {list(keys)}, {missing} missing in {r!r}.")
+    check_keys(results, ("coefficient", "question", "response", "score"))
     coefficients = DEFAULTS if coefficients is None else coefficients
     found = Counter((r["coefficient"], r["question"]) for r in results)
     questions = {q for _, q in found}
@@ -81,13 +75,13 @@ def check_steering(
         set(found) == {(c, q) for c in coefficients for q in questions}
         and bool(questions)
         and max(found.values()) == 1,
-        f"{what}: expected one result for each coefficient of {coefficients} and each question, found {sorted(found)}. "
+        f"expected one result for each coefficient of {coefficients} and each question, found {sorted(found)}. "
         "steering_coefficients=None stands for -3, -1, 0, 1, 3, 5.",
     )
-    _check_questions(questions, {a.question for a in answers}, run.data, what)
+    _check_questions(questions, {a.question for a in answers}, run.data)
     said = {s.text.strip(): s for s in run.steered}
     for r in results:
-        where = f"{what}: steering result for coefficient {r['coefficient']}, {r['question']!r}"
+        where = f"steering result for coefficient {r['coefficient']}, {r['question']!r}"
         answer = said.get(str(r["response"]).strip())
         check(
             answer is not None and answer.question == r["question"],
@@ -100,24 +94,21 @@ def check_steering(
         _check_shift(answer, r["coefficient"], vectors, stage, where, stale)
 
 
-def _check_questions(found: set[str], answered: set[str], data: dict[str, Any], what: str) -> None:
+def _check_questions(found: set[str], answered: set[str], data: dict[str, Any]) -> None:
     """Steered on "eval_questions" where there are any; else on all questions, or on all that made no vector."""
     every, fresh = set(data["questions"]), set(data.get("eval_questions", []))
-    usual = found in (every, every - answered)
+    usual, advice = found in (every, every - answered), 'Use trait_data.get("eval_questions", trait_data["questions"]).'
     if not fresh:
         check(
             usual,
-            f'{what}: expected steering on all of "questions", {sorted(every)} (or on all of them that the vector was '
-            f"not made from), found {sorted(found)}. Is a slice left over from a quick try?",
+            f'expected steering on all of "questions", {sorted(every)} (or on all of them that the vector was not made '
+            f"from), found {sorted(found)}. Is a slice left over from a quick try?",
         )
-        return
-    advice = 'Steer on trait_data.get("eval_questions", trait_data["questions"]).'
-    check(
-        usual or found == fresh,
-        f'{what}: expected steering on "eval_questions", {sorted(fresh)}, found {sorted(found)}. {advice}',
-    )
-    if usual:
-        print(f'{what}: note that your steering does not use "eval_questions". {advice}')
+    elif usual:
+        print(f'Note that your steering does not use "eval_questions". {advice}')
+    else:
+        expected = f'expected steering on "eval_questions", {sorted(fresh)}'
+        check(found == fresh, f"{expected}, found {sorted(found)}. {advice}")
 
 
 def _check_shift(

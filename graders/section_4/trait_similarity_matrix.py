@@ -1,7 +1,5 @@
 """Section 4: how alike the traits' vectors are at one block."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

@@ -3,7 +3,7 @@
     python -m personalab record                  # all sections at the full budget, on the cpu tier
     python -m personalab record --section 3
 
-A section that runs to its end replaces its notebook, covers, results, machine, README lines and reference artifacts,
+A section that runs to its end replaces its notebook, covers, results, machine, README lines, RESULTS.md and artifacts,
 all of them at once; one that fails replaces nothing.
 """
 
@@ -19,7 +19,8 @@ from personalab.course.notebooks import build, save_from_loss
 from personalab.course.running import Finished, chosen, run_section, save
 from personalab.files import write_all
 from personalab.paths import ROOT
-from personalab.records.results import merged_json, readme_text
+from personalab.records.pages import pages
+from personalab.records.results import merged_json
 from personalab.tiers import TIERS, current_tier
 
 DTYPE = "float32"  # the dtype in which results depend neither on batches nor on the CPU's units
@@ -50,7 +51,7 @@ def record(section: int | None, root: Path = ROOT) -> int:
 
 def put_on_record(done: Finished, artifacts: Path, root: Path) -> None:
     """Replace everything that the repository keeps of a section."""
-    solutions, readme = done.path.parent, root / "README.md"
+    solutions = done.path.parent
     results = merged_json(solutions / "results.json", done.results)
     machine = merged_json(solutions / "machine.json", {done.family: done.machine})
     files: dict[Path, str | bytes] = {
@@ -59,9 +60,8 @@ def put_on_record(done: Finished, artifacts: Path, root: Path) -> None:
         solutions / "machine.json": machine,
         **covers(done, solutions),
         **reference(artifacts / "cpu", root),
+        **pages(root, results, machine),
     }
-    if readme.exists():
-        files[readme] = readme_text(readme.read_text("utf-8"), results, machine)
     save_from_loss(done.path, done.nb, root)
     write_all(files)
 

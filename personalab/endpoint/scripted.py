@@ -86,8 +86,13 @@ class ScriptableTransport(httpx2.BaseTransport):
         self._inner = inner
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The script's reply, else the inner transport's."""
-        script = active_script()
+        """The script's reply, else the inner transport's.
+
+        A second try is not the script's, which is never asked twice: it belongs to a call from before (one of an
+        interrupted cell, say), whose reply comes from where it was asked.
+        """
+        retry = request.headers.get("x-stainless-retry-count", "0") != "0"
+        script = None if retry else active_script()
         return script.respond(request) if script else self._inner.handle_request(request)
 
     def close(self) -> None:

@@ -23,19 +23,22 @@ def plot_steering(
     scores: Mapping[str, Float[np.ndarray, "c q"]],
     coherence: Mapping[str, Float[np.ndarray, "c q"]],
     coherent: Mapping[str, Bool[np.ndarray, "c"]],
+    shuffled: Mapping[str, Float[np.ndarray, "c q"]] | None = None,
 ) -> None:
     """Trait score and coherence over steering coefficients, one panel a trait, with 95 % intervals over questions.
 
     Args:
         scores, coherence: 0 to 100, by trait; NaN (a refusal) is left out of the means.
         coherent: which coefficients lie in the coherent range; the others are shaded.
+        shuffled: trait scores of the same answers with their words in random order, if there are any.
     """
     fig, axes = plt.subplots(1, len(scores), figsize=(4.2 * len(scores), 3.8), sharey=True, squeeze=False)
     interactive = make_subplots(rows=1, cols=len(scores), shared_yaxes=True, subplot_titles=list(scores))
     x = np.array(coefficients, dtype=float)
     for col, trait in enumerate(scores):
         ax = axes[0, col]
-        _draw_means(ax, interactive, col, x, {"trait score": scores[trait], "coherence": coherence[trait]})
+        curves = {"trait score": scores[trait], "coherence": coherence[trait]}
+        _draw_means(ax, interactive, col, x, curves | ({"words shuffled": shuffled[trait]} if shuffled else {}))
         for left, right in _outside(x, coherent[trait]):
             ax.axvspan(left, right, color="#dddddd", zorder=0)
             interactive.add_vrect(
@@ -47,12 +50,19 @@ def plot_steering(
     axes[0, 0].set_ylabel("judge's score (0-100)")
     axes[0, 0].legend(frameon=False, fontsize=8)
     interactive.update_layout(width=320 * len(scores) + 120, height=420)
-    ends = "; ".join(
+    words = f"Trait score and coherence over {len(x)} coefficients. In the coherent range: {_ends(scores, coherent)}."
+    if shuffled:
+        words += f" With the words of each answer shuffled: {_ends(shuffled, coherent)}."
+    show(fig, interactive, words)
+
+
+def _ends(scores: Mapping[str, Float[np.ndarray, "c q"]], coherent: Mapping[str, Bool[np.ndarray, "c"]]) -> str:
+    """In words, the mean scores at both ends of the coherent range."""
+    return "; ".join(
         f"{trait} from {np.nanmean(v[c][0]):.0f} to {np.nanmean(v[c][-1]):.0f}"
         for trait, v in scores.items()
         if (c := coherent[trait]).any()
     )
-    show(fig, interactive, f"Trait score and coherence over {len(x)} coefficients. In the coherent range: {ends}.")
 
 
 def _draw_means(
@@ -109,15 +119,15 @@ def plot_monitor(
 ) -> None:
     """Score of an answer against the projection before it, one panel a trait, coloured by the system prompt's grade.
 
-    Small points are single answers, large ones the means of a grade.
+    Small points are single answers, large ones the means of a grade. Titles give r, and that of the grade's number.
     """
     fig, axes = plt.subplots(1, len(projections), figsize=(4.2 * len(projections), 3.8), sharey=True, squeeze=False)
-    titles, correlations = [], []
-    for trait in projections:
-        x, y = projections[trait].ravel(), scores[trait].ravel()
-        known = ~np.isnan(y)
-        correlations.append(float(pearsonr(x[known], y[known]).statistic) if known.sum() > 2 else float("nan"))
-        titles.append(f"{trait}: r = {correlations[-1]:.2f}")
+    titles, words = [], []
+    for trait, x in projections.items():
+        grades = np.arange(1.0, len(x) + 1)[:, None].repeat(x.shape[1], axis=1)
+        r, dull = (_correlation(v, scores[trait]) for v in (x, grades))
+        titles.append(f"{trait}: r = {r:.2f} (grade alone {dull:.2f})")
+        words.append(f"{trait} {r:.2f}, with the grade's number in its place {dull:.2f}")
     interactive = make_subplots(rows=1, cols=len(projections), shared_yaxes=True, subplot_titles=titles)
     for col, trait in enumerate(projections):
         ax, x, y = axes[0, col], projections[trait], scores[trait]
@@ -136,8 +146,13 @@ def plot_monitor(
     axes[0, 0].set_ylabel("trait score of the answer (0-100)")
     axes[0, -1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     interactive.update_layout(width=320 * len(projections) + 140, height=420)
-    words = ", ".join(f"{trait} {r:.2f}" for trait, r in zip(projections, correlations, strict=True))
-    show(fig, interactive, f"Score of the answer against the projection before it; correlations: {words}.")
+    show(fig, interactive, f"Score of the answer against the projection before it; correlations: {'; '.join(words)}.")
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's over single answers that have a score; NaN where there are too few."""
+    known = ~np.isnan(y)
+    return float(pearsonr(x[known], y[known]).statistic) if known.sum() > 2 else float("nan")
 
 
 def _means(values: Float[np.ndarray, "c q"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

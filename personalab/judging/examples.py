@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from personalab.records.schema import read_jsonl
+from typing_extensions import TypedDict
+
+from personalab.records.schema import Turn, read_jsonl
 
 DATA = Path(__file__).parent / "data"
 Split = Literal["fit", "held_out"]
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+    RoleRow = DelusionRow = RefusalRow = dict[str, Any]
+else:
+
+    class RoleRow(TypedDict):
+        """An answer in a role, scored from 0 to 3."""
+
+        character: str
+        question: str
+        answer: str
+        score: int
+
+    class DelusionRow(TypedDict):
+        """An answer to a conversation, on two scales from 1 to 5 (5 = safest)."""
+
+        history: list[Turn]
+        answer: str
+        avoiding: int
+        normalizing: int
+
+    class RefusalRow(TypedDict):
+        """An answer that declines, or does not."""
+
+        question: str
+        answer: str
+        refusal: bool
 
 
 @dataclass(frozen=True)
@@ -27,44 +57,31 @@ class TraitRow:
     answer: str
     scores: dict[str, float]
     focus: str
-    source: str
+    source: str = ""
     refusal: bool = False
     coherence: float | None = None
 
 
 def trait_rows(split: Split) -> list[TraitRow]:
     """Written examples, and labelled answers of the base model and of the trait organism."""
-    rows = []
-    for name, source in (("traits", "written"), ("model_outputs", "model"), ("organism_outputs", "organism")):
-        for row in _read(split, name):
-            rows.append(
-                TraitRow(
-                    row["question"],
-                    row["answer"],
-                    row["scores"],
-                    row["focus"],
-                    source,
-                    row.get("refusal", False),
-                    row.get("coherence"),
-                )
-            )
-    return rows
+    sources = {"traits": "written", "model_outputs": "model", "organism_outputs": "organism"}
+    return [replace(row, source=sources[name]) for name in sources for row in _read(split, name, TraitRow)]
 
 
-def role_rows(split: Split) -> list[dict[str, Any]]:
+def role_rows(split: Split) -> list[RoleRow]:
     """`{"character", "question", "answer", "score"}`, scores 0 to 3."""
-    return _read(split, "roles")
+    return _read(split, "roles", RoleRow)
 
 
-def delusion_rows(split: Split) -> list[dict[str, Any]]:
+def delusion_rows(split: Split) -> list[DelusionRow]:
     """`{"history", "answer", "avoiding", "normalizing"}`, scales 1 to 5 (5 = safest)."""
-    return _read(split, "delusion")
+    return _read(split, "delusion", DelusionRow)
 
 
-def refusal_rows(split: Split) -> list[dict[str, Any]]:
+def refusal_rows(split: Split) -> list[RefusalRow]:
     """`{"question", "answer", "refusal"}`."""
-    return _read(split, "refusals")
+    return _read(split, "refusals", RefusalRow)
 
 
-def _read(split: Split, name: str) -> list[dict[str, Any]]:
-    return list(read_jsonl(DATA / split / f"{name}.jsonl").values())
+def _read(split: Split, name: str, kind: type[T]) -> list[T]:
+    return list(read_jsonl(DATA / split / f"{name}.jsonl", kind).values())

@@ -130,8 +130,13 @@ def load_tiny_model(
     """
     if family not in FAMILIES:
         raise ValueError(f"Unknown family {family!r}: use one of {', '.join(FAMILIES)}.")
-    spec = FAMILIES[family]
-    tokenizer = copy.deepcopy(_tokenizer(family))
+    return copy.deepcopy(_model(family, seed, n_blocks, dtype)), copy.deepcopy(_tokenizer(family))
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for all, so that it can be trained wherever it was first asked for
+def _model(family: str, seed: int, n_blocks: int, dtype: torch.dtype) -> PreTrainedModel:
+    spec, tokenizer = FAMILIES[family], _tokenizer(family)
     config = spec.config(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -151,7 +156,7 @@ def load_tiny_model(
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for parameter in model.parameters():  # no buffers: rotary frequencies stay in float32, as in a loaded model
         parameter.data = parameter.data.to(dtype)
-    return model.eval(), tokenizer
+    return model.eval()
 
 
 @lru_cache

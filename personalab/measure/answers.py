@@ -15,6 +15,7 @@ from personalab.judging import score_responses
 from personalab.lm.chat import Message, as_messages
 from personalab.lm.generation import Completion, generate, requests_for
 from personalab.lm.interventions import Intervention
+from personalab.measure.coherence import read_coherence
 from personalab.records.upstream import load_trait_artifacts
 from personalab.tiers import current_tier
 
@@ -144,13 +145,20 @@ def contrastive_answers(
 
 
 def score_answers(trait: str, questions: Sequence[str], answers: Sequence[str]) -> AnswerScores:
-    """Trait and coherence score of each answer by the tier's judge. An empty answer gets 0 on both."""
+    """Trait and coherence of each answer. An empty answer gets 0 on both.
+
+    The trait is scored by the tier's judge. So is coherence, except on the embedded tier, whose judge sees form more
+    than sense: there `personalab.measure.coherence.read_coherence` scores it.
+    """
     rows = [{"question": q, "answer": a} for q, a in zip(questions, answers, strict=True)]
     if current_tier().embedded:  # in this process, all at once
-        columns = [score_responses(rubric, rows) for rubric in (f"trait:{trait}", "coherence")]
-    else:
-        columns = [_ask_judge(p, rows) for p in (load_trait_artifacts("extract")[trait].eval_prompt, COHERENCE_PROMPT)]
-    return AnswerScores(*(np.array(column, dtype=float) for column in columns))
+        return AnswerScores(_column(score_responses(f"trait:{trait}", rows)), read_coherence(questions, answers))
+    prompts = load_trait_artifacts("extract")[trait].eval_prompt, COHERENCE_PROMPT
+    return AnswerScores(*(_column(_ask_judge(prompt, rows)) for prompt in prompts))
+
+
+def _column(scores: Sequence[float | None]) -> Float[np.ndarray, "n"]:
+    return np.array(scores, dtype=float)
 
 
 def _ask_judge(template: str, rows: Sequence[Mapping[str, str]]) -> list[float | None]:

@@ -88,6 +88,7 @@ def _stored(path: Path) -> dict[str, Any]:
         return {}
 
 
+@cache  # a version takes 8 ms to look up, and every question to a judge asks for it
 def _key() -> str:
     """CPU and PyTorch; a virtual CPU may be called "AMD EPYC" and no more, so what it can do counts as well."""
     units = next((line for line in _cpuinfo() if line.startswith(("flags", "Features"))), "")

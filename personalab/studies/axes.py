@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -32,27 +33,73 @@ class Axes:
     gap: Float[Tensor, "L"]
 
 
-def measure_axes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_questions: int = 10) -> Axes:
-    """Axes of `model` at all blocks, from its own answers in 30 roles and as five kinds of default.
+@dataclass(frozen=True)
+class RoleStates:
+    """Mean activations of answers in 30 roles and as five kinds of default, to the same questions.
+
+    Attributes:
+        states: one row an answer.
+        role: number of each answer's role, from 0; -1 for a default.
+        question: number of each answer's question, from 0.
+    """
+
+    states: Float[Tensor, "n L d"]
+    role: Int[np.ndarray, "n"]
+    question: Int[np.ndarray, "n"]
+
+    @property
+    def n_units(self) -> int:
+        """Roles, then questions: what may be left out one at a time."""
+        return int(self.role.max() + 1 + self.question.max() + 1)
+
+    def at(self, block: int) -> RoleStates:
+        """The same after one block: `states` is (n, 1, d)."""
+        return replace(self, states=self.states[:, [block]])
+
+    def gap(self, units: Int[np.ndarray, "k"] | None = None) -> Float[Tensor, "L d"]:
+        """Mean of the defaults minus mean of the roles, at every block.
+
+        Args:
+            units: roles that take part, and questions (the number of roles + the question's number); default: all.
+        """
+        kept = np.ones(len(self.role), dtype=bool)
+        if units is not None:
+            n_roles = self.role.max() + 1
+            kept = np.isin(self.question + n_roles, units) & (np.isin(self.role, units) | (self.role < 0))
+        default, played = (torch.from_numpy(kept & which) for which in (self.role < 0, self.role >= 0))
+        return self.states[default].mean(dim=0) - self.states[played].mean(dim=0)
+
+    def axis(self, units: Int[np.ndarray, "k"] | None = None) -> Float[Tensor, "L d"]:
+        """The gap at unit norm: the Assistant Axis, towards the Assistant."""
+        return F.normalize(self.gap(units), dim=1)
+
+
+def role_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_questions: int = 10) -> RoleStates:
+    """Answers of `model` in 30 roles and as five kinds of default, read at all blocks.
 
     Assistant-like roles are left out: they behave like the defaults (Section 1), and would shorten the axis.
     """
     roles, questions = load_roles(), load_questions()[:n_questions]
     left_out = {"default", *load_role_groups()["assistant_like"]}
-    prompts = [("default", p) for p in roles["default"].prompts]
-    prompts += [(name, role.prompts[0]) for name, role in roles.items() if name not in left_out]
-    asked = [(name, as_messages(prompt, q)) for name, prompt in prompts for q in questions]
-    answers = answer_all(model, tokenizer, [m for _, m in asked])
+    prompts = [(-1, p) for p in roles["default"].prompts]
+    prompts += enumerate(role.prompts[0] for name, role in roles.items() if name not in left_out)
+    asked = [(role, i, as_messages(prompt, q)) for role, prompt in prompts for i, q in enumerate(questions)]
+    answers = answer_all(model, tokenizer, [m for *_, m in asked])
     kept = [
-        (name, [*m, {"role": "assistant", "content": text}])
-        for (name, m), text in zip(asked, answers, strict=True)
+        (role, i, [*m, {"role": "assistant", "content": text}])
+        for (role, i, m), text in zip(asked, answers, strict=True)
         if text.strip()
     ]
-    states = mean_response_activations(model, tokenizer, [m for _, m in kept], progress=True)  # (n, L, d)
-    default = torch.tensor([name == "default" for name, _ in kept])
-    gap = states[default].mean(dim=0) - states[~default].mean(dim=0)  # (L, d)
-    axis = F.normalize(gap, dim=1)
-    return Axes(axis, torch.einsum("nld,ld->nl", states[default], axis), gap.norm(dim=1))
+    states = mean_response_activations(model, tokenizer, [m for *_, m in kept], progress=True)  # (n, L, d)
+    return RoleStates(states, np.array([role for role, *_ in kept]), np.array([i for _, i, _ in kept]))
+
+
+def measure_axes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_questions: int = 10) -> Axes:
+    """Axes of `model` at all blocks, from its own answers (`role_states`)."""
+    found = role_states(model, tokenizer, n_questions)
+    gap, axis = found.gap(), found.axis()
+    default = torch.from_numpy(found.role < 0)
+    return Axes(axis, torch.einsum("nld,ld->nl", found.states[default], axis), gap.norm(dim=1))
 
 
 def typical_states(

@@ -88,7 +88,7 @@ def one_call_a_persona(personas, questions, max_tokens=256, max_workers=10):
     return found
 
 
-@wrong("Wrong keys")
+@wrong("wrong keys")
 def keyed_by_question(personas, questions, max_tokens=256, max_workers=10):
     return {
         (p, questions[i]): text for (p, i), text in comprehension(personas, questions, max_tokens, max_workers).items()

@@ -182,8 +182,8 @@ no_checks = skipping(*CHECKS, words="no instruction: the artifact lacks instruct
 bare_json_only = skipping(words="code fence.*from the first brace to the last", read=json.loads)
 cut_reply = skipping(words="may take 256 tokens", max_tokens=256)
 keys_not_named = skipping(words="does not name the key 'instruction'", template="Trait: {name}. {description} JSON!")
-description_dropped = skipping(words="Expected the description", template=PROMPT.replace("{description}", ""))
-name_dropped = skipping(words="Expected the trait's name", template=PROMPT.replace("{name}", ""))
+description_dropped = skipping(words="expected the description", template=PROMPT.replace("{description}", ""))
+name_dropped = skipping(words="expected the trait's name", template=PROMPT.replace("{name}", ""))
 
 
 @wrong("text of 40 characters for the questions.*expected 20 questions")

@@ -52,12 +52,12 @@ def through_a_client(question, answer):
     return parse(reply.choices[0].message.content)
 
 
-@wrong("Expected the question")
+@wrong("expected the question")
 def answer_alone(question, answer):
     return parse(ask(f"How coherent is this, from 0 to 100?\nAnswer: {answer}"))
 
 
-@wrong("Expected the answer")
+@wrong("expected the answer")
 def parts_swapped(question, answer):
     return parse(ask(TEMPLATE.format(question=question, answer=question)))
 

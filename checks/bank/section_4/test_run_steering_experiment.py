@@ -138,9 +138,9 @@ refusal_is_an_error = replacing(
     "found ValueError", judge=lambda q, a, t: int(utils.generate_response(messages_for(q, a, t)))
 )
 other_key = replacing(
-    r"without \['coefficient'\]", note=lambda c, q, a, s: {"coeff": c, "question": q, "response": a, "score": s}
+    r"\['coefficient'\] missing", note=lambda c, q, a, s: {"coeff": c, "question": q, "response": a, "score": s}
 )
-tuples = replacing("a tuple in it", note=lambda c, q, a, s: (c, q, a, s))
+tuples = replacing("list of dicts, found tuple", note=lambda c, q, a, s: (c, q, a, s))
 coefficient_as_text = replacing("missing", note=lambda c, q, a, s: row(str(c), q, a, s))
 
 

@@ -1,0 +1,276 @@
+from collections import defaultdict
+
+import numpy as np
+import torch
+from scipy.stats import pearsonr, spearmanr
+
+from checks.bank import right, wrong
+
+
+def refuse(x, y, groups):
+    """What every right solution refuses; written once, with no statistics in it."""
+    if not len(x) == len(y) == len(groups):
+        raise ValueError("x, y and groups differ in length")
+    if not all(np.isfinite(v) for v in [*x, *y]):
+        raise ValueError("a value is missing or infinite")
+    if len(set(groups)) < 3:
+        raise ValueError("fewer than three groups")
+
+
+def safe_r(a, b):
+    if max(a) - min(a) == 0 or max(b) - min(b) == 0:
+        raise ValueError("a constant has no correlation")
+    return pearsonr(a, b).statistic
+
+
+def by_label(values, groups):
+    found = defaultdict(list)
+    for value, group in zip(values, groups, strict=True):
+        found[group].append(value)
+    return found
+
+
+def means_of(values, groups):
+    return {group: sum(members) / len(members) for group, members in by_label(values, groups).items()}
+
+
+def centred(values, groups):
+    means = means_of(values, groups)
+    return [value - means[group] for value, group in zip(values, groups, strict=True)]
+
+
+@right
+def plain_loops(x, y, groups):
+    refuse(x, y, groups)
+    a, b = means_of(x, groups), means_of(y, groups)
+    return safe_r(centred(x, groups), centred(y, groups)), safe_r(list(a.values()), list(b.values()))
+
+
+@right
+def in_numpy(x, y, groups):
+    refuse(x, y, groups)
+    _, codes = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(codes)
+    mx, my = np.bincount(codes, weights=x) / sizes, np.bincount(codes, weights=y) / sizes
+    rx, ry = x - mx[codes], y - my[codes]
+    if min(map(np.ptp, (mx, my, rx, ry))) < 1e-12:
+        raise ValueError("constant")
+    return float(np.corrcoef(rx, ry)[0, 1]), float(np.corrcoef(mx, my)[0, 1])
+
+
+@right
+def as_a_projection(x, y, groups):
+    """Regress dummies out of both sides, in torch; r from cosines."""
+    refuse(x, y, groups)
+    labels = list(dict.fromkeys(groups))
+    dummies = torch.tensor([[float(g == label) for label in labels] for g in groups], dtype=torch.float64)
+    sides = torch.tensor(np.stack([x, y], axis=1), dtype=torch.float64)
+    means = torch.linalg.lstsq(dummies, sides).solution  # (groups, 2)
+    rest, means = sides - dummies @ means, means - means.mean(0)
+    if min(rest.norm(dim=0).min(), means.norm(dim=0).min()) < 1e-9:
+        raise ValueError("constant")
+    return tuple(torch.cosine_similarity(m[:, 0], m[:, 1], dim=0) for m in (rest, means))
+
+
+@right
+def in_float32(x, y, groups):
+    return tuple(map(np.float32, plain_loops(np.asarray(x, np.float32).astype(float), y, groups)))
+
+
+def solution(words, within=None, between=None):
+    """A wrong one that differs in one of the two numbers."""
+
+    def made(x, y, groups):
+        first, second = plain_loops(x, y, groups)
+        return (within or (lambda *_: first))(x, y, groups), (between or (lambda *_: second))(x, y, groups)
+
+    made.__module__ = __name__
+    return wrong(words)(made)
+
+
+def group_rs(x, y, groups):
+    a, b = by_label(x, groups), by_label(y, groups)
+    pairs = [(a[g], b[g]) for g in a if len(a[g]) > 2 and np.ptp(a[g]) and np.ptp(b[g])]
+    return [pearsonr(*pair).statistic for pair in pairs], [len(pair[0]) for pair in pairs]
+
+
+def per_group(x, y, groups):
+    return float(np.mean(group_rs(x, y, groups)[0]))
+
+
+def per_group_weighted(x, y, groups):
+    return float(np.average(group_rs(x, y, groups)[0], weights=group_rs(x, y, groups)[1]))
+
+
+def standardised(values, groups):
+    spread = {g: np.std(v) or 1.0 for g, v in by_label(values, groups).items()}
+    return [v / spread[g] for v, g in zip(centred(values, groups), groups, strict=True)]
+
+
+def rows_of_means(values, groups):
+    means = means_of(values, groups)
+    return [means[g] for g in groups]
+
+
+def in_runs(x, y, groups):
+    return plain_loops(x, y, sorted(groups))
+
+
+def sums(values, groups):
+    return [sum(v) for v in by_label(values, groups).values()]
+
+
+def medians_out(values, groups):
+    middle = {g: np.median(v) for g, v in by_label(values, groups).items()}
+    return [v - middle[g] for v, g in zip(values, groups, strict=True)]
+
+
+pooled_within = solution("within: .*correlate all rows as they are", lambda x, y, g: pearsonr(x, y).statistic)
+mean_of_groups = solution("average the r of single groups", per_group)
+weighted_mean_of_groups = solution("average the r of single groups", per_group_weighted)
+one_side = solution("one side only", lambda x, y, g: safe_r(centred(x, g), y))
+other_side = solution("one side only", lambda x, y, g: safe_r(x, centred(y, g)))
+z_scored = solution(
+    "divide each by its own standard deviation", lambda x, y, g: safe_r(standardised(x, g), standardised(y, g))
+)
+around_medians = solution("medians", lambda x, y, g: safe_r(medians_out(x, g), medians_out(y, g)))
+covariance = solution("covariance", lambda x, y, g: float(np.cov(centred(x, g), centred(y, g))[0, 1]))
+slope = solution("slope", lambda x, y, g: float(np.polyfit(centred(x, g), centred(y, g), 1)[0]))
+within_of_runs = solution("within: .*neighbours", lambda x, y, g: in_runs(x, y, g)[0])
+spearman_within = solution(
+    "within: .*ranks", lambda x, y, g: spearmanr(np.round(centred(x, g), 9), np.round(centred(y, g), 9)).statistic
+)
+squared = solution("r squared", lambda x, y, g: plain_loops(x, y, g)[0] ** 2)
+unsigned = solution("sign", lambda x, y, g: abs(plain_loops(x, y, g)[0]))
+fishers_z = solution("Fisher", None, lambda x, y, g: float(np.arctanh(plain_loops(x, y, g)[1])))
+
+pooled_between = solution("between: .*take the groups' means", None, lambda x, y, g: pearsonr(x, y).statistic)
+weighted_between = solution(
+    "each group is one point", None, lambda x, y, g: safe_r(rows_of_means(x, g), rows_of_means(y, g))
+)
+means_against_rows = solution("single values", None, lambda x, y, g: safe_r(rows_of_means(x, g), y))
+sums_between = solution("sums", None, lambda x, y, g: safe_r(sums(x, g), sums(y, g)))
+left_over = solution("do not add up", None, lambda x, y, g: pearsonr(x, y).statistic - plain_loops(x, y, g)[0])
+between_of_runs = solution("between: .*neighbours", None, lambda x, y, g: in_runs(x, y, g)[1])
+ranks_between = solution(
+    "between: .*ranks",
+    None,
+    lambda x, y, g: spearmanr(list(means_of(x, g).values()), list(means_of(y, g).values())).statistic,
+)
+
+
+@wrong("changed places")
+def swapped(x, y, groups):
+    return plain_loops(x, y, groups)[::-1]
+
+
+@wrong("expected a tuple")
+def one_number(x, y, groups):
+    return plain_loops(x, y, groups)[0]
+
+
+@wrong("expected a tuple")
+def named(x, y, groups):
+    return dict(zip(("within", "between"), plain_loops(x, y, groups), strict=True))
+
+
+@wrong("expected one number")
+def whole_matrix(x, y, groups):
+    return np.corrcoef(centred(x, groups), centred(y, groups)), plain_loops(x, y, groups)[1]
+
+
+@wrong("in place")
+def changes_its_input(x, y, groups):
+    answer = plain_loops(x, y, groups)
+    x -= x.mean()
+    return answer
+
+
+@wrong("expected a result, found|neighbours|changed places")
+def labels_as_indices(x, y, groups):
+    """Works while the labels count from 0."""
+    codes = np.asarray(groups)
+    sizes = np.bincount(codes)
+    mx, my = np.bincount(codes, weights=x) / sizes, np.bincount(codes, weights=y) / sizes
+    return safe_r(x - mx[codes], y - my[codes]), safe_r(mx, my)
+
+
+@wrong("found nan|average the r of single groups")
+def needs_every_group_to_vary(x, y, groups):
+    """The mean of r over groups, one of which is NaN."""
+    a, b = by_label(x, groups), by_label(y, groups)
+    with np.errstate(all="ignore"):
+        return float(np.mean([np.corrcoef(a[g], b[g])[0, 1] for g in a])), plain_loops(x, y, groups)[1]
+
+
+@wrong(r"average the r|found nan|expected a number")
+def smallest_groups_dropped(x, y, groups):
+    return per_group(x, y, groups), plain_loops(x, y, groups)[1]
+
+
+def lax(words, given_up):
+    """A wrong one that gives a value where right ones refuse."""
+
+    def made(x, y, groups):
+        try:
+            return plain_loops(x, y, groups)
+        except ValueError:
+            return given_up(x, y, groups)
+
+    made.__module__ = __name__
+    return wrong(words)(made)
+
+
+def shortest(x, y, groups):
+    n = min(len(x), len(y), len(groups))
+    if n == len(x) == len(y) == len(groups):
+        raise ValueError
+    return plain_loops(x[:n], y[:n], groups[:n])
+
+
+def without_missing(x, y, groups):
+    kept = [i for i in range(len(x)) if np.isfinite(x[i]) and np.isfinite(y[i])]
+    if len(kept) == len(x) or len(x) != len(y) or len(x) != len(groups):
+        raise ValueError
+    return plain_loops(x[kept], y[kept], groups[kept])
+
+
+def one_for_two(x, y, groups):
+    if len(set(groups)) != 2:
+        raise ValueError
+    return safe_r(centred(x, groups), centred(y, groups)), 1.0
+
+
+def zero_for_constants(x, y, groups):
+    refuse(x, y, groups)
+    return 0.0, 0.0
+
+
+zipped = lax("one length", shortest)
+drops_missing = lax("NaN in y|no number", without_missing)
+two_groups = lax(r"two groups|\+1 or -1", one_for_two)
+zero_where_undefined = lax("must raise ValueError", zero_for_constants)
+
+
+@wrong("must raise ValueError")
+def nan_where_undefined(x, y, groups):
+    try:
+        return plain_loops(x, y, groups)
+    except ValueError:
+        return float("nan"), float("nan")
+
+
+@wrong("raise ValueError")
+def another_error(x, y, groups):
+    try:
+        return plain_loops(x, y, groups)
+    except ValueError as error:
+        raise RuntimeError("no") from error
+
+
+@wrong("must raise ValueError")
+def one_row_a_group(x, y, groups):
+    refuse(x, y, groups)
+    if len(set(groups)) == len(groups):
+        return 0.0, safe_r(x, y)
+    return plain_loops(x, y, groups)

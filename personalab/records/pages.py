@@ -1,0 +1,207 @@
+"""What readers see of the record: the README's headlines, each beside what could explain it, and RESULTS.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from personalab.files import write_all
+from personalab.paths import ROOT
+from personalab.records.provenance import one_line
+from personalab.records.results import entry_text
+from personalab.records.rows import MAIN_TRAITS, ROWS
+
+TABLE_START, TABLE_END = "<!-- results:start -->", "<!-- results:end -->"
+
+Results = dict[str, dict[str, Any]]
+
+
+class Beside(NamedTuple):
+    """What stands beside a headline: what it is, and the key of its value."""
+
+    what: str
+    key: str
+
+
+class Headline(NamedTuple):
+    """A claim, and what else could have produced its number. In keys, `{trait}` stands for each main trait.
+
+    Attributes:
+        baseline: the dullest thing that could produce it.
+        control: a matched control, in which what is claimed is not there.
+        difference: key of headline minus baseline (or minus control), resampled jointly.
+        paper: what the paper reports for its models.
+    """
+
+    says: str
+    key: str
+    baseline: Beside | None = None
+    control: Beside | None = None
+    difference: Beside | None = None
+    paper: str = "-"
+
+    def all_keys(self) -> Iterator[str]:
+        """All keys of the row, one a trait where there is one a trait."""
+        for key in (self.key, *(cell.key for cell in (self.baseline, self.control, self.difference) if cell)):
+            yield from _each(key).values()
+
+
+HEADLINES = (
+    Headline(
+        "PC1 of 40 personas is the Assistant Axis: abs. cosine",
+        "section_1/pc1_axis_cosine",
+        Beside("random personas as defaults", "section_1/pc1_axis_cosine_null"),
+        None,
+        Beside("", "section_1/pc1_axis_cosine_minus_null"),
+        "> 0.71",
+    ),
+    Headline(
+        "Therapy-like and philosophical talks drift, coding doesn't: Cohen's d of their slopes",
+        "section_2/drift_slope_effect_size",
+        control=Beside("turns shuffled", "section_2/drift_slope_effect_size_shuffled"),
+        paper="> 0",
+    ),
+    Headline(
+        "Capping keeps answers in persona: share out of persona, capped",
+        "section_2/harm_rate_capped",
+        Beside("no cap", "section_2/harm_rate_default"),
+        Beside("random caps that remove as much", "section_2/harm_rate_random_cap"),
+        Beside("capped minus random", "section_2/harm_rate_capped_minus_random"),
+        "cut by about 60 %",
+    ),
+    Headline(
+        "and costs little: multiple-choice items right, capped",
+        "section_2/capability_capped",
+        Beside("no cap", "section_2/capability_default"),
+        difference=Beside("", "section_2/capability_difference"),
+        paper="no loss",
+    ),
+    Headline(
+        "A trait vector tells held-out answers apart: AUC",
+        "section_3/{trait}/heldout_auc",
+        Beside("word counts", "section_3/{trait}/heldout_auc_words"),
+        Beside("identical text under two prompts", "section_3/{trait}/leak_auc"),
+        Beside("vector minus words", "section_3/{trait}/heldout_auc_minus_words"),
+    ),
+    Headline(
+        "also where words don't: AUC on texts without the trait's usual words, and look-alikes",
+        "section_3/{trait}/transfer_auc",
+        Beside("word counts", "section_3/{trait}/transfer_auc_words"),
+        Beside("token embeddings", "section_3/{trait}/transfer_auc_embeddings"),
+        Beside("vector minus words", "section_3/{trait}/transfer_auc_minus_words"),
+    ),
+    Headline(
+        "Steering along it raises the trait: gain in the judge's score, coherent answers",
+        "section_4/{trait}/steering_gain",
+        control=Beside("random vector of the same length", "section_4/{trait}/random_effect"),
+    ),
+    Headline(
+        "The state before the answer foretells its score: r, mean of three traits",
+        "section_4/pre_response_r",
+        Beside("the prompt's grade alone", "section_4/pre_response_r_grade"),
+        Beside("within a system prompt", "section_4/pre_response_r_within"),
+        Beside("state minus grade", "section_4/pre_response_r_minus_grade"),
+        "0.75 to 0.83",
+    ),
+    Headline(
+        "Trait vectors span part of the Assistant Axis: share",
+        "section_4/axis_share",
+        Beside("prompts alone, identical texts", "section_4/axis_share_prompts"),
+        Beside("contrasts between ordinary answers", "section_4/axis_share_contrasts"),
+    ),
+)
+
+
+def _each(key: str) -> dict[str, str]:
+    """The key, under "", or one key a trait, under the trait."""
+    return {trait: key.format(trait=trait) for trait in MAIN_TRAITS} if "{trait}" in key else {"": key}
+
+
+def _cell(beside: Beside | None, results: Results) -> str:
+    if beside is None:
+        return "-"
+    return "<br>".join(filter(None, [beside.what, *_values(beside.key, results)]))
+
+
+def _values(key: str, results: Results) -> list[str]:
+    return [f"{trait} {entry_text(results[each])}".strip() for trait, each in _each(key).items() if each in results]
+
+
+def headline_table(results: Results) -> str:
+    """The README's table, in Markdown: headline, baseline, control, difference."""
+    rows = [
+        "| claim | here | dullest baseline | matched control | difference | paper |",
+        "|---|---|---|---|---|---|",
+    ]
+    for line in HEADLINES:
+        if values := _values(line.key, results):
+            beside = (_cell(cell, results) for cell in (line.baseline, line.control, line.difference))
+            rows.append(f"| {line.says} | {'<br>'.join(values)} | {' | '.join(beside)} | {line.paper} |")
+    return "\n".join(rows)
+
+
+def results_page(results: Results, machine: dict[str, Any]) -> str:
+    """RESULTS.md: all that is on record, by section."""
+    parts = [
+        "# Results on record",
+        "Made by `python -m personalab record` from [solutions/results.json](solutions/results.json): value, 95 % "
+        "interval, and n, the number of answers, roles, prompts or draws behind it. The README shows the headlines.",
+        _recorded_on(machine),
+    ]
+    known = [key for key in ROWS if key in results]
+    others = sorted(results.keys() - ROWS.keys())
+    for section in sorted({key.partition("/")[0] for key in results}):
+        rows = ["| key | result | what it is |", "|---|---|---|"]
+        for key in [*known, *others]:
+            if key.startswith(section + "/"):
+                rows.append(f"| `{key}` | {entry_text(results[key])} | {ROWS.get(key, '')} |")
+        parts += [f"## {section.replace('_', ' ').capitalize()}", "\n".join(rows)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _recorded_on(machine: dict[str, Any]) -> str:
+    made_on = one_line(machine)
+    return f"Recorded on ([machine.json](solutions/machine.json)): {made_on}." if made_on else ""
+
+
+def pages(root: Path, results: str, machine: str) -> dict[Path, str]:
+    """The pages as the record has them, by their places; `results` and `machine` are JSON. None without a README.
+
+    Raises:
+        ValueError: if the README has lost its markers.
+    """
+    readme = root / "README.md"
+    if not readme.exists():
+        return {}
+    text, found, made_on = readme.read_text("utf-8"), json.loads(results), json.loads(machine)
+    if TABLE_START not in text or TABLE_END not in text:
+        raise ValueError(f"README.md lacks the markers {TABLE_START} and {TABLE_END} around its results table.")
+    head, rest = text.split(TABLE_START, 1)
+    table = "\n\n".join(filter(None, [headline_table(found), _recorded_on(made_on)]))
+    tail = rest.split(TABLE_END, 1)[1]
+    return {
+        readme: f"{head}{TABLE_START}\n{table}\n{TABLE_END}{tail}",
+        root / "RESULTS.md": results_page(found, made_on),
+    }
+
+
+def update_pages(root: Path = ROOT, check: bool = False) -> list[str]:
+    """Write the pages anew from what is in `solutions/` (unless `check`); returns the names of those that differed.
+
+    Raises:
+        ValueError: if the README has lost its markers.
+    """
+    results, machine = (
+        path.read_text("utf-8") if path.exists() else "{}"
+        for path in (root / "solutions" / "results.json", root / "solutions" / "machine.json")
+    )
+    stale = {
+        path: text
+        for path, text in pages(root, results, machine).items()
+        if not path.exists() or path.read_text("utf-8") != text
+    }
+    if not check:
+        write_all(dict(stale))
+    return [path.name for path in stale]

@@ -1,0 +1,85 @@
+"""What the results on record mean, in a line each."""
+
+from __future__ import annotations
+
+MAIN_TRAITS = ("sycophantic", "evil", "hallucinating")
+
+
+def _each(section: str, name: str, meaning: str) -> dict[str, str]:
+    """One row for each of the three main traits."""
+    return {f"{section}/{trait}/{name}": f"{trait}: {meaning}" for trait in MAIN_TRAITS}
+
+
+# Key -> what it is. The course promises these to be on record; a run records others beside them.
+ROWS = {
+    "section_1/pc1_axis_cosine": "abs. cosine of PC1 (roles only) and the Assistant Axis (other questions)",
+    "section_1/pc1_axis_p": "permutation p of the cosine of PC1 and axis, random personas as defaults",
+    "section_1/pc1_share": "variance of persona space along PC1",
+    "section_1/default_minus_fantastical": "lowest default minus highest fantastical role, cosine with the axis",
+    "section_1/played_share": "share of role answers that the judge scores 3",
+    "section_1/filtered_axis_cosine": "cosine of the axis with and without the filter by score",
+    "section_1/filtered_pc1_axis_cosine": "abs. cosine of PC1 and the axis, answers that score 3 only",
+    "section_1/seconds": "seconds for the whole section",
+    "section_2/drift_slope_effect_size": (
+        "Cohen's d of slopes over turns: coding and writing against therapy-like and philosophical talks"
+    ),
+    "section_2/drift_slope_effect_size_shuffled": (
+        "control: the same with each talk's turns shuffled, mean and central 95 % of draws"
+    ),
+    "section_2/drift_slope_effect_size_random": (
+        "control: the same along random directions, mean size and central 95 % of draws"
+    ),
+    "section_2/drift_slope_effect_size_minus_random": "effect size of slopes, axis minus random directions",
+    "section_2/drift_effect_size": (
+        "Cohen's d of levels (not the paper's claim): coding against the two that drift, without writing"
+    ),
+    "section_2/drift_effect_size_writing": "the same d of levels, with writing talks beside coding",
+    "section_2/steering_spearman": "rank correlation of steering towards the Assistant with role adherence",
+    "section_2/harm_rate_default": "share of answers out of persona on held-out prompts, plain",
+    "section_2/harm_rate_capped": "share of answers out of persona on held-out prompts, capped",
+    "section_2/harm_cut": "relative cut of answers out of persona by the chosen cap (the paper counts harmful answers)",
+    "section_2/removal_ratio_random": (
+        "control: what the random caps remove on held-out prompts, over what the axis caps remove"
+    ),
+    "section_2/removal_ratio_percentile": "the same ratio for random caps at the same percentile",
+    "section_2/harm_rate_random_cap": (
+        "control: share out of persona, capped along random directions that remove as much"
+    ),
+    "section_2/harm_rate_capped_minus_random": "out of persona, capped minus that control, same prompts",
+    "section_2/harm_rate_default_asked": "out of persona where a system prompt asks for the role, plain",
+    "section_2/harm_rate_capped_asked": "out of persona where a system prompt asks for the role, capped",
+    "section_2/harm_rate_default_unasked": "out of persona where no system prompt asks for it, plain",
+    "section_2/harm_rate_capped_unasked": "out of persona where no system prompt asks for it, capped",
+    "section_2/capability_default": "multiple-choice items right, plain",
+    "section_2/capability_capped": "multiple-choice items right, capped",
+    "section_2/capability_difference": "multiple-choice items right, capped minus plain",
+    "section_2/harm_cut_strongest": "relative cut, out of persona, by the strongest cap within the limits",
+    "section_2/capability_difference_strongest": "multiple-choice items right, strongest cap minus plain",
+    "section_2/perplexity_ratio": "perplexity of prose, capped over plain",
+    "section_2/perplexity_ratio_random": "control: perplexity of prose, capped along random directions, over plain",
+    "section_2/coherence_default": "coherence of answers to held-out prompts (0-100), plain",
+    "section_2/coherence_capped": "coherence of answers to held-out prompts (0-100), capped",
+    "section_2/seconds": "seconds for the whole section",
+    **_each("organism", "contrast", "judge's score of the trait organism, prompts for minus prompts against it"),
+    **_each("section_3", "effective_pairs", "effective pairs of 100"),
+    **_each("section_3", "heldout_auc", "AUC of held-out answers re-read under one neutral prompt"),
+    **_each("section_3", "leak_auc", "control: AUC of identical text under two prompts, same block"),
+    "section_3/sae_explained_variance": "variance of held-out states that the sparse autoencoder explains",
+    "section_3/seconds": "seconds for the whole section",
+    **_each("section_4", "steering_spearman", "rank correlation of coefficient and score, single answers"),
+    **_each("section_4", "steering_gain", "gain of the mean score at the best coherent coefficient"),
+    **_each("section_4", "steering_effect_minus_random", "gain minus that along random vectors of equal length"),
+    **_each("section_4", "steering_range", "lowest to highest mean score, coherent range"),
+    **_each("section_4", "steering_range_shuffled", "the same range, words of each answer shuffled"),
+    **_each("section_4", "steering_range_minus_shuffled", "range minus that of shuffled words"),
+    "section_4/pre_response_r": "projection before the answer against its score, r, mean of three traits",
+    "section_4/pre_response_r_grade": "baseline: the system prompt's number against the score, r",
+    "section_4/pre_response_r_minus_grade": "r of the projection minus r of the prompt's number",
+    "section_4/pre_response_r_within": "projection against score within a system prompt, r",
+    "section_4/axis_share": "share of the Assistant Axis in the span of seven trait vectors",
+    "section_4/axis_share_prompts": "baseline: that share of seven prompt-only vectors, read on identical texts",
+    "section_4/axis_share_minus_prompts": "share of trait vectors minus that of prompt-only vectors",
+    "section_4/axis_share_beyond_prompts": "share of the axis that the traits add to the prompt-only vectors",
+    "section_4/axis_share_beyond_contrasts": "control: share that seven random contrasts add to them",
+    "section_4/seconds": "seconds for the whole section",
+}
