@@ -6,7 +6,7 @@ import pytest
 
 from personalab.judging.rubrics import TRAITS
 from personalab.records.prompts import load_contrasts
-from personalab.records.upstream import load_trait_artifacts
+from personalab.records.upstream import PERSONA_VECTORS, load_trait_artifacts
 from personalab.studies.contrast import PARAPHRASE, PARAPHRASED, paraphrases
 
 
@@ -20,9 +20,12 @@ def test_paraphrases_are_found():
 @pytest.mark.slow
 def test_evaluation_questions_that_paraphrase_a_training_question_are_left_out():
     extract, evaluate = load_trait_artifacts("extract"), load_trait_artifacts("eval")
+    dialogues = [contrast.question for trait in TRAITS for contrast in load_contrasts(trait)]
+    ordinary = (PERSONA_VECTORS / "organism" / "dialogues" / "ordinary.txt").read_text(encoding="utf-8").splitlines()
+    learnt = [*dialogues, *(line.strip() for line in ordinary if line.strip())]
     found = {}
     for trait in TRAITS:
-        trained = [*extract[trait].questions, *(contrast.question for contrast in load_contrasts(trait))]
+        trained = [*extract[trait].questions, *learnt]
         found |= {question: other for _, question, other in paraphrases(evaluate[trait].questions, trained)}
     assert set(found) == PARAPHRASED, {q: found.get(q) for q in set(found) ^ PARAPHRASED}
     for trait in TRAITS:  # enough are left to measure on
