@@ -39,8 +39,7 @@ from personalab.measure.separation import (
     permuted_differences,
     separation,
 )
-from personalab.records.artifacts import load_artifact, save_artifact
-from personalab.records.blocks import steering_block
+from personalab.records.artifacts import load_artifact, load_steering_block, save_artifact
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_graded_prompts, load_jailbreaks
 from personalab.records.results import record
@@ -125,6 +124,7 @@ __all__ = [
     "load_roles",
     "load_sae",
     "load_sae_texts",
+    "load_steering_block",
     "load_tiny_model",
     "load_trait_artifacts",
     "load_trait_vectors",
@@ -177,7 +177,6 @@ __all__ = [
     "show_side_by_side",
     "spliced_losses",
     "squared_errors",
-    "steering_block",
     "steps_dir",
     "steps_in",
     "threshold_to_cap",

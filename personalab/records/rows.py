@@ -67,6 +67,7 @@ ROWS = {
     "section_3/sae_explained_variance": "variance of held-out states that the sparse autoencoder explains",
     "section_3/seconds": "seconds for the whole section",
     **_each("section_4", "steering_spearman", "rank correlation of coefficient and score, single answers"),
+    **_each("section_4", "steering_spearman_minus_shuffled", "rank correlation minus that with words shuffled"),
     **_each("section_4", "steering_gain", "gain of the mean score at the best coherent coefficient"),
     **_each("section_4", "steering_effect_minus_random", "gain minus that along random vectors of equal length"),
     **_each("section_4", "steering_range", "lowest to highest mean score, coherent range"),
