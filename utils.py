@@ -28,6 +28,7 @@ from personalab.measure.answers import (
     score_answers,
 )
 from personalab.measure.capability import load_voices, multiple_choice, prose_nll
+from personalab.measure.crossed import crossed_interval
 from personalab.measure.intervals import bootstrap_interval, jackknife_interval, measure, permutation_p
 from personalab.measure.separation import Curve, joined, mean_by_question, permuted_differences, separation
 from personalab.records.artifacts import load_artifact, save_artifact
@@ -83,6 +84,7 @@ __all__ = [
     "caps",
     "compose_trait_artifact",
     "contrastive_answers",
+    "crossed_interval",
     "current_tier",
     "d_model",
     "dead_features",

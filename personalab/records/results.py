@@ -25,13 +25,39 @@ def _each(section: str, name: str, meaning: str, paper: str) -> dict[str, tuple[
     return {f"{section}/{trait}/{name}": (f"{trait}: {meaning}", paper) for trait in MAIN_TRAITS}
 
 
+CASTS = {  # of Section 1: how many assistant-like, mid-range and fantastical roles, and what else was done to them
+    "10-14-16": "all 40 roles",
+    "6-6-6": "6 assistant-like, 6 mid-range, 6 fantastical roles",
+    "4-14-16": "4, 14, 16",
+    "4-6-16": "4, 6, 16",
+    "2-6-16": "2, 6, 16",
+    "0-14-16": "0, 14, 16",
+    "10-14-16_without_three": "all but evaluator, analyst, consultant",
+    "4-6-16_without_three": "4, 6, 16 but evaluator, analyst, consultant",
+    "10-14-16_filtered": "all 40, answers that score 3",
+    "10-14-16_without_three_filtered": "all but those three, answers that score 3",
+}
+
+
+def _casts() -> dict[str, tuple[str, str]]:
+    """Three rows for each cast: cosine, its p, and the cosine of the second component."""
+    rows = {}
+    for cast, roles in CASTS.items():
+        rows[f"section_1/casts/{cast}"] = (f"PC1 and axis, cast: {roles}", "-")
+        rows[f"section_1/casts/{cast}_p"] = (f"its permutation p, cast: {roles}", "-")
+        rows[f"section_1/casts/{cast}_pc2"] = (f"PC2 and axis, cast: {roles}", "-")
+    return rows
+
+
 # What the README shows of a section's results: key, what it says, what the paper found.
 HEADLINES = {
     "section_1/pc1_axis_cosine": (
-        "abs. cosine of PC1 (roles only) and the Assistant Axis (other questions)",
-        "> 0.71",
+        "abs. cosine of PC1 (40 roles, defaults left out) and the Assistant Axis (other questions)",
+        "> 0.6, middle layers > 0.71",
     ),
     "section_1/pc1_axis_p": ("permutation p of that cosine, random personas as defaults", "-"),
+    "section_1/pc1_axis_cosine_minus_null": ("that cosine minus its mean with random personas as defaults", "-"),
+    **_casts(),
     "section_1/pc1_share": ("variance of persona space along PC1", "-"),
     "section_1/default_minus_fantastical": (
         "lowest default minus highest fantastical role, cosine with the axis",
@@ -39,7 +65,11 @@ HEADLINES = {
     ),
     "section_1/played_share": ("share of role answers that the judge scores 3", "-"),
     "section_1/filtered_axis_cosine": ("cosine of the axis with and without the filter by score", "-"),
-    "section_1/filtered_pc1_axis_cosine": ("abs. cosine of PC1 and the axis, answers that score 3 only", "> 0.71"),
+    "section_1/filtered_pc1_axis_cosine": (
+        "abs. cosine of PC1 and the axis, answers that score 3 only",
+        "> 0.6, middle layers > 0.71",
+    ),
+    "section_1/new_roles_auc": ("chance that a new assistant-like role is above a new mid-range one on the axis", "-"),
     "section_1/seconds": ("seconds for the whole section", "-"),
     "section_2/drift_effect_size": (
         "Cohen's d: projections of coding against therapy-like and philosophical talks",
