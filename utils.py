@@ -27,6 +27,7 @@ from personalab.measure.answers import (
     contrastive_answers,
     score_answers,
 )
+from personalab.measure.auc import auc_with_interval
 from personalab.measure.capability import load_voices, multiple_choice, prose_nll
 from personalab.measure.crossed import crossed_interval
 from personalab.measure.intervals import bootstrap_interval, jackknife_interval, measure, permutation_p
@@ -78,6 +79,7 @@ __all__ = [
     "answer_questions",
     "applied",
     "as_messages",
+    "auc_with_interval",
     "bootstrap_interval",
     "capping_conditions",
     "capping_cost",

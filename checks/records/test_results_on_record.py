@@ -18,6 +18,7 @@ PROMISED = (  # beyond what the README shows
     *(f"section_3/{trait}/{name}" for trait in MAIN_TRAITS for name in ("half_split_cosine", "layer")),
     *(f"section_4/{trait}/steering_spearman_low" for trait in MAIN_TRAITS),
     *(f"section_4/{t}/projection_{name}" for t in MAIN_TRAITS for name in ("baseline", "prompted", "steered")),
+    *(f"section_1/casts/{cast}_{name}" for cast in CASTS for name in ("pc2", "axis")),
     *(f"organism/{trait}/{name}" for trait in TRAITS for name in ("contrast", "default_difference")),
     *(f"organism/{name}" for name in ("coherence", "capability_difference", "perplexity_ratio", "guarded_outputs")),
 )

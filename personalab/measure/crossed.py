@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,7 +12,12 @@ from personalab.measure.intervals import Interval
 
 
 def crossed_interval(
-    sizes: Sequence[int], statistic: Callable[..., float], *, bounded: bool = False, level: float = 0.95
+    sizes: Sequence[int],
+    statistic: Callable[..., float],
+    *,
+    fisher: bool = False,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+    level: float = 0.95,
 ) -> Interval:
     """Student interval of `statistic(indices, …)` over every kind of unit, by leaving one unit out at a time.
 
@@ -26,8 +32,9 @@ def crossed_interval(
     Args:
         sizes: number of units of each kind.
         statistic: takes an integer array of indices for each kind, returns a number.
-        bounded: of a statistic between -1 and 1: computed on Fisher's scale (the inverse hyperbolic tangent), so that
+        fisher: for a statistic between -1 and 1: compute on Fisher's scale (the inverse hyperbolic tangent), on which
             the interval stays between them, and is longer towards 0.
+        limits: the least and the largest value that the statistic can take; the interval ends there at the latest.
 
     Raises:
         ValueError: if a kind has fewer than three units, or the statistic is not finite with a unit left out.
@@ -37,7 +44,7 @@ def crossed_interval(
     """
     if min(sizes) < 3:
         raise ValueError(f"A jackknife needs at least 3 units of each kind, not {tuple(sizes)}.")
-    scale, back = (np.arctanh, np.tanh) if bounded else (np.asarray, np.asarray)
+    scale, back = (np.arctanh, np.tanh) if fisher else (np.asarray, np.asarray)
     everyone = [np.arange(n) for n in sizes]
     estimate = float(scale(statistic(*everyone)))
     variances = []
@@ -48,8 +55,9 @@ def crossed_interval(
         if not np.isfinite([estimate, *left_out]).all():
             raise ValueError("The statistic is not finite with every unit left out: check for empty groups.")
         variances.append((n - 1) * float(np.var(left_out)))
-    if not sum(variances):
-        return Interval(float(back(estimate)), float(back(estimate)))
-    freedom = sum(variances) ** 2 / sum(v**2 / (n - 1) for v, n in zip(variances, sizes, strict=True))
-    margin = float(scipy.stats.t.ppf((1 + level) / 2, freedom) * np.sqrt(sum(variances)))
-    return Interval(float(back(estimate - margin)), float(back(estimate + margin)))
+    margin = 0.0
+    if total := sum(variances):
+        freedom = total**2 / sum(v**2 / (n - 1) for v, n in zip(variances, sizes, strict=True))
+        margin = float(scipy.stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(total)
+    low, high = np.clip(back([estimate - margin, estimate + margin]), *limits)
+    return Interval(float(low), float(high))

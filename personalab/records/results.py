@@ -26,26 +26,25 @@ def _each(section: str, name: str, meaning: str, paper: str) -> dict[str, tuple[
 
 
 CASTS = {  # of Section 1: how many assistant-like, mid-range and fantastical roles, and what else was done to them
-    "10-14-16": "all 40 roles",
-    "6-6-6": "6 assistant-like, 6 mid-range, 6 fantastical roles",
-    "4-14-16": "4, 14, 16",
-    "4-6-16": "4, 6, 16",
-    "2-6-16": "2, 6, 16",
-    "0-14-16": "0, 14, 16",
-    "10-14-16_without_three": "all but evaluator, analyst, consultant",
-    "4-6-16_without_three": "4, 6, 16 but evaluator, analyst, consultant",
-    "10-14-16_filtered": "all 40, answers that score 3",
-    "10-14-16_without_three_filtered": "all but those three, answers that score 3",
+    "10_14_16": "10 assistant-like, 14 mid-range, 16 fantastical roles: all",
+    "6_6_6": "6, 6, 6",
+    "4_14_16": "4, 14, 16",
+    "4_6_16": "4, 6, 16",
+    "2_6_16": "2, 6, 16",
+    "0_14_16": "0, 14, 16",
+    "10_14_16_without_three": "all but evaluator, analyst, consultant",
+    "4_6_16_without_three": "4, 6, 16 but evaluator, analyst, consultant",
+    "10_14_16_filtered": "all that have answers which score 3, those answers only",
+    "4_6_16_filtered": "of 4, 6, 16 the same: those but evaluator, analyst, consultant",
 }
 
 
 def _casts() -> dict[str, tuple[str, str]]:
-    """Three rows for each cast: cosine, its p, and the cosine of the second component."""
+    """Two rows for each cast: the cosine and its p."""
     rows = {}
     for cast, roles in CASTS.items():
-        rows[f"section_1/casts/{cast}"] = (f"PC1 and axis, cast: {roles}", "-")
-        rows[f"section_1/casts/{cast}_p"] = (f"its permutation p, cast: {roles}", "-")
-        rows[f"section_1/casts/{cast}_pc2"] = (f"PC2 and axis, cast: {roles}", "-")
+        rows[f"section_1/casts/{cast}"] = (f"abs. cosine of PC1 and the axis, cast of {roles}", "-")
+        rows[f"section_1/casts/{cast}_p"] = (f"its permutation p, cast of {roles}", "-")
     return rows
 
 
