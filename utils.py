@@ -27,8 +27,10 @@ from personalab.measure.answers import (
     contrastive_answers,
     score_answers,
 )
+from personalab.measure.auc import auc_with_interval
 from personalab.measure.baselines import difference_of_means, mean_token_embeddings, word_scores
 from personalab.measure.capability import load_voices, multiple_choice, prose_nll
+from personalab.measure.crossed import crossed_interval
 from personalab.measure.intervals import bca_interval, bootstrap_interval, jackknife_interval, measure, permutation_p
 from personalab.measure.separation import (
     Curve,
@@ -91,6 +93,7 @@ __all__ = [
     "answered",
     "applied",
     "as_messages",
+    "auc_with_interval",
     "bca_interval",
     "bootstrap_interval",
     "capping_conditions",
@@ -98,6 +101,7 @@ __all__ = [
     "caps",
     "compose_trait_artifact",
     "contrastive_answers",
+    "crossed_interval",
     "current_tier",
     "d_model",
     "dead_features",
