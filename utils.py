@@ -27,8 +27,10 @@ from personalab.measure.answers import (
     contrastive_answers,
     score_answers,
 )
+from personalab.measure.auc import auc_with_interval
 from personalab.measure.baselines import difference_of_means, mean_token_embeddings, word_scores
 from personalab.measure.capability import load_voices, multiple_choice, prose_nll
+from personalab.measure.crossed import crossed_interval
 from personalab.measure.intervals import bca_interval, bootstrap_interval, jackknife_interval, measure, permutation_p
 from personalab.measure.separation import (
     Curve,
@@ -39,8 +41,7 @@ from personalab.measure.separation import (
     permuted_differences,
     separation,
 )
-from personalab.records.artifacts import load_artifact, save_artifact
-from personalab.records.blocks import steering_block
+from personalab.records.artifacts import load_artifact, load_steering_block, save_artifact
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_graded_prompts, load_jailbreaks
 from personalab.records.results import record
@@ -92,6 +93,7 @@ __all__ = [
     "answered",
     "applied",
     "as_messages",
+    "auc_with_interval",
     "bca_interval",
     "bootstrap_interval",
     "capping_conditions",
@@ -99,6 +101,7 @@ __all__ = [
     "caps",
     "compose_trait_artifact",
     "contrastive_answers",
+    "crossed_interval",
     "current_tier",
     "d_model",
     "dead_features",
@@ -125,6 +128,7 @@ __all__ = [
     "load_roles",
     "load_sae",
     "load_sae_texts",
+    "load_steering_block",
     "load_tiny_model",
     "load_trait_artifacts",
     "load_trait_vectors",
@@ -177,7 +181,6 @@ __all__ = [
     "show_side_by_side",
     "spliced_losses",
     "squared_errors",
-    "steering_block",
     "steps_dir",
     "steps_in",
     "threshold_to_cap",

@@ -8,7 +8,7 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("name", ["lm.chat", "lm.interventions", "measure.intervals"])
+@pytest.mark.parametrize("name", ["lm.chat", "lm.interventions", "measure.auc", "measure.crossed", "measure.intervals"])
 def test_the_examples_in_docstrings_hold(name: str) -> None:
     done = doctest.testmod(importlib.import_module(f"personalab.{name}"))
     assert done.attempted and not done.failed

@@ -44,7 +44,7 @@ class Tier:
     judge_model: str  # behind the chat endpoint
     axis_block: int  # block whose output is read in section 1
     n_blocks: int  # depth of persona_model, which load_model checks
-    trait_block: int  # steered along trait vectors where Section 3 has chosen no block (`steering_block`)
+    trait_block: int  # where the organism's report steers; Section 4 takes the block that Section 3 chose
     capping_upstream: str = (
         ""  # folder of the paper's vectors on the hub; "": `python -m personalab capping` makes them
     )

@@ -13,13 +13,15 @@ import pytest
 from personalab.judging.rubrics import TRAITS
 from personalab.paths import ROOT
 from personalab.records.pages import HEADLINES, Headline, update_pages
-from personalab.records.rows import MAIN_TRAITS, ROWS
+from personalab.records.rows import CASTS, MAIN_TRAITS, ROWS
+from personalab.records.upstream import load_role_groups
 
 RESULTS = json.loads((ROOT / "solutions" / "results.json").read_text(encoding="utf-8"))
 
 
 PROMISED = (  # beyond what has a line in RESULTS.md
     *(f"section_3/{trait}/{name}" for trait in MAIN_TRAITS for name in ("half_split_cosine", "layer")),
+    *(f"section_1/casts/{cast}_{name}" for cast in CASTS for name in ("pc2", "axis")),
     *(f"organism/{trait}/{name}" for trait in TRAITS for name in ("contrast", "default_difference")),
     *(f"organism/{name}" for name in ("coherence", "capability_difference", "perplexity_ratio", "guarded_outputs")),
 )
@@ -28,6 +30,28 @@ PROMISED = (  # beyond what has a line in RESULTS.md
 @pytest.mark.parametrize("key", sorted({*ROWS, *PROMISED, *chain.from_iterable(line.all_keys() for line in HEADLINES)}))
 def test_what_is_promised_is_on_record(key: str) -> None:
     assert set(RESULTS[key]) == {"value", "n", "ci", "section", "tier", "model", "seed"}
+
+
+# Sizes and p-values are nobody's to assert: another draw of answers or of roles changes them, and the text says so.
+WITH_INTERVALS = (
+    *(f"section_1/{name}" for name in ("pc1_axis_cosine", "pc1_axis_cosine_minus_null", "pc1_share", "new_roles_auc")),
+    *(f"section_1/{name}" for name in ("default_minus_fantastical", "filtered_pc1_axis_cosine")),
+    *(f"section_1/casts/{cast}" for cast in CASTS),
+)
+
+
+@pytest.mark.parametrize("key", WITH_INTERVALS)
+def test_section_1_says_of_how_many_and_how_sure(key: str) -> None:
+    entry = RESULTS[key]
+    assert entry["n"] >= 4
+    assert entry["ci"][0] <= entry["value"] <= entry["ci"][1]
+
+
+def test_section_1_headlines_all_roles_beside_its_control() -> None:
+    roles = {name for names in load_role_groups().values() for name in names}
+    assert RESULTS["section_1/pc1_axis_cosine"]["n"] == len(roles) == 40
+    assert RESULTS["section_1/pc1_axis_p"]["n"] >= 1000
+    assert all(0 < RESULTS[f"section_1/casts/{cast}_p"]["value"] <= 1 for cast in CASTS)
 
 
 def test_section_2_has_controls_and_intervals() -> None:

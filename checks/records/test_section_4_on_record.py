@@ -34,7 +34,8 @@ ESTIMATES = (
     *each("axis_cosine", "prompt_length", "prompt_cosine", traits=tuple(TRAITS)),
 )
 CONTROLS = (
-    *each("steering_range_shuffled", "steering_effect_shuffled", "random_effect", "other_effect"),
+    *each("steering_spearman_shuffled", "steering_range_shuffled", "steering_effect_shuffled"),
+    *each("random_effect", "other_effect"),
     *each("pre_response_r_grade", "pre_response_r_other"),
     "section_4/pre_response_r_grade",
     "section_4/pre_response_r_random",
@@ -45,6 +46,7 @@ CONTROLS = (
     *each("axis_cosine_prompts", traits=tuple(TRAITS)),
 )
 DIFFERENCES = {
+    **{f"section_4/{t}/steering_spearman_minus_shuffled": "steering_spearman_shuffled" for t in MAIN_TRAITS},
     **{f"section_4/{t}/steering_range_minus_shuffled": "steering_range_shuffled" for t in MAIN_TRAITS},
     **{f"section_4/{t}/pre_response_r_minus_grade": "pre_response_r_grade" for t in MAIN_TRAITS},
     "section_4/pre_response_r_minus_grade": "pre_response_r_grade",

@@ -66,6 +66,8 @@ def test_what_caps_remove_is_what_changes_in_the_residual_stream(family: str) ->
                     hook.remove()
             norms = (states[0] - states[1]).norm(dim=-1)[spoken]
             assert row[place].item() == pytest.approx(norms.mean().item(), rel=1e-3, abs=1e-4)
+            first = removed_norms(model, tokenizer, CAPS[:2], [talk], first_token=True)[0, place]
+            assert first.item() == pytest.approx((states[0] - states[1])[0].norm().item(), rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -38,6 +38,22 @@ def load_artifact(name: str) -> Any:
     return load_vectors(path) if path.suffix == ".safetensors" else json.loads(path.read_text(encoding="utf-8"))
 
 
+def load_steering_block() -> int:
+    """The block at which Sections 3 and 4 read and steer every trait: "steer" in `section_3_blocks.json`.
+
+    Raises:
+        FileNotFoundError: if this tier has no such file.
+        ValueError: if the file is older than the rule that chooses one block for all traits.
+    """
+    block = load_artifact("section_3_blocks.json").get("steer")
+    if not isinstance(block, int):
+        raise ValueError(
+            'section_3_blocks.json names no block for all traits ("steer"): it is older than the rule that chooses '
+            "one. Run Section 3 again."
+        )
+    return block
+
+
 def find_artifact(name: str, committed: Path | None = None, *, advice: str) -> tuple[Path, str]:
     """The file of your own run, else the committed reference, and in words which of the two it is.
 

@@ -52,15 +52,16 @@ HEADLINES = (
     Headline(
         "PC1 of 40 personas is the Assistant Axis: abs. cosine",
         "section_1/pc1_axis_cosine",
-        Beside("random personas as defaults", "section_1/pc1_axis_cosine_null"),
-        None,
-        Beside("", "section_1/pc1_axis_cosine_minus_null"),
-        "> 0.71",
+        Beside("cast without assistant-like roles", "section_1/casts/0_14_16"),
+        difference=Beside("minus its mean with random personas as defaults", "section_1/pc1_axis_cosine_minus_null"),
+        paper="> 0.6, middle layers > 0.71",
     ),
     Headline(
         "Therapy-like and philosophical talks drift, coding doesn't: Cohen's d of their slopes",
         "section_2/drift_slope_effect_size",
-        control=Beside("turns shuffled", "section_2/drift_slope_effect_size_shuffled"),
+        Beside("random directions", "section_2/drift_slope_effect_size_random"),
+        Beside("turns shuffled", "section_2/drift_slope_effect_size_shuffled"),
+        Beside("axis minus random", "section_2/drift_slope_effect_size_minus_random"),
         paper="> 0",
     ),
     Headline(
@@ -95,7 +96,9 @@ HEADLINES = (
     Headline(
         "Steering along it raises the trait: gain in the judge's score, coherent answers",
         "section_4/{trait}/steering_gain",
-        control=Beside("random vector of the same length", "section_4/{trait}/random_effect"),
+        Beside("words of each answer shuffled", "section_4/{trait}/steering_effect_shuffled"),
+        Beside("random vector of the same length", "section_4/{trait}/random_effect"),
+        Beside("vector minus random", "section_4/{trait}/steering_effect_minus_random"),
     ),
     Headline(
         "The state before the answer foretells its score: r, mean of three traits",
@@ -110,6 +113,7 @@ HEADLINES = (
         "section_4/axis_share",
         Beside("prompts alone, identical texts", "section_4/axis_share_prompts"),
         Beside("contrasts between ordinary answers", "section_4/axis_share_contrasts"),
+        Beside("traits minus prompts", "section_4/axis_share_minus_prompts"),
     ),
 )
 

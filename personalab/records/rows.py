@@ -10,15 +10,43 @@ def _each(section: str, name: str, meaning: str) -> dict[str, str]:
     return {f"{section}/{trait}/{name}": f"{trait}: {meaning}" for trait in MAIN_TRAITS}
 
 
+CASTS = {  # of Section 1: how many assistant-like, mid-range and fantastical roles, and what else was done to them
+    "10_14_16": "10 assistant-like, 14 mid-range, 16 fantastical roles: all",
+    "6_6_6": "6, 6, 6",
+    "4_14_16": "4, 14, 16",
+    "4_6_16": "4, 6, 16",
+    "2_6_16": "2, 6, 16",
+    "0_14_16": "0, 14, 16",
+    "10_14_16_without_three": "all but evaluator, analyst, consultant",
+    "4_6_16_without_three": "4, 6, 16 but evaluator, analyst, consultant",
+    "10_14_16_filtered": "all that have answers which score 3, those answers only",
+    "4_6_16_filtered": "of 4, 6, 16 the same: those but evaluator, analyst, consultant",
+}
+
+
+def _casts() -> dict[str, str]:
+    """Two rows for each cast: the cosine and its p."""
+    rows = {}
+    for cast, roles in CASTS.items():
+        rows[f"section_1/casts/{cast}"] = f"abs. cosine of PC1 and the axis, cast of {roles}"
+        rows[f"section_1/casts/{cast}_p"] = f"its permutation p, cast of {roles}"
+    return rows
+
+
 # Key -> what it is. The course promises these to be on record; a run records others beside them.
 ROWS = {
-    "section_1/pc1_axis_cosine": "abs. cosine of PC1 (roles only) and the Assistant Axis (other questions)",
-    "section_1/pc1_axis_p": "permutation p of the cosine of PC1 and axis, random personas as defaults",
+    "section_1/pc1_axis_cosine": (
+        "abs. cosine of PC1 (40 roles, defaults left out) and the Assistant Axis (other questions)"
+    ),
+    "section_1/pc1_axis_p": "permutation p of that cosine, random personas as defaults",
+    "section_1/pc1_axis_cosine_minus_null": "that cosine minus its mean with random personas as defaults",
+    **_casts(),
     "section_1/pc1_share": "variance of persona space along PC1",
     "section_1/default_minus_fantastical": "lowest default minus highest fantastical role, cosine with the axis",
     "section_1/played_share": "share of role answers that the judge scores 3",
     "section_1/filtered_axis_cosine": "cosine of the axis with and without the filter by score",
     "section_1/filtered_pc1_axis_cosine": "abs. cosine of PC1 and the axis, answers that score 3 only",
+    "section_1/new_roles_auc": "chance that a new assistant-like role is above a new mid-range one on the axis",
     "section_1/seconds": "seconds for the whole section",
     "section_2/drift_slope_effect_size": (
         "Cohen's d of slopes over turns: coding and writing against therapy-like and philosophical talks"
@@ -67,6 +95,7 @@ ROWS = {
     "section_3/sae_explained_variance": "variance of held-out states that the sparse autoencoder explains",
     "section_3/seconds": "seconds for the whole section",
     **_each("section_4", "steering_spearman", "rank correlation of coefficient and score, single answers"),
+    **_each("section_4", "steering_spearman_minus_shuffled", "rank correlation minus that with words shuffled"),
     **_each("section_4", "steering_gain", "gain of the mean score at the best coherent coefficient"),
     **_each("section_4", "steering_effect_minus_random", "gain minus that along random vectors of equal length"),
     **_each("section_4", "steering_range", "lowest to highest mean score, coherent range"),

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.lm.batching import by_length, padded
 from personalab.lm.chat import Message, turn_spans
-from personalab.lm.hooks import Hidden, hooked
+from personalab.lm.hooks import Hidden, hooked, stop_after
 from personalab.lm.interventions import Cap
 from personalab.lm.models import decoder_blocks
 
@@ -66,16 +66,28 @@ def removed_norms(
     tokenizer: PreTrainedTokenizerBase,
     caps: Sequence[Cap],
     conversations: Sequence[Sequence[Message]],
+    *,
+    first_token: bool = False,
 ) -> Float[Tensor, "n k"]:
-    """Mean norm that each cap removes over each conversation's assistant tokens, all caps in force; on the CPU."""
+    """Mean norm that each cap removes over each conversation's assistant tokens, all caps in force; on the CPU.
+
+    Args:
+        first_token: of the conversation's first token instead.
+    """
     lengths = [len(turn_spans(c, tokenizer).ids) for c in conversations]
     removed = torch.zeros(len(conversations), len(caps))
     for rows in by_length(lengths, _BATCH_TOKENS):
         batch = turn_batch([conversations[r] for r in rows], tokenizer)
+        counted = batch.spoken
+        if first_token:
+            counted = torch.zeros_like(counted)
+            counted[:, 0] = True
 
-        def keep(place: int, projections: Tensor, batch: TurnBatch = batch, rows: Sequence[int] = tuple(rows)) -> float:
-            excess = (projections - caps[place].threshold).clamp_min(0).cpu() * batch.spoken
-            removed[list(rows), place] = excess.sum(dim=1) / batch.spoken.sum(dim=1)
+        def keep(
+            place: int, projections: Tensor, counted: Tensor = counted, rows: Sequence[int] = tuple(rows)
+        ) -> float:
+            excess = (projections - caps[place].threshold).clamp_min(0).cpu() * counted
+            removed[list(rows), place] = excess.sum(dim=1) / counted.sum(dim=1)
             return caps[place].threshold
 
         _run(model, batch, [c.block for c in caps], [c.vector for c in caps], keep)
@@ -98,6 +110,7 @@ def _run(
     with ExitStack() as stack:
         for place, block in enumerate(blocks):
             stack.enter_context(hooked(decoder_blocks(model)[block], partial(act, place)))
+        stack.enter_context(stop_after(decoder_blocks(model)[max(blocks)]))
         model(input_ids=batch.ids.to(model.device), use_cache=False, logits_to_keep=1)
     return first
 
