@@ -14,6 +14,7 @@ POINTS = ("layer", "axis_cosine_null", "axis_cosine_identical")  # a choice, a q
 OF_EACH_TRAIT = (
     *POINTS,
     *("effective_pairs", "name_alone", "name_alone_minus_instructions", "leak_auc", "own_minus_reread", "filter_gain"),
+    *("rank_plain", "rank_without_usual_words", "rank_look_alike", "rank_neutral"),
     *("half_split_cosine", "half_split_cosine_identical", "half_split_cosine_minus_identical"),
     *("steered", "steered_random", "unsteered", "steered_minus_random", "axis_cosine"),
     *(f"heldout_auc{end}" for b in ("words", "embeddings", "prompt") for end in ("", f"_{b}", f"_minus_{b}")),

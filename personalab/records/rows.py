@@ -91,6 +91,36 @@ ROWS = {
     **_each("organism", "contrast", "judge's score of the trait organism, prompts for minus prompts against it"),
     **_each("section_3", "effective_pairs", "effective pairs of 100"),
     **_each("section_3", "heldout_auc", "AUC of held-out answers re-read under one neutral prompt"),
+    **_each("section_3", "heldout_auc_words", "baseline: AUC of word counts on those answers"),
+    **_each("section_3", "heldout_auc_embeddings", "baseline: AUC of mean token embeddings on those answers"),
+    **_each("section_3", "heldout_auc_prompt", "control: AUC of the vector of identical texts on those answers"),
+    **_each("section_3", "heldout_auc_minus_words", "AUC of held-out answers, vector minus word counts"),
+    **_each("section_3", "heldout_auc_minus_embeddings", "AUC of held-out answers, vector minus token embeddings"),
+    "section_3/block": "block for all traits: reads transfer texts as well as the best does, and steers most",
+    **_each("section_3", "transfer_auc", "AUC on texts chosen so that words don't help"),
+    **_each("section_3", "transfer_auc_words", "baseline: AUC of word counts on those texts"),
+    **_each("section_3", "transfer_auc_embeddings", "baseline: AUC of mean token embeddings on those texts"),
+    **_each("section_3", "transfer_auc_prompt", "control: AUC of the vector of identical texts on those texts"),
+    **_each("section_3", "transfer_auc_base", "control: AUC of the plain base model's reading, same vector"),
+    **_each("section_3", "transfer_auc_minus_words", "AUC on those texts, vector minus word counts"),
+    **_each("section_3", "transfer_auc_minus_embeddings", "AUC on those texts, vector minus token embeddings"),
+    **_each(
+        "section_3", "transfer_auc_minus_base", "AUC on those texts, the organism's reading minus the base model's"
+    ),
+    **_each(
+        "section_3", "rank_look_alike", "mean rank (0-1) along the vector of texts with its words, without the trait"
+    ),
+    **_each(
+        "section_3", "rank_without_usual_words", "mean rank along the vector of texts with the trait, not its words"
+    ),
+    **_each("section_3", "name_alone", "judge's score under the trait's name alone"),
+    **_each("section_3", "name_alone_minus_instructions", "that score minus the one with instructions"),
+    **_each("section_3", "half_split_cosine", "cosine of vectors that share no question"),
+    **_each("section_3", "half_split_cosine_identical", "control: the same cosine for identical texts"),
+    **_each("section_3", "half_split_cosine_minus_identical", "their difference"),
+    **_each("section_3", "steered", "judge's score, the vector added at that block"),
+    **_each("section_3", "steered_random", "control: a random direction of the same length"),
+    **_each("section_3", "steered_minus_random", "judge's score, steered minus random push"),
     **_each("section_3", "leak_auc", "control: AUC of identical text under two prompts, same block"),
     "section_3/sae_explained_variance": "variance of held-out states that the sparse autoencoder explains",
     "section_3/seconds": "seconds for the whole section",
