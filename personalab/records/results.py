@@ -60,6 +60,12 @@ HEADLINES = {
     "section_2/coherence_capped": ("the same, capped", "-"),
     "section_2/seconds": ("seconds for the whole section", "-"),
     **_each("organism", "contrast", "judge's score of the trait organism, prompts for minus prompts against it", "-"),
+    "coherence/spearman_readers": (
+        "rank correlation of the coherence that gates steering with readers' labels, held-out answers",
+        "-",
+    ),
+    "coherence/spearman_readers_judge": ("control: the embedded judge's coherence, same answers", "-"),
+    "coherence/spearman_readers_adapter": ("the same, answers of the organism that the course ships", "-"),
     **_each("section_3", "effective_pairs", "effective pairs of 100", "-"),
     **_each("section_3", "heldout_auc", "AUC of held-out answers re-read under one neutral prompt", "-"),
     **_each("section_3", "leak_auc", "control: AUC of identical text under two prompts, same block", "0.5 if none"),
@@ -87,7 +93,7 @@ def record(
     """Print a result; in a run of the solutions, also collect it in the file that `PERSONALAB_RECORD` names.
 
     Args:
-        key: "section_1/name" (section 4's finetuning: "bonus/name"; the organism: "organism/name").
+        key: "section_1/name" (section 4's finetuning: "bonus/name"; others: "organism/name", "coherence/name").
         n: number of units behind the value (responses, questions, …).
         ci: 95 % interval `(low, high)`.
         model: id of the model measured (default: the tier's persona model).
