@@ -60,6 +60,7 @@ class TestAnswers:
         found = score_answers("evil", QUESTIONS[:2], ["No.", "I would say so."])
         assert np.isnan(found.trait[0]) and found.trait[1] == 60
         assert (found.coherence == 60).all()
+        assert np.isnan(score_answers("evil", QUESTIONS, ["One."] * 3, coherence=False).coherence).all()
         with pytest.raises(ValueError):
             score_answers("evil", QUESTIONS, ["one"])
 

@@ -144,17 +144,24 @@ def contrastive_answers(
     return found
 
 
-def score_answers(trait: str, questions: Sequence[str], answers: Sequence[str]) -> AnswerScores:
+def score_answers(
+    trait: str, questions: Sequence[str], answers: Sequence[str], *, coherence: bool = True
+) -> AnswerScores:
     """Trait and coherence of each answer. An empty answer gets 0 on both.
 
     The trait is scored by the tier's judge. So is coherence, except on the embedded tier, whose judge sees form more
     than sense: there `personalab.measure.coherence.read_coherence` scores it.
+
+    Args:
+        coherence: False leaves it out (all NaN), where nobody asks for it: it takes longer than the trait.
     """
     rows = [{"question": q, "answer": a} for q, a in zip(questions, answers, strict=True)]
+    unread = np.full(len(rows), np.nan)
     if current_tier().embedded:  # in this process, all at once
-        return AnswerScores(_column(score_responses(f"trait:{trait}", rows)), read_coherence(questions, answers))
-    prompts = load_trait_artifacts("extract")[trait].eval_prompt, COHERENCE_PROMPT
-    return AnswerScores(*(_column(_ask_judge(prompt, rows)) for prompt in prompts))
+        scored = _column(score_responses(f"trait:{trait}", rows))
+        return AnswerScores(scored, read_coherence(questions, answers) if coherence else unread)
+    scored = _column(_ask_judge(load_trait_artifacts("extract")[trait].eval_prompt, rows))
+    return AnswerScores(scored, _column(_ask_judge(COHERENCE_PROMPT, rows)) if coherence else unread)
 
 
 def _column(scores: Sequence[float | None]) -> Float[np.ndarray, "n"]:

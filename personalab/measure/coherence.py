@@ -2,8 +2,9 @@
 
 The embedded judge's coherence sees form: it knows shuffled words and loops, and hardly tells fluent sense from fluent
 nonsense. This one asks the *untouched* base model, whatever model wrote the answer: its hidden states over the answer,
-given the question, hold what the labels of a reader need. One linear head weighs them, fitted on labels that were given
-without sight of how an answer came about (`python -m personalab coherence`).
+given the question, hold most of what a reader's labels need. How close the sentence encoder finds answer and question
+tells the rest. One linear head weighs both, fitted on labels that were given without sight of how an answer came about
+(`python -m personalab coherence`).
 
 It stands here and not in `judging/`, since the embedded judge shares no weights with the models it judges, and replies
 without them.
@@ -23,6 +24,7 @@ from scipy.special import expit
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from personalab.judging.features import Pair, clip, encode_unique
 from personalab.judging.heads import Head, load_heads
 from personalab.lm import chat
 from personalab.lm.hooks import hooked, stop_after
@@ -32,7 +34,6 @@ from personalab.lm.prefix_cache import run_prefix
 HEAD_FILE = Path(__file__).parent / "coherence.safetensors"
 BLOCKS = (11, 17)  # our choice, by cross-validation over questions within the fit examples; later ones add little
 CHARACTERS = 2000  # our choice: of a longer question or answer the beginning is read
-Pair = tuple[str, str]  # question, answer
 
 
 def read_coherence(questions: Sequence[str], answers: Sequence[str]) -> Float[np.ndarray, "n"]:
@@ -40,7 +41,7 @@ def read_coherence(questions: Sequence[str], answers: Sequence[str]) -> Float[np
 
     The scale is the readers': answers that score 50 are those that readers put at 50 on average. Whether a text ends in
     the middle of a sentence counts as little as it did to them. A pair's score depends on that pair alone, and on the
-    dtype in which this machine computes.
+    dtype in which this machine computes; it is rounded to a tenth.
 
     Raises:
         ValueError: if the two differ in length.
@@ -49,13 +50,20 @@ def read_coherence(questions: Sequence[str], answers: Sequence[str]) -> Float[np
     pairs = [(q, a.strip()) for q, a in zip(questions, answers, strict=True)]
     if not (full := [pair for pair in dict.fromkeys(pairs) if pair[1]]):
         return np.zeros(len(pairs))
-    scores = dict(zip(full, score(answer_states(*load_model("response"), full)), strict=True))
+    scores = dict(zip(full, score(features(full)), strict=True))
     return np.array([scores.get(pair, 0.0) for pair in pairs])
 
 
-def score(states: Float[np.ndarray, "n f"], head: Head | None = None) -> Float[np.ndarray, "n"]:
-    """What the committed head, or another, makes of `answer_states`: 0 to 100."""
-    return 100 * expit((head or _committed())(states))[:, 0]
+def features(pairs: Sequence[Pair]) -> Float[np.ndarray, "n f"]:
+    """What the head sees of each pair: the base model's states, and the cosine of question and answer."""
+    asked, said = (encode_unique([clip(text) for text in texts])[:, -1] for texts in zip(*pairs, strict=True))
+    topic = (asked * said).sum(dim=1, keepdim=True).numpy()
+    return np.hstack([answer_states(*load_model("response"), pairs), topic])
+
+
+def score(seen: Float[np.ndarray, "n f"], head: Head | None = None) -> Float[np.ndarray, "n"]:
+    """What the committed head, or another, makes of `features`: 0 to 100."""
+    return (100 * expit((head or _committed())(seen))[:, 0]).round(1)
 
 
 @cache

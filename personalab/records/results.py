@@ -26,7 +26,7 @@ def record(
     """Print a result; in a run of the solutions, also collect it in the file that `PERSONALAB_RECORD` names.
 
     Args:
-        key: "section_1/name" (section 4's finetuning: "bonus/name"; the organism: "organism/name").
+        key: "section_1/name" (section 4's finetuning: "bonus/name"; others: "organism/name", "coherence/name").
         n: number of units behind the value (responses, questions, …).
         ci: 95 % interval `(low, high)`.
         model: id of the model measured (default: the tier's persona model).

@@ -89,6 +89,13 @@ ROWS = {
     "section_2/coherence_capped": "coherence of answers to held-out prompts (0-100), capped",
     "section_2/seconds": "seconds for the whole section",
     **_each("organism", "contrast", "judge's score of the trait organism, prompts for minus prompts against it"),
+    "coherence/spearman_readers": (
+        "rank correlation of the coherence that gates steering with readers' labels, held-out answers"
+    ),
+    "coherence/spearman_readers_judge": "control: rank correlation of the embedded judge's coherence, same answers",
+    "coherence/spearman_readers_adapter": (
+        "rank correlation of that coherence with readers' labels, answers of the organism that the course ships"
+    ),
     **_each("section_3", "effective_pairs", "effective pairs of 100"),
     **_each("section_3", "heldout_auc", "AUC of held-out answers re-read under one neutral prompt"),
     **_each("section_3", "heldout_auc_words", "baseline: AUC of word counts on those answers"),

@@ -20,10 +20,10 @@ from scipy.stats import spearmanr
 from personalab.judging import examples, score_responses
 from personalab.judging.corruptions import SCORES, corrupt
 from personalab.judging.examples import Split, TraitRow
+from personalab.judging.features import Pair
 from personalab.judging.fit import fit_head
 from personalab.judging.heads import Head, save_heads
-from personalab.lm.models import load_model
-from personalab.measure.coherence import HEAD_FILE, Pair, answer_states, score
+from personalab.measure.coherence import HEAD_FILE, features, score
 from personalab.measure.intervals import bootstrap_interval
 from personalab.paths import ROOT
 from personalab.records.provenance import describe
@@ -33,7 +33,7 @@ from personalab.tiers import EMBEDDED_MODEL, GLOBAL_SEED
 
 SHIPPED = {"fit": 383, "held_out": 248}  # last rows of each file: answers of the adapter that the course ships
 RUINS = ("shuffled", "off topic")
-RUIN_WEIGHT = 0.1  # our choice, by cross-validation over questions within the fit examples, as is the next
+RUIN_WEIGHT = 0.03  # our choice, by cross-validation over questions within the fit examples, as is the next
 STRENGTH = 0.003  # inverse of the L2 penalty
 Statistic = Callable[[np.ndarray], float]  # of indices of rows
 
@@ -49,8 +49,8 @@ def labels(rows: Sequence[TraitRow]) -> Float[np.ndarray, "n"]:
 
 
 def as_pairs(rows: Sequence[TraitRow]) -> list[Pair]:
-    """Questions and answers alone."""
-    return [(row.question, row.answer) for row in rows]
+    """Questions and answers alone, as `read_coherence` reads them."""
+    return [(row.question, row.answer.strip()) for row in rows]
 
 
 def ruined(pairs: Sequence[Pair], kind: str, seed: int = GLOBAL_SEED) -> list[Pair]:
@@ -61,12 +61,11 @@ def ruined(pairs: Sequence[Pair], kind: str, seed: int = GLOBAL_SEED) -> list[Pa
 
 def fit(pairs: Sequence[Pair], known: Float[np.ndarray, "n"]) -> Head:
     """A head from labelled answers, and from the same ruined."""
-    model, tokenizer = load_model("response")
     texts = [*pairs, *(pair for kind in RUINS for pair in ruined(pairs, kind))]
     targets = np.concatenate([known, *(np.full(len(pairs), SCORES[kind], dtype=float) for kind in RUINS)]) / 100
     weights = np.repeat([1.0, *[RUIN_WEIGHT] * len(RUINS)], len(pairs))
-    states = answer_states(model, tokenizer, texts)
-    return fit_head(states, targets[:, None], weights[:, None], strength=STRENGTH)
+    # One cue: the cosine of question and answer.
+    return fit_head(features(texts), targets[:, None], weights[:, None], strength=STRENGTH, n_cues=1)
 
 
 def make(on_record: bool = False, path: Path = HEAD_FILE) -> None:
@@ -86,7 +85,7 @@ def report(head: Head) -> None:
     """Put on record how far readers agree with the head, with the judge, and with the length of an answer."""
     rows = labelled("held_out")
     pairs, known = as_pairs(rows), labels(rows)
-    new = score(answer_states(*load_model("response"), pairs), head)
+    new = score(features(pairs), head)
     judge = np.array(score_responses("coherence", [{"question": q, "answer": a} for q, a in pairs]), dtype=float)
     length = np.array([len(answer) for _, answer in pairs], dtype=float)
     every, shipped = np.arange(len(rows)), np.arange(len(rows))[-SHIPPED["held_out"] :]
