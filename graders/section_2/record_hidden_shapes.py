@@ -48,13 +48,15 @@ def _shapes(family: str, layer: int, arguments: dict[str, int], tuples: bool = F
         with observed(model, []) as passes, returning_tuples(model, layer) if tuples else widened():
             yield passes
 
+    options: dict[str, Any] = dict(arguments)
+
     def judge(seen: Called) -> None:
         ids = [each.ids.tolist() for each in seen.noted]
         check(ids, "the model was never run. Call model.generate while your hook is on.")
         _check_generation(model, tok, ids, arguments.get("max_new_tokens", 5))
         _check_shapes(seen.found, [(1, len(rows[0]), width) for rows in ids])
 
-    return call_case(what, model, tok, (_PROMPT, layer), judge, around=watched, **arguments)
+    return call_case(what, model, tok, (_PROMPT, layer), judge, around=watched, **options)
 
 
 def _check_shapes(found: Any, expected: list[tuple[int, ...]]) -> None:

@@ -63,7 +63,7 @@ def test_return_layers() -> Iterator[Case]:
     yield _blocks(f"{what} language_model.layers", _seeing(blocks), blocks)
     yield _blocks(f"{what} model.language_model.layers", _Holder(model=_seeing(blocks)), blocks)
     for unknown in (UnknownArchitecture(embed=nn.Embedding(3, 4)), UnknownArchitecture(model=nn.Linear(2, 2))):
-        observe = partial(attempted, lambda work, unknown=unknown: work(unknown))
+        observe = partial(attempted, partial(lambda model, work: work(model), unknown))
         yield Case("For a model without blocks", observe, _check_error)
 
 
