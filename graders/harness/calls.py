@@ -46,7 +46,7 @@ def called(
     function: Callable[..., Any],
     *args: Any,
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    fails: bool = False,
+    fails_after: int | None = None,
     cure: str = "Remove it in `finally`, so that an error can't skip that.",
     **options: Any,
 ) -> Called:
@@ -54,7 +54,7 @@ def called(
 
     Args:
         around: makes a context for the call.
-        fails: its first forward pass fails.
+        fails_after: so many forward passes succeed, the next fails, and the error is what was found.
         cure: what to do about a hook left behind.
     """
     given, named, left = copy.deepcopy(args), copy.deepcopy(options), ""
@@ -64,11 +64,11 @@ def called(
         before = hooks(model)
         with torch.random.fork_rng(), around() as noted, observed(model, []) as seen:
             torch.manual_seed(0)
-            if fails:
-                with failing(model, after=0):
-                    found = attempt(lambda: function(*given, **named))
-            else:
+            if fails_after is None:
                 found = function(*given, **named)
+            else:
+                with failing(model, fails_after):
+                    found = attempt(lambda: function(*given, **named))
         try:
             check_hooks(model, before, "", cure)
         except AssertionError as error:
@@ -143,10 +143,13 @@ def _takes_system_prompts(tok: Any) -> bool:
     return True
 
 
-def failing_case(model: Any, tok: Any, args: Sequence[Any]) -> Case:
-    """The call's forward pass fails, and the model is left as it was."""
+def failing_case(
+    model: Any, tok: Any, args: Sequence[Any], what: str = AFTER_ERROR, after: int = 0, **options: Any
+) -> Case:
+    """A forward pass of the call fails, `after` others, and the model is left as it was; `options` for `called`."""
     return Case(
-        AFTER_ERROR,
-        lambda work: called(model, partial(work, model, tok), *args, fails=True).hooks,
-        lambda left: check(not left, AFTER_ERROR + left),
+        what,
+        lambda work: called(model, partial(work, model, tok), *args, fails_after=after, **options).hooks,
+        lambda left: check(not left, what + left),
+        HINT,
     )

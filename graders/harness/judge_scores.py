@@ -75,7 +75,7 @@ def reply_cases(name: str, run: Run, refusals: bool) -> Iterator[Case]:
     for reply, expected in [*replies.items(), ("72.5", 72)]:
         yield Case(
             f"{name} with the judge replying {reply!r}",
-            lambda work, reply=reply: exchange(reply, lambda: run(work)).found,
+            partial(lambda reply, work: exchange(reply, lambda: run(work)).found, reply),
             partial(_check_score, reply, expected),
             "Judges put words, tags or asterisks around a number, or send none: search the whole reply, and return "
             "None without a score.",

@@ -65,18 +65,16 @@ def similarity_case(
 
     def judge(observed: Any) -> None:
         found, (after, *_) = observed
-        check_form(found, tuple, 2, f"{what}: expected a tuple (matrix, names)")
+        check_form(found, tuple, 2, "expected a tuple (matrix, names)")
         matrix, found_names = found
         check(
             isinstance(found_names, list | tuple) and list(found_names) == names,
-            f"{what}: the names are not in the order of the dict: {difference(names, found_names)}. Return "
-            "`list(vectors)`, and don't sort: the names say which row is which.",
+            f"the names are not in the order of the dict: {difference(names, found_names)}. Return `list(vectors)`, "
+            "and don't sort: the names say which row is which.",
         )
-        matrix = check_tensor(matrix, (len(names), len(names)), f"{what}: the matrix")
-        check(
-            same(vectors, after),
-            f"{what}: you changed the vectors you were given. Work on copies: `v / v.norm()`, no `/=` or `-=`.",
-        )
-        check_close(matrix, [right], f"{what}: the matrix", mistakes)
+        matrix = check_tensor(matrix, (len(names), len(names)), "the matrix")
+        changed = "you changed the vectors you were given. Work on copies: `v / v.norm()`, no `/=` or `-=`."
+        check(same(vectors, after), changed)
+        check_close(matrix, [right], "the matrix", mistakes)
 
     return Case(what, called_with(vectors, *options), judge, hint)

@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from graders.harness.calls import Called, call_case
-from graders.harness.cases import Case, attempt, check_kind
+from graders.harness.calls import Called, call_case, failing_case
+from graders.harness.cases import Case, check_kind
 from graders.harness.expect import check, check_close, tolerance
-from graders.harness.hook_cases import left_case
-from graders.harness.hooked import Pass, changed, failing, observed
+from graders.harness.hooked import Pass, changed, observed
 from graders.harness.prompts import prompts
 from personalab.lm.models import d_model, n_blocks
 from personalab.lm.tiny import FAMILIES, load_tiny_model
@@ -160,8 +159,10 @@ class Exercise:
         alike = partial(changed, model, [(1, lambda hidden: hidden)])
         what = "With a second hook on the block"
         yield self.called(Situation(what, model, tok, vector_of(), 1, 1.0, around=alike), lambda reply: None)
-        for after, when in ((0, "the first pass"), (2, "the third pass")):
-            yield self._failing(after, f"After an error in {when} of a generation")
+        args, options = (PROMPT, vector_of(), 1, 1.0), {"max_new_tokens": _TOKENS, "cure": self.cures[0]}
+        for after, which in ((0, "first"), (2, "third")):
+            what = f"After an error in the {which} pass of a generation"
+            yield failing_case(model, tok, args, what, after, **options)
 
     def on_yours(self, model: Any, tok: Any) -> Case:
         """Three tokens of the notebook's own model; its first position is often larger than all others together."""
@@ -254,12 +255,3 @@ class Exercise:
             check((found in right) == cold, f"expected {expected}, found {found!r}. {cure}")
 
         return self.called(given, judge)
-
-    def _failing(self, after: int, what: str) -> Case:
-        model, tok = sharp("qwen2")
-
-        def run(function: Any) -> None:
-            with failing(model, after):
-                attempt(lambda: function(model, tok, PROMPT, vector_of(), 1, 1.0, max_new_tokens=_TOKENS))
-
-        return left_case(what, model, run, self.cures[0])

@@ -5,8 +5,8 @@ from functools import partial
 
 import torch
 
+from graders.harness import Case, grader
 from graders.harness import similarity as sim
-from graders.harness.cases import Case, grader
 
 
 @grader

@@ -26,7 +26,7 @@ def test_format_messages_response_index(tokenizer: Any) -> Iterator[Case]:
         for conversation in _CONVERSATIONS:
             yield Case(
                 f"With the template of {tok.name_or_path!r}",
-                lambda work, given=conversation, tok=tok: work([dict(m) for m in given], tok),
+                partial(lambda given, tok, work: work([dict(m) for m in given], tok), conversation, tok),
                 partial(_check_format, tok, conversation),
             )
 

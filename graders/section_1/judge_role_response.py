@@ -3,6 +3,7 @@
 import inspect
 import string
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from graders.harness import Case, Exchange, check, difference, exchange, grader, refused
@@ -26,7 +27,7 @@ def test_judge_role_response() -> Iterator[Case]:
     for reply in ("I can't tell.", "9"):
         yield refused(
             f"judge_role_response with the judge replying {reply!r}",
-            lambda judge, reply=reply: _judged(reply)(judge).found,
+            partial(lambda reply, work: _judged(reply)(work).found, reply),
             "a reply without a score on the scale must not become a number.",
         )
     yield Case("JUDGE_PROMPT_TEMPLATE", _default_template, _check_placeholders)

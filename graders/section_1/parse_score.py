@@ -1,6 +1,7 @@
 """Section 1: the judge's score from 0 to 3, wherever it stands in the reply."""
 
 from collections.abc import Iterator
+from functools import partial
 
 from graders.harness import Case, check, grader, refused
 
@@ -32,7 +33,7 @@ def test_parse_score() -> Iterator[Case]:
     for reply, expected in _PARSABLE.items():
         yield _parsed(reply, expected)
     for reply, why in ((reply, why) for why, replies in _REFUSED.items() for reply in replies):
-        yield refused(f"parse_score({reply!r})", lambda parse_score, reply=reply: parse_score(reply), why)
+        yield refused(f"parse_score({reply!r})", partial(lambda reply, work: work(reply), reply), why)
 
 
 def _parsed(reply: str, expected: int) -> Case:

@@ -68,8 +68,8 @@ def _check_pca(
         units = centred(unit(stacked)) @ _pca(unit(stacked))[0][k]
         column = torch.tensor(coords[:, k])
         mistakes = {
-            "you fitted unit vectors: fit the vectors as they are": lambda a=units: [a, -a],  # type: ignore[misc]
-            "you projected without centring": lambda a=uncentred: [a, -a],  # type: ignore[misc]
+            "you fitted unit vectors: fit the vectors as they are": lambda a=units: [a, -a],
+            "you projected without centring": lambda a=uncentred: [a, -a],
         }
         positive = column * (torch.sign(right @ column).item() or 1.0)
         check_close(positive, [right], f"pca_coords, component {k + 1} (its sign is free)", mistakes)

@@ -193,7 +193,7 @@ def _lengths() -> Iterator[Case]:
     for n, m, k in ((1, 2, 2), (2, 1, 2), (2, 2, 1)):
         lists = (vectors[:n], thresholds[:m], layers[:k])
         what = f"{n} vectors, {m} thresholds, {k} layers"
-        yield hc.refused_case(what, tiny, lambda capper, lists=lists: capper(tiny, *lists), _LENGTHS)
+        yield hc.refused_case(what, tiny, partial(lambda lists, capper: capper(tiny, *lists), lists), _LENGTHS)
 
 
 def _lifetime() -> Iterator[Case]:

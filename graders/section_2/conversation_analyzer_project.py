@@ -76,7 +76,7 @@ def _failing_case(model: Any, tok: Any) -> Case:
 
     def observe(make: Callable[..., Any]) -> list[Called]:
         run = make(model, tok, 1, _AXIS.clone()).extract_turn_activations
-        return [called(model, run, CONVERSATIONS["one turn"], fails=True), called(model, run, MANY)]
+        return [called(model, run, CONVERSATIONS["one turn"], fails_after=0), called(model, run, MANY)]
 
     def judge(found: list[Called]) -> None:
         check(not found[0].hooks, AFTER_ERROR + found[0].hooks)

@@ -7,14 +7,13 @@ from typing import Any
 
 import torch.nn.functional as F
 
-from graders.harness import Called, Case, attempt, call_case, check, check_kind, grader
-from graders.harness.hook_cases import left_case
-from graders.harness.hooked import Pass, failing, observed
+from graders.harness import Called, Case, call_case, check, check_kind, failing_case, grader
+from graders.harness.hooked import Pass, observed
 from graders.harness.probes import greedy, outputs_changed, returning_tuples
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 _PROMPT = "What is the sea?"
-_CURE = "Remove it in `finally`, so that an error can't skip that."
+
 _D = 32  # of the tiny models
 
 
@@ -26,13 +25,8 @@ def test_record_hidden_shapes() -> Iterator[Case]:
         yield _shapes(family, 2, {})
     yield _shapes("llama", 1, {}, tuples=True)
     model, tok = load_tiny_model("llama")
-
-    def interrupted(work: Any, after: int) -> None:
-        with failing(model, after):
-            attempt(lambda: work(model, tok, _PROMPT, 1))
-
     for after, when in ((0, "in the prefill"), (2, "while decoding")):
-        yield left_case(f"After an error {when}", model, partial(interrupted, after=after), _CURE)
+        yield failing_case(model, tok, (_PROMPT, 1), f"After an error {when}", after)
 
 
 def _shapes(family: str, layer: int, arguments: dict[str, int], tuples: bool = False) -> Case:
@@ -48,13 +42,15 @@ def _shapes(family: str, layer: int, arguments: dict[str, int], tuples: bool = F
         with observed(model, []) as passes, returning_tuples(model, layer) if tuples else widened():
             yield passes
 
+    options: dict[str, Any] = dict(arguments)
+
     def judge(seen: Called) -> None:
         ids = [each.ids.tolist() for each in seen.noted]
         check(ids, "the model was never run. Call model.generate while your hook is on.")
         _check_generation(model, tok, ids, arguments.get("max_new_tokens", 5))
         _check_shapes(seen.found, [(1, len(rows[0]), width) for rows in ids])
 
-    return call_case(what, model, tok, (_PROMPT, layer), judge, around=watched, **arguments)
+    return call_case(what, model, tok, (_PROMPT, layer), judge, around=watched, **options)
 
 
 def _check_shapes(found: Any, expected: list[tuple[int, ...]]) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from graders.harness import Case, Raised, attempt, check, grader
+from graders.harness import Case, Raised, check, grader, kind_of
+from graders.harness.cases import attempted
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 
@@ -62,7 +63,8 @@ def test_return_layers() -> Iterator[Case]:
     yield _blocks(f"{what} language_model.layers", _seeing(blocks), blocks)
     yield _blocks(f"{what} model.language_model.layers", _Holder(model=_seeing(blocks)), blocks)
     for unknown in (UnknownArchitecture(embed=nn.Embedding(3, 4)), UnknownArchitecture(model=nn.Linear(2, 2))):
-        yield Case("For a model without blocks", partial(_error, unknown), _check_error)
+        observe = partial(attempted, partial(lambda model, work: work(model), unknown))
+        yield Case("For a model without blocks", observe, _check_error)
 
 
 def _blocks(what: str, model: nn.Module, blocks: nn.ModuleList) -> Case:
@@ -92,15 +94,9 @@ def _described(found: Any, wanted: list[nn.Module]) -> str:
     return "found copies or other modules: a hook on a copied block never fires"
 
 
-def _error(model: nn.Module, work: Any) -> Raised | str:
-    found = attempt(lambda: work(model))
-    return found if isinstance(found, Raised) else type(found).__name__
-
-
-def _check_error(found: Raised | str) -> None:
+def _check_error(found: Any) -> None:
     name = UnknownArchitecture.__name__
-    if isinstance(found, str):
-        raise AssertionError(f"expected a ValueError, found {found} returned.")
+    check(isinstance(found, Raised), f"expected a ValueError, found {kind_of(found)} returned.")
     check(
         "ValueError" in found.kinds,
         f"expected a ValueError that names its class ({name}), found {found}. Raise it yourself when every path has "

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness import Called, Case, attempt, call_case, check, grader, on_tiny_models, tolerance
+from graders.harness import Called, Case, call_case, check, failing_case, grader, on_tiny_models, tolerance
 from graders.harness.expect import relative
-from graders.harness.hook_cases import left_case
 from graders.harness.hooked import Interrupted, observed
 from graders.harness.intercepted import Call, Rows, Script, intercepted
 from graders.harness.prompts import Messages, check_prompt, prompts
@@ -56,8 +55,11 @@ def test_run_capping_experiment(model: Any = None, tokenizer: Any = None) -> Ite
         for family, max_turns in (("llama", 3), ("gemma2", 2), ("qwen3", 1), ("qwen2", 9)):
             yield _on_tiny(family, {"max_turns": max_turns})
         yield _on_tiny("gemma3", {})
-        for fail_at in (0, 1):
-            yield _failing(fail_at)
+        tiny, tok = load_tiny_model("llama")
+        for fail_at in (0, 1):  # in the script: no forward pass does
+            around, args = partial(intercepted, tiny, tok, _replies(tok, fail_at)), (_TRANSCRIPT, *_caps(tiny, tok))
+            options = {"around": around, "cure": _CURE, "max_turns": 1, "max_new_tokens": 3}
+            yield failing_case(tiny, tok, args, f"After an error in generation {fail_at}", 10**6, **options)
     if model is not None:  # one turn, under a cap that nothing reaches: no text is compared
         caps, options = ([torch.ones(d_model(model))], [1e6], [1]), {"max_turns": 1, "max_new_tokens": 2}
         yield _case("your model, max_turns=1", model, tokenizer, caps, None, lambda seen: _check_form(seen, 1), options)
@@ -108,16 +110,6 @@ def _plain_states(model: Any, ids: list[int]) -> Float[Tensor, "blocks tokens d"
     with observed(model, _LAYERS) as passes:
         model(input_ids=torch.tensor([ids]))
     return torch.stack([states[0].float() for states in passes[0].states.values()])
-
-
-def _failing(fail_at: int) -> Case:
-    tiny, tok = load_tiny_model("llama")
-
-    def run(work: Any) -> None:
-        with intercepted(tiny, tok, _replies(tok, fail_at)):
-            attempt(lambda: work(tiny, tok, _TRANSCRIPT, *_caps(tiny, tok), max_turns=1, max_new_tokens=3))
-
-    return left_case(f"After an error in generation {fail_at}", tiny, run, _CURE)
 
 
 def _on_tiny(family: str, options: dict[str, int]) -> Case:

@@ -18,8 +18,8 @@ def test_score_trait_response() -> Iterator[Case]:
     yield from reply_cases(_NAME, _score, refusals=True)
     yield Case(
         f"{_NAME}(..., model='another-judge')",
-        lambda work: exchange("50", lambda: _score(work, model="another-judge")).models,
-        _check_model,
+        lambda work: exchange("50", lambda: _score(work, model="another-judge")).models[-1:],
+        lambda found: check(found == ["another-judge"], f"asked {found}: hand `model` on."),
     )
     yield failed_call(_NAME, _score)
 
@@ -33,11 +33,4 @@ def _check_prompt(prompt: str) -> None:
         _FILLED in prompt,
         "the judge was not sent eval_prompt_template with question and answer in their places: "
         f"{difference(_FILLED, prompt)}.\n  {misfilled(prompt)}",
-    )
-
-
-def _check_model(models: list[str]) -> None:
-    check(
-        models[-1:] == ["another-judge"],
-        f"{_NAME}(..., model='another-judge') asked {models[-1:]}: hand `model` on to utils.generate_response.",
     )

@@ -86,7 +86,7 @@ def test_select_layer() -> Iterator[Case]:
     ):
         yield fails(
             f"No {group} answers",
-            lambda work, without=without: called_with(*without)(work)[0],
+            partial(lambda given, work: called_with(*given)(work)[0], without),
             "With nothing to compare there is no AUC, and a block chosen by one means nothing: raise "
             f"ValueError('No {group} answers ...').",
         )

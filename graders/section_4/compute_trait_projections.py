@@ -23,11 +23,11 @@ Read = Callable[[Any, Any, Sequence[Any]], list[list[rd.Reading]]]  # for each e
 def test_compute_trait_projections(model: Any = None, tokenizer: Any = None) -> Iterator[Case]:
     """Projection of each answer's mean on the unit trait vector, at `hidden_states[layer]`."""
     tables = [rd.HIDDEN_STATES_INDEX, rd.POOLING]
-    yield from projection_cases(_answers, 3, [LONG], rd.HEADER, tables, model, tokenizer)
 
+    def answers(model: Any, tok: Any, exchanges: Sequence[rd.Exchange]) -> list[list[rd.Reading]]:
+        return [[reading] for reading in rd.read(model, tok, exchanges)]
 
-def _answers(model: Any, tok: Any, exchanges: Sequence[rd.Exchange]) -> list[list[rd.Reading]]:
-    return [[reading] for reading in rd.read(model, tok, exchanges)]
+    yield from projection_cases(answers, 3, [LONG], rd.HEADER, tables, model, tokenizer)
 
 
 def projection_cases(

@@ -18,15 +18,15 @@ _BEFORE = "you read the token before the last"
 def test_last_prompt_projections(model: Any = None, tokenizer: Any = None) -> Iterator[Case]:
     """Projection of the last prompt token, the header of the answer included, at `hidden_states[layer]`."""
     long = [("You are a judge.", "Is it fair to lie?"), ("You are a pirate.", "Go on: " + LONG[-1])]
-    yield from projection_cases(_prompts, 2, long, _BEFORE, [HIDDEN_STATES_INDEX, _MISTAKES], model, tokenizer)
 
+    def read(model: Any, tok: Any, examples: Sequence[tuple[str, str]]) -> list[list[Reading]]:
+        return [_prompt(model, tok, *example) for example in examples]
 
-def _prompts(model: Any, tok: Any, examples: Sequence[tuple[str, str]]) -> list[list[Reading]]:
-    """The last token of each prompt, in each of its right renderings."""
-    return [_prompt(model, tok, system, question) for system, question in examples]
+    yield from projection_cases(read, 2, long, _BEFORE, [HIDDEN_STATES_INDEX, _MISTAKES], model, tokenizer)
 
 
 def _prompt(model: Any, tok: Any, system: str, question: str) -> list[Reading]:
+    """The last token of a prompt, in each of its right renderings."""
     *conversation, _ = oracles.messages(system, question, "")
     right = prompts(conversation, tok)
     if not right:  # a system prompt that the template has no role for is merged into the user's turn
@@ -59,10 +59,6 @@ def _padded(r: Reading) -> Iterator[Reading]:
         yield _last(r, ids)
 
 
-def _without_system(r: Reading) -> list[Reading]:
-    return _prompt(r.model, r.tok, "", r.conversation[-1]["content"])
-
-
 _MISTAKES: Table = {
     "the header of the assistant's turn is missing: use add_generation_prompt=True": of(
         lambda r: _rendered(r, r.conversation)
@@ -72,5 +68,5 @@ _MISTAKES: Table = {
     "you average over the prompt: read its last token": means(lambda r: [(0, len(r.ids))]),
     _BEFORE: means(lambda r: [(r.start - 1, r.start)]),
     **BOS_TWICE,
-    "the system prompt is left out": of(_without_system),
+    "the system prompt is left out": of(lambda r: _prompt(r.model, r.tok, "", r.conversation[-1]["content"])),
 }

@@ -13,10 +13,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from graders.harness import Called, Case, attempt, call_case, check, check_kind, fails, grader, on_tiny_models
+from graders.harness import Called, Case, call_case, check, check_kind, failing_case, fails, grader, on_tiny_models
 from graders.harness.cases import check_keys
-from graders.harness.hook_cases import left_case
-from graders.harness.hooked import failing
 from graders.harness.prompts import prompts
 from graders.harness.scripted import unanswered
 from graders.harness.steered import answer, sharp, vector_of
@@ -143,7 +141,9 @@ def test_run_steering_experiment(model: Any = None, tokenizer: Any = None) -> It
             yield Experiment(family, *sharp(family), _QUESTIONS, 3 * vector_of(seed=3), options).case()
         what, tiny = "qwen2, default layer and coefficients", sharp("qwen2", blocks=21)
         yield Experiment(what, *tiny, _QUESTIONS[:1], 3 * vector_of(seed=3), {"max_new_tokens": 5}).case()
-        yield _failing()
+        options = {"layer": 1, "coefficients": [1.0, 2.0], "max_new_tokens": 5, "around": _scripted, "cure": _CURE}
+        args, what = (_QUESTIONS, vector_of(), _TEMPLATE), "After an error in the middle of the experiment"
+        yield failing_case(*sharp("llama"), args, what, 7, **options)
         yield _failed_call()
     if model is not None:  # its texts are not compared: in half precision two right runs may word them differently
         options = {"layer": n_blocks(model) // 2, "coefficients": [0.0, 1.0], "max_new_tokens": 3}
@@ -208,17 +208,6 @@ def _check_score(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         f"the score of coefficient {row['coefficient']}, question {row['question']!r}: expected {right}, found "
         f"{found}. {guess}",
     )
-
-
-def _failing() -> Case:
-    tiny, tok = sharp("llama")
-    options: dict[str, Any] = {"layer": 1, "coefficients": [1.0, 2.0], "max_new_tokens": 5}
-
-    def run(work: Any) -> None:
-        with failing(tiny, 7), scripted_replies(lambda messages, _model: _judged(messages, [])):
-            attempt(lambda: work(tiny, tok, _QUESTIONS, vector_of(), _TEMPLATE, **options))
-
-    return left_case("After an error in the middle of the experiment", tiny, run, _CURE)
 
 
 def _failed_call() -> Case:

@@ -15,7 +15,9 @@ Split = Literal["fit", "held_out"]
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    RoleRow = DelusionRow = RefusalRow = dict[str, Any]
+    RoleRow = dict[str, Any]
+    DelusionRow = dict[str, Any]
+    RefusalRow = dict[str, Any]
 else:
 
     class RoleRow(TypedDict):
