@@ -63,7 +63,7 @@ def features(pairs: Sequence[Pair]) -> Float[np.ndarray, "n f"]:
 
 def score(seen: Float[np.ndarray, "n f"], head: Head | None = None) -> Float[np.ndarray, "n"]:
     """What the committed head, or another, makes of `features`: 0 to 100."""
-    return (100 * expit((head or _committed())(seen))[:, 0]).round(1)
+    return (100 * expit((head or _committed())(seen).astype(float))[:, 0]).round(1)
 
 
 @cache
