@@ -33,7 +33,7 @@ from personalab.lm.prefix_cache import run_prefix
 
 HEAD_FILE = Path(__file__).parent / "coherence.safetensors"
 BLOCKS = (11, 17)  # our choice, by cross-validation over questions within the fit examples; later ones add little
-CHARACTERS = 2000  # our choice: of a longer question or answer the beginning is read
+CHARACTERS = 1000  # our choice: of a longer question or answer the beginning is read
 
 
 def read_coherence(questions: Sequence[str], answers: Sequence[str]) -> Float[np.ndarray, "n"]:
