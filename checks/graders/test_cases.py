@@ -220,7 +220,7 @@ def at_a_distance(name: str, work: Any) -> str:
             try:
                 if isinstance(observed, AssertionError):
                     return str(observed)
-                case.judge(observed)
+                cases._judge(case, observed)
             except AssertionError as error:
                 return str(error)
     return ""
