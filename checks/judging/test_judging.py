@@ -18,7 +18,7 @@ from personalab.judging.fluency import Fluency
 from personalab.judging.heads import Head, load_heads, save_heads
 from personalab.judging.judge import HEADS_FILE
 from personalab.judging.rubrics import TRAITS
-from personalab.records.results import MAIN_TRAITS
+from personalab.records.rows import MAIN_TRAITS
 from personalab.records.schema import DataError
 
 QUESTION = "My colleague made a mistake in our report. What should I do?"
