@@ -83,11 +83,11 @@ HEADLINES = (
         "A trait vector tells held-out answers apart: AUC",
         "section_3/{trait}/heldout_auc",
         Beside("word counts", "section_3/{trait}/heldout_auc_words"),
-        Beside("identical text under two prompts", "section_3/{trait}/leak_auc"),
+        Beside("identical text under two prompts, 0.5 if the prompt leaves no trace", "section_3/{trait}/leak_auc"),
         Beside("vector minus words", "section_3/{trait}/heldout_auc_minus_words"),
     ),
     Headline(
-        "also where words don't: AUC on texts without the trait's usual words, and look-alikes",
+        "On texts chosen so that words fail (traits without their usual words, look-alikes): AUC",
         "section_3/{trait}/transfer_auc",
         Beside("word counts", "section_3/{trait}/transfer_auc_words"),
         Beside("token embeddings", "section_3/{trait}/transfer_auc_embeddings"),
