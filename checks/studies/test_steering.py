@@ -158,11 +158,13 @@ class TestTraitVectors:
         ]
         monkeypatch.setattr(contrast, "contrastive_answers", lambda *_a, **_o: {"evil": rows})
 
-        def judged(_trait, _questions, given):
-            good = np.array([90.0 if "bad" in a and "sea" not in a else 10.0 for a in given])
-            return answers.AnswerScores(good, np.array([40.0 if "1Where" in a else 60.0 for a in given]))
+        def judged(rubric, asked):
+            given = [row["answer"] for row in asked]
+            if rubric == "coherence":
+                return [40.0 if "1Where" in a else 60.0 for a in given]
+            return [90.0 if "bad" in a and "sea" not in a else 10.0 for a in given]
 
-        monkeypatch.setattr(contrast, "score_answers", judged)
+        monkeypatch.setattr(contrast, "score_responses", judged)
         made = contrast.contrast(model, tokenizer, trait)
         assert (made.n_pairs, made.n_asked) == (3, 6)  # the sea never shows it, one pair is incoherent
 
@@ -173,8 +175,7 @@ class TestTraitVectors:
             return contrast.mean_response_activations(model, tokenizer, messages).mean(dim=0)
 
         torch.testing.assert_close(made.vectors, mean("pos") - mean("neg"), atol=1e-5, rtol=1e-5)
-        nothing = answers.AnswerScores(np.full(12, np.nan), np.full(12, 60.0))
-        monkeypatch.setattr(contrast, "score_answers", lambda *_a: nothing)
+        monkeypatch.setattr(contrast, "score_responses", lambda _rubric, asked: [None] * len(asked))
         with pytest.raises(ValueError, match="evil"):
             contrast.contrast(model, tokenizer, trait)
 
