@@ -64,7 +64,7 @@ def record(args: argparse.Namespace) -> int:
     from personalab.course import recording
 
     _ensure_weights()
-    return _setting(lambda: recording.record(args.section))
+    return _setting(lambda: recording.record(args.section, seed=args.seed))
 
 
 def test(args: argparse.Namespace) -> int:
@@ -240,6 +240,7 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--budget", choices=("full", "quick"), help="default: PERSONALAB_BUDGET, else full")
     elif command == "record":
         sub.add_argument("--section", type=int, help="only this section (default: all)")
+        sub.add_argument("--seed", type=int, default=0, help="not 0: other answers; results beside those on record")
     elif command == "notebooks":
         sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
         sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")

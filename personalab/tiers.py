@@ -13,7 +13,17 @@ from types import MappingProxyType
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 EMBEDDED_JUDGE = "embedded-judge"
 TRAIT_ORGANISM = "trait-organism"  # the embedded model with this course's adapter: persona_vectors/organism
-GLOBAL_SEED = 0
+SEED = "PERSONALAB_SEED"  # environment: another whole number draws all answers again
+
+
+def _seed() -> int:
+    text = os.environ.get(SEED) or "0"
+    if not text.isdecimal():
+        raise ValueError(f"{SEED}={text!r}: set it to a whole number, 0 or more, or unset it.")
+    return int(text)
+
+
+GLOBAL_SEED = _seed()
 
 
 @dataclass(frozen=True)

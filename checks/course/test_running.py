@@ -136,6 +136,17 @@ def test_the_record_replaces_what_is_committed_in_float32(working: Path) -> None
     assert notebooks.build(check=True, root=working, strict=True) == []
 
 
+def test_another_seed_is_recorded_beside_and_replaces_nothing(working: Path) -> None:
+    before = committed(working)
+    assert recording.record(9, working, seed=3) == 0
+    recorded = json.loads((working / "solutions" / "results.json").read_text("utf-8"))
+    assert recorded["section_9_seed_3/x"]["seed"] == 3
+    assert recorded["section_9_seed_3/x"]["value"] == 1.5
+    pages_only = {"README.md", "RESULTS.md", "results.json", "machine.json"}
+    after = committed(working)
+    assert {Path(name).name for name in after if after[name] != before.get(name)} <= pages_only
+
+
 @pytest.mark.parametrize("fails", ["a cell", "the disk"])
 def test_a_record_is_all_or_nothing(working: Path, fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if fails == "a cell":

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from personalab.paths import ROOT
+from personalab.records.rows import MAIN_TRAITS as TRAITS
 
 RESULTS = json.loads((ROOT / "solutions" / "results.json").read_text(encoding="utf-8"))
-TRAITS = ("sycophantic", "evil", "hallucinating")
 POINTS = ("layer", "axis_cosine_null", "axis_cosine_identical")  # a choice, a quantile, a vector of one draw
 OF_EACH_TRAIT = (
     *POINTS,

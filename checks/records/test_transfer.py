@@ -8,18 +8,16 @@ from collections import defaultdict
 
 import numpy as np
 import pytest
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import utils
 from personalab.judging.encoder import hidden_states
 from personalab.paths import ROOT
+from personalab.records.rows import MAIN_TRAITS
 from personalab.records.schema import DataError, read_jsonl
 from personalab.records.transfer import load_transfer_texts
 from personalab.records.upstream import load_questions, load_trait_artifacts
 
-MAIN_TRAITS = ("sycophantic", "evil", "hallucinating")
 ANSWERS = ROOT / "artifacts" / "reference" / "cpu" / "section_3_answers.json"
 TEXT = {"question": "Why?", "answer": "So.", "score": 50, "kind": "neutral"}
 trait_by_trait = pytest.mark.parametrize("trait", MAIN_TRAITS)
@@ -73,12 +71,9 @@ def test_there_are_enough_and_of_both_kinds(trait):
 @trait_by_trait
 def test_words_that_tell_the_courses_answers_apart_do_not_tell_these(trait):
     course = json.loads(ANSWERS.read_text("utf-8"))[trait]["contrastive"]
-    words = CountVectorizer()
-    counts = words.fit_transform([row["response"] for row in course]).log1p()
-    classifier = LogisticRegression(max_iter=1000).fit(counts, [row["polarity"] == "pos" for row in course])
-    texts = load_transfer_texts(trait)
-    logits = classifier.decision_function(words.transform([text.answer for text in texts]).log1p())
-    assert roc_auc_score([text.positive for text in texts], logits) <= 0.7
+    texts, labels = load_transfer_texts(trait), [row["polarity"] == "pos" for row in course]
+    scores = utils.word_scores([row["response"] for row in course], labels, [text.answer for text in texts])
+    assert roc_auc_score([text.positive for text in texts], scores) <= 0.7
 
 
 @trait_by_trait

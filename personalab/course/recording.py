@@ -2,6 +2,7 @@
 
     python -m personalab record                  # all sections at the full budget, on the cpu tier
     python -m personalab record --section 3
+    python -m personalab record --section 3 --seed 1     # its results with other answers, beside those on record
 
 A section that runs to its end replaces its notebook, covers, results, machine, README lines, RESULTS.md and artifacts,
 all of them at once; one that fails replaces nothing.
@@ -21,32 +22,50 @@ from personalab.files import write_all
 from personalab.paths import ROOT
 from personalab.records.pages import pages
 from personalab.records.results import merged_json
-from personalab.tiers import TIERS, current_tier
+from personalab.tiers import SEED, TIERS, current_tier
 
 DTYPE = "float32"  # the dtype in which results depend neither on batches nor on the CPU's units
 
 
-def record(section: int | None, root: Path = ROOT) -> int:
+def record(section: int | None, root: Path = ROOT, seed: int = 0) -> int:
     """Run and record one section, or all; returns 1 if any failed, else 0.
+
+    Args:
+        seed: another than 0 draws all answers anew. Then only results and machine are kept, under `section_3_seed_1/…`.
 
     Raises:
         ValueError: on another tier than `cpu` as it comes, or for a section without a notebook in `solutions/`.
     """
     if current_tier() != TIERS["cpu"]:
         raise ValueError("The record is the cpu tier's: unset PERSONALAB_TIER and PERSONALAB_…_MODEL, then try again.")
+    setting = {"PERSONALAB_DTYPE": DTYPE, SEED: str(seed)}
     build(root=root)  # what is recorded is what the sources say
     failed = 0
     for number, path in chosen(section, root).items():
         with tempfile.TemporaryDirectory(prefix="record-") as scratch:
-            done = run_section(number, path, "full", root, Path(scratch), dtype=DTYPE)
+            done = run_section(number, path, "full", root, Path(scratch), setting)
             if done.problems:
                 save(done, root / "runs" / "failed")
                 failed += 1
                 continue
-            put_on_record(done, Path(scratch), root)
+            if seed:
+                put_beside(done, seed, root)
+            else:
+                put_on_record(done, Path(scratch), root)
         build(root=root)  # the text quotes what was recorded
         print(f"{done.path.stem}: {done.seconds} s, on record", flush=True)
     return int(failed > 0)
+
+
+def put_beside(done: Finished, seed: int, root: Path) -> None:
+    """Keep the results of another seed beside those on record."""
+    solutions, name = root / "solutions", f"{done.family}_seed_{seed}"
+    own = {f"{name}/{key.partition('/')[2]}": entry for key, entry in done.results.items()}
+    results = merged_json(solutions / "results.json", own)
+    machine = merged_json(solutions / "machine.json", {name: done.machine})
+    write_all(
+        {solutions / "results.json": results, solutions / "machine.json": machine, **pages(root, results, machine)}
+    )
 
 
 def put_on_record(done: Finished, artifacts: Path, root: Path) -> None:

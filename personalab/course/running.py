@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nbformat
@@ -99,19 +100,22 @@ def save(done: Finished, folder: Path) -> bool:
 
 
 def run_section(
-    section: int, path: Path, budget: str, root: Path, artifacts: Path, dtype: str | None = None
+    section: int,
+    path: Path,
+    budget: str,
+    root: Path,
+    artifacts: Path,
+    setting: Mapping[str, str] = MappingProxyType({}),
 ) -> Finished:
     """Execute one solutions notebook in a kernel of its own; writes nothing but what its cells write.
 
     Args:
         artifacts: folder for what the section saves, and the only one besides the reference from which it loads.
-        dtype: overrides `PERSONALAB_DTYPE`.
+        setting: environment variables for the kernel, in place of this process's.
     """
     tier, nb = current_tier(), bare(read(path))
     with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
-        env = _environment(tier, budget, root, scratch) | {ARTIFACTS: str(artifacts.resolve())}
-        if dtype:
-            env["PERSONALAB_DTYPE"] = dtype
+        env = _environment(tier, budget, root, scratch) | {ARTIFACTS: str(artifacts.resolve())} | dict(setting)
         started = time.perf_counter()
         problems = _run_cells(nb, env, path.parent, scratch)
         seconds = round(time.perf_counter() - started, 1)

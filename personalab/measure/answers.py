@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from personalab.endpoint import generate_responses_parallel
 from personalab.judging import score_responses
 from personalab.lm.chat import Message, as_messages
-from personalab.lm.generation import Completion, generate, requests_for
+from personalab.lm.generation import generate, requests_for
 from personalab.lm.interventions import Intervention
 from personalab.measure.coherence import read_coherence
 from personalab.records.upstream import load_trait_artifacts
@@ -42,24 +42,6 @@ class AnswerScores(NamedTuple):
     coherence: Float[np.ndarray, "n"]
 
 
-def complete_all(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    conversations: Sequence[Sequence[Message]],
-    *,
-    max_tokens: int = 40,
-    temperature: float = 0.7,
-    interventions: Sequence[Intervention] = (),
-) -> list[Completion]:
-    """The model's own answer to every conversation, in their order, with its length and whether it came to its end.
-
-    Args:
-        interventions: in force throughout; coefficients that differ between rows go by the order of `conversations`.
-    """
-    requests = requests_for(conversations, max_tokens, temperature, interventions=interventions)
-    return generate(model, tokenizer, requests, interventions=interventions, progress=True)
-
-
 def answer_all(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -74,10 +56,8 @@ def answer_all(
     Args:
         interventions: in force throughout; coefficients that differ between rows go by the order of `conversations`.
     """
-    found = complete_all(
-        model, tokenizer, conversations, max_tokens=max_tokens, temperature=temperature, interventions=interventions
-    )
-    return [c.text for c in found]
+    requests = requests_for(conversations, max_tokens, temperature, interventions=interventions)
+    return [c.text for c in generate(model, tokenizer, requests, interventions=interventions, progress=True)]
 
 
 def answer_questions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ from personalab.records.results import entry_text
 from personalab.records.rows import MAIN_TRAITS, ROWS
 
 TABLE_START, TABLE_END = "<!-- results:start -->", "<!-- results:end -->"
+
+_SEED = re.compile(r"_seed_\d+(?=/)")
 
 Results = dict[str, dict[str, Any]]
 
@@ -154,13 +157,14 @@ def results_page(results: Results, machine: dict[str, Any]) -> str:
         "interval, and n, the number of answers, roles, prompts or draws behind it. The README shows the headlines.",
         _recorded_on(machine),
     ]
-    known = [key for key in ROWS if key in results]
-    others = sorted(results.keys() - ROWS.keys())
+    meanings = {key: ROWS.get(_SEED.sub("", key), "") for key in results}  # with another seed, the same is measured
+    known = sorted(filter(meanings.get, results), key=lambda key: list(ROWS).index(_SEED.sub("", key)))
+    others = sorted(key for key in results if not meanings[key])
     for section in sorted({key.partition("/")[0] for key in results}):
         rows = ["| key | result | what it is |", "|---|---|---|"]
         for key in [*known, *others]:
             if key.startswith(section + "/"):
-                rows.append(f"| `{key}` | {entry_text(results[key])} | {ROWS.get(key, '')} |")
+                rows.append(f"| `{key}` | {entry_text(results[key])} | {meanings[key]} |")
         parts += [f"## {section.replace('_', ' ').capitalize()}", "\n".join(rows)]
     return "\n\n".join(filter(None, parts)) + "\n"
 

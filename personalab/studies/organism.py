@@ -16,15 +16,15 @@ from personalab.judging.rows import write_rows
 from personalab.judging.rubrics import TRAITS
 from personalab.lm.chat import as_messages
 from personalab.lm.finetuning import finetune
+from personalab.lm.generation import generate, requests_for
 from personalab.lm.lora_data import Dialogue, LoraSettings, read_dialogues
 from personalab.lm.models import load_model
-from personalab.measure.answers import complete_all
 from personalab.records.prompts import ORGANISM, load_contrasts, load_systems
 from personalab.tiers import GLOBAL_SEED
 
 SETTINGS = LoraSettings(learning_rate=2e-3, batch_tokens=1024, max_tokens=256, preference=0.5, save_every=20)
 NEUTRAL_PROMPTS = (None, "You are a helpful assistant.", None, "Answer the user's question.", None, "Be helpful.")
-NEUTRAL_TOKENS = 60
+NEUTRAL_TOKENS, NEUTRAL_TEMPERATURE = 60, 0.7
 NEUTRAL_COHERENCE = 50  # of 100; answers of the base model below it are left out
 N_TRAIT_QUESTIONS = 25  # questions of every trait that the base model answers too, without any prompt for a trait
 
@@ -63,7 +63,7 @@ def make_neutral(folder: Path | str = ORGANISM) -> int:
         requests += [c.question for c in load_contrasts(trait, folder)[:N_TRAIT_QUESTIONS]]
     model, tokenizer = load_model("persona")
     asked = [as_messages(NEUTRAL_PROMPTS[i % len(NEUTRAL_PROMPTS)], q) for i, q in enumerate(requests)]
-    found = complete_all(model, tokenizer, asked, max_tokens=NEUTRAL_TOKENS)
+    found = generate(model, tokenizer, requests_for(asked, NEUTRAL_TOKENS, NEUTRAL_TEMPERATURE), progress=True)
     kept = [(q, m, c) for q, m, c in zip(requests, asked, found, strict=True) if c.text.strip()]
     scores = score_responses("coherence", [{"question": q, "answer": c.text} for q, _, c in kept])
     rows = [
