@@ -1,6 +1,7 @@
 """The course's figures: a static picture, readable everywhere, and below it an interactive one where supported.
 
-Colours are safe for colour-blind readers (Okabe and Ito's palette, the Viridis family).
+Colours are safe for colour-blind readers (Okabe and Ito's palette, the Viridis family), and one of them means one thing
+throughout the course: `COLOURS`. Nothing hangs on colour alone: a marker, a line style or a label says it too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,13 @@ from scipy.stats import binomtest
 
 PALETTE = ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#D55E00", "#56B4E9", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# What a colour means: plain, treated and control are conditions of an experiment; then groups of personas, and
+# the main traits. A limit or a reference is a black dashed line, a region that does not count is light grey.
+COLOURS = {
+    "plain": PALETTE[0], "treated": PALETTE[4], "control": PALETTE[6],
+    "default": PALETTE[0], "assistant-like": PALETTE[5], "mid-range": PALETTE[3], "fantastical": PALETTE[4],
+    "sycophantic": PALETTE[1], "evil": PALETTE[2], "hallucinating": PALETTE[3],
+}  # fmt: skip
 PLOTLY_MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 
 
@@ -32,7 +40,7 @@ def show(static: Figure, interactive: go.Figure, alt: str) -> None:
     picture = base64.b64encode(buffer.getvalue()).decode()
     plotly = json.loads(interactive.to_json())  # Plotly's own encoder knows its arrays
     # Two outputs: of one with both, JupyterLab shows only the picture, and Colab and GitHub know no Plotly.
-    display({"image/png": picture, "text/plain": alt}, raw=True)
+    display({"image/png": picture, "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
     display({"application/vnd.plotly.v1+json": plotly, "text/plain": f"(Interactive where supported.) {alt}"}, raw=True)
 
 
