@@ -9,8 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -78,11 +77,3 @@ def plot_null(null: Sequence[float] | Float[np.ndarray, "n"], observed: float, x
     interactive.add_vline(x=observed, line={"color": PALETTE[4]}, annotation_text=f"observed: {observed:.2f}")
     interactive.update_layout(width=700, height=320, xaxis_title=xlabel, yaxis_title="draws")
     show(fig, interactive, f"Histogram of {len(null)} null draws of the {xlabel}; observed {observed:.2f}.")
-
-
-def group_styles(
-    groups: Mapping[str, Sequence[str]], known: Mapping[str, object]
-) -> Iterator[tuple[tuple[str, list[str]], str, str, str]]:
-    """Each non-empty group, restricted to known names, with its colour and its markers."""
-    present = [(g, [m for m in members if m in known]) for g, members in groups.items()]
-    return zip([p for p in present if p[1]], cycle(PALETTE), cycle(MARKERS), cycle(PLOTLY_MARKERS), strict=False)
