@@ -44,6 +44,7 @@ from personalab.measure.separation import (
 from personalab.records.artifacts import load_artifact, load_steering_block, save_artifact
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_graded_prompts, load_jailbreaks
+from personalab.records.published import load_published_traits
 from personalab.records.results import record
 from personalab.records.steps import load_or_generate, steps_dir, steps_in
 from personalab.records.transfer import load_transfer_texts
@@ -123,6 +124,7 @@ __all__ = [
     "load_model",
     "load_or_generate",
     "load_prose",
+    "load_published_traits",
     "load_questions",
     "load_role_groups",
     "load_roles",

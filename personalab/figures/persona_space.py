@@ -46,7 +46,7 @@ def group_styles(
 def plot_similarity_matrix(
     matrix: Float[Tensor, "p p"], names: Sequence[str], title: str, groups: Mapping[str, Sequence[str]] | None = None
 ) -> None:
-    """Heatmap of cosine similarities; colours span the values off the diagonal, which is left grey (it is always 1).
+    """Heatmap of cosine similarities; colours span the values off the diagonal, which is left white (it is always 1).
 
     Args:
         groups: names by group, in the order of `names`; lines are drawn between them.
@@ -56,7 +56,7 @@ def plot_similarity_matrix(
     low, high = float(np.nanmin(off)), float(np.nanmax(off))
     label = f"cosine similarity, {low:.2f} to {high:.2f} between different ones"
     fig, ax = plt.subplots(figsize=(9, 8))
-    ax.set_facecolor("#bbbbbb")
+    ax.set_facecolor("white")
     image = ax.imshow(off, cmap="cividis", vmin=low, vmax=high)
     if len(names) <= CELLS_WITH_NUMBERS:
         for (row, column), value in np.ndenumerate(values):
@@ -74,7 +74,7 @@ def plot_similarity_matrix(
     fig.colorbar(image, label=label, shrink=0.8)
     interactive = go.Figure(
         go.Heatmap(z=off, x=list(names), y=list(names), zmin=low, zmax=high, colorscale="cividis")
-    ).update_layout(title=title, width=760, height=720, yaxis={"autorange": "reversed"}, plot_bgcolor="#bbbbbb")
+    ).update_layout(title=title, width=760, height=720, yaxis={"autorange": "reversed"}, plot_bgcolor="white")
     for start in filter(None, starts):
         interactive.add_hline(start - 0.5, line={"color": "white"})
         interactive.add_vline(start - 0.5, line={"color": "white"})
