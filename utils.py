@@ -9,9 +9,10 @@ from personalab.endpoint import (
     make_client,
     scripted_replies,
 )
-from personalab.figures.assistant_axis import plot_drift, plot_sweep, plot_tradeoff, show_side_by_side
+from personalab.figures.assistant_axis import plot_drift, plot_sweep, show_side_by_side
 from personalab.figures.base import plot_null, plot_rates
 from personalab.figures.by_block import plot_by_block
+from personalab.figures.capping import plot_ablation, plot_tradeoff
 from personalab.figures.persona_space import plot_persona_space, plot_similarity_line, plot_similarity_matrix
 from personalab.figures.playground import Playground
 from personalab.figures.steering import plot_conditions, plot_monitor, plot_steering
@@ -152,6 +153,7 @@ __all__ = [
     "n_blocks",
     "permutation_p",
     "permuted_differences",
+    "plot_ablation",
     "plot_by_block",
     "plot_conditions",
     "plot_drift",

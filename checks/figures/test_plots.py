@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from personalab.figures import assistant_axis, base
+from personalab.figures import assistant_axis, base, capping
 from personalab.figures.labels import place_labels
 from personalab.figures.persona_space import (
     group_styles,
@@ -26,7 +26,7 @@ NAMES = ["a", "b", "c"]
 def shown(monkeypatch):
     outputs = []
     for module in (base, assistant_axis):
-        monkeypatch.setattr(module, "display", lambda bundle, raw, metadata=None: outputs.append(bundle))
+        monkeypatch.setattr(module, "display", lambda bundle, **_: outputs.append(bundle))
     return outputs
 
 
@@ -40,9 +40,14 @@ def shown(monkeypatch):
         lambda: base.plot_null(np.arange(10) / 10, 0.5, "cosine"),
         lambda: assistant_axis.plot_drift({"a": [1.0, 2.0], "b": [0.5]}, risks={"a": [50, 25]}),
         lambda: assistant_axis.plot_sweep((-1, 0, 1), {"adherence": np.eye(3), "coherence": 100 * np.eye(3)}, "alpha"),
-        lambda: assistant_axis.plot_tradeoff(
+        lambda: assistant_axis.plot_drift({"coding": np.eye(3, 4), "therapy": np.ones((2, 4))}),
+        lambda: assistant_axis.plot_sweep(
+            (0, 1), {"a": np.eye(2, 3)}, "x", ((0, 1), {"a": np.eye(2)}), {"a": (1, "b")}
+        ),
+        lambda: capping.plot_ablation({"plain": np.ones(4), "cap": np.eye(4)[0]}, {"plain": 0.0, "cap": 3.0}, "out"),
+        lambda: capping.plot_tradeoff(
             [
-                {"id": name, "perplexity": 20.0, "out_of_persona": 0.5}
+                {"id": name, "perplexity": 20.0, "out_of_persona": 0.5, "n": 48}
                 for name in ("plain", "layers_1:2-p0.5", "steer_1-1.0")
             ],
             chosen="layers_1:2-p0.5",
@@ -109,3 +114,20 @@ def test_side_by_side_escapes_what_models_write_and_folds_behind_a_note(shown):
     assert "<script" not in html and html.count("&lt;script&gt;") == 2
     assert html.startswith("<details><summary>Villains &amp; co</summary>") and "1 &lt; 2?" in html
     assert bundle["text/plain"].startswith("Villains & co")
+
+
+def test_a_sweeps_intervals_stay_within_its_scale_and_its_control_is_named(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(assistant_axis, "show", lambda *figures: drawn.append(figures))
+    scores = np.array([[0.0, 0, 0, 3], [3, 3, 3, 0]])
+    assistant_axis.plot_sweep((0, 1), {"score (0-3)": scores}, "x", control=((0, 1), {"score (0-3)": scores}))
+    ((_, interactive, alt),) = drawn
+    for line in interactive.data:
+        low, high = line.y - line.error_y.arrayminus, line.y + line.error_y.array
+        assert low.min() >= 0 and high.max() <= 3 and line.name.endswith("n = 4 a point")
+    assert "random directions" in alt
+
+
+def test_a_share_of_none_has_no_interval_below_it():
+    below, above = capping.wilson_margins([0.0, 1.0], [10, 10])
+    assert below[0] == above[1] == 0 and above[0] > 0 and below[1] > 0
