@@ -48,28 +48,23 @@ def plot_by_block(
         ax = axes[0, col]
         _draw_curves(ax, interactive, col, curves, blocks, colours or {})
         if chosen and panel in chosen:
-            label = None if col else chosen_name
-            ax.axvline(chosen[panel], color="black", lw=1.2, ls=(0, (1, 3)), label=label, zorder=0)
-            interactive.add_vline(
-                x=chosen[panel], line={"color": "black", "dash": "dot"}, row=1, col=col + 1,
-                annotation={"text": chosen_name, "font": {"size": 10}, "yanchor": "bottom"},
-            )  # fmt: skip
+            ax.axvline(chosen[panel], color="black", lw=1.2, ls=(0, (1, 3)), label=chosen_name, zorder=0)
+            note = {"text": chosen_name, "font": {"size": 10}}
+            line = {"color": "black", "dash": "dot"}
+            interactive.add_vline(x=chosen[panel], line=line, row=1, col=col + 1, annotation=note)
         if reference is not None:
-            ax.axhline(reference, color="black", lw=0.8, ls="--", label=None if col else reference_name, zorder=0)
-            interactive.add_hline(y=reference, line={"color": "black", "dash": "dash", "width": 1}, row=1, col=col + 1)
-        ax.set_title(panel)
-        ax.set_xlabel("block")
+            ax.axhline(reference, color="black", lw=0.8, ls="--", label=reference_name, zorder=0)
+            interactive.add_hline(y=reference, line={"dash": "dash", "width": 1}, row=1, col=col + 1)
+        ax.set(title=panel, xlabel="block")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        interactive.update_xaxes(title_text="block", row=1, col=col + 1)
     axes[0, 0].set_ylabel(ylabel)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3), frameon=False, handlelength=4)
-    if title:
-        fig.suptitle(title)
+    fig.suptitle(title)
+    interactive.update_xaxes(title_text="block")
     interactive.update_yaxes(title_text=ylabel, row=1, col=1)
-    interactive.update_layout(
-        title=title, width=320 * max(2, len(panels)), height=460, legend={"orientation": "h", "y": -0.25}
-    )
+    legend = {"orientation": "h", "y": -0.25}
+    interactive.update_layout(title=title, width=320 * max(2, len(panels)), height=460, legend=legend)
     show(fig, interactive, _words(panels, blocks, chosen, chosen_name, f"{title or ylabel}: {ylabel} by block."))
 
 
