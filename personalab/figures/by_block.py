@@ -80,7 +80,7 @@ def _draw_curves(
     for i, (name, curve) in enumerate(curves.items()):
         colour, marker, symbol, (ls, dash) = next(styles)
         colour = COLOURS.get(colours.get(name, name), colour)
-        x = list(blocks if blocks is not None else range(len(curve.value)))
+        x = [float(block) for block in (range(len(curve.value)) if blocks is None else blocks)]
         every, first = _shown(curve, i, len(curves))
         if every == 1 and i:  # no two curves' intervals on one another
             x = [block + 0.12 * i * (x[-1] - x[0]) / len(x) for block in x]
