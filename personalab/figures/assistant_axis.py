@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,7 +19,12 @@ from scipy.stats import bootstrap, t
 from personalab.figures.base import COLOURS, MARKERS, PLOTLY_MARKERS, show
 
 DASHES = {"-": "solid", "--": "dash", ":": "dot"}  # Plotly's words for Matplotlib's line styles
-BESIDE = {"loc": "upper left", "bbox_to_anchor": (1.01, 1), "frameon": False, "fontsize": 8}  # a legend off the data
+BESIDE: dict[str, Any] = {
+    "loc": "upper left",
+    "bbox_to_anchor": (1.01, 1),
+    "frameon": False,
+    "fontsize": 8,
+}  # a legend off the data
 
 
 class Style(NamedTuple):
@@ -93,7 +98,12 @@ def _drift_line(
     margins = t.ppf(0.975, n - 1) * values.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else None
     if n > 1:
         ax.plot(turns, values.T, color=style.colour, ls=style.line, lw=0.6, alpha=0.35)
-    look = {"color": style.colour, "ls": style.line, "marker": MARKERS[style.marker % len(MARKERS)], "capsize": 3}
+    look: dict[str, Any] = {
+        "color": style.colour,
+        "ls": style.line,
+        "marker": MARKERS[style.marker % len(MARKERS)],
+        "capsize": 3,
+    }
     ax.errorbar(turns, values.mean(axis=0), yerr=margins, label=label, **look)
     interactive.add_scatter(
         x=turns, y=values.mean(axis=0), name=label, mode="lines+markers", showlegend=row == 0, row=row + 1, col=1,
@@ -156,7 +166,7 @@ def _sweep_line(ax: Axes, interactive: go.Figure, row: int, name: str, sweep: Sw
     means, label = values.mean(axis=1), f"{name}, n = {values.shape[1]} a point"
     ci = bootstrap((values,), np.mean, axis=1, method="percentile", n_resamples=1000, rng=0).confidence_interval
     below, above = means - ci.low, ci.high - means
-    look = {"color": style.colour, "ls": style.line, "marker": MARKERS[style.marker], "capsize": 3}
+    look: dict[str, Any] = {"color": style.colour, "ls": style.line, "marker": MARKERS[style.marker], "capsize": 3}
     x = np.asarray(sweep.x) + 0.02 * style.marker  # bars side by side
     ax.errorbar(x, means, yerr=np.stack([below, above]), label=label, **look)
     interactive.add_scatter(

@@ -71,7 +71,7 @@ def _tradeoff_line(
     """One group's points with Wilson intervals, joined in their order."""
     x, y = zip(*points.values(), strict=True)
     below, above = wilson_margins(y, [n] * len(y))
-    look = {"color": style.colour, "ls": style.line, "marker": MARKERS[style.marker], "lw": 1, "ms": 5}
+    look: dict[str, Any] = {"color": style.colour, "ls": style.line, "marker": MARKERS[style.marker], "lw": 1, "ms": 5}
     ax.errorbar(x, y, yerr=[below, above], label=name, ecolor=style.colour + "40", **look)
     interactive.add_scatter(
         x=x, y=y, text=[*points], mode="lines+markers", name=name,
