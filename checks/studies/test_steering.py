@@ -243,3 +243,9 @@ def test_the_sweep_explains_its_grey_area_and_draws_its_controls(monkeypatch):
     names = {trace.get("name") for trace in outputs[1]["application/vnd.plotly.v1+json"]["data"]}
     assert {steering.INCOHERENT, "control: words shuffled", "control: random vectors"} <= names
     assert "evil 50 at +2.00" in outputs[0]["text/plain"] and "3 questions" in outputs[0]["text/plain"]
+
+
+def test_an_interval_of_equal_values_does_not_end_beyond_its_mean():
+    for value in (0.1, 43.8, 68.07):
+        means, low, high = steering._means(np.full((1, 8), value))
+        assert (low <= means).all() and (means <= high).all()

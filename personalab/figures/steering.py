@@ -235,7 +235,12 @@ def _means(values: Float[np.ndarray, "c q"]) -> tuple[np.ndarray, np.ndarray, np
     with np.errstate(invalid="ignore"):  # a resample of missing values alone has no mean: NaN
         resampled = np.where(known, values, 0)[:, draws].sum(axis=2) / known[:, draws].sum(axis=2)  # (c, 500)
     low, high = np.nanquantile(resampled, [0.025, 0.975], axis=1)
-    return np.nanmean(values, axis=1), low, high
+    means = np.nanmean(values, axis=1)
+    return (
+        means,
+        np.fmin(low, means),
+        np.fmax(high, means),
+    )  # equal values: rounding must not put an end beyond the mean
 
 
 def _outside(x: Float[np.ndarray, "c"], inside: Bool[np.ndarray, "c"]) -> list[tuple[float, float]]:
