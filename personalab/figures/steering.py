@@ -63,7 +63,7 @@ def plot_steering(
     for col, trait in enumerate(scores):
         curves = {"trait score": (x, scores[trait]), "coherence": (x, coherence[trait])}
         curves |= {"control: words shuffled": (x, shuffled[trait])} if shuffled else {}
-        curves |= {"control: random vectors": random[trait]} if random else {}
+        curves |= {"control: random vectors": (np.array(random[trait][0]), random[trait][1])} if random else {}
         _draw_means(axes[0, col], interactive, col, curves)
         _shade(axes[0, col], interactive, col, _outside(x, coherent[trait]))
         axes[0, col].set_title(titles[col], fontsize=10)
@@ -102,7 +102,7 @@ def _ends(scores: Mapping[str, Float[np.ndarray, "c q"]], coherent: Mapping[str,
 
 
 def _draw_means(
-    ax: Axes, interactive: go.Figure, col: int, curves: Mapping[str, tuple[Sequence[float], np.ndarray]]
+    ax: Axes, interactive: go.Figure, col: int, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> None:
     for label, (x, values) in curves.items():
         means, low, high = _means(values)
@@ -110,7 +110,7 @@ def _draw_means(
         ax.errorbar(x, means, yerr=(means - low, high - means), color=line.colour, marker=line.marker, ms=5,
                     ls=line.style, capsize=2, lw=1.5, label=label)  # fmt: skip
         interactive.add_scatter(
-            x=list(x), y=means, name=label, legendgroup=label, showlegend=col == 0, row=1, col=col + 1,
+            x=x, y=means, name=label, legendgroup=label, showlegend=col == 0, row=1, col=col + 1,
             mode="lines+markers", line={"color": line.colour, "dash": line.dash}, marker={"symbol": line.symbol},
             error_y={"type": "data", "symmetric": False, "array": high - means, "arrayminus": means - low},
         )  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import plotly.graph_objects as go
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from personalab.figures.base import COLOURS, show
@@ -64,7 +65,7 @@ def plot_trait_axis(
     band = "95 % of random halves of the trait's own readings"
     line = f"95 % of contrasts of ordinary answers: ±{contrast_limit:.2f}"
     handles, labels = ax.get_legend_handles_labels()
-    handles += [Patch(color=BAND), plt.Line2D([], [], color="black", ls="--", lw=1)]
+    handles += [Patch(color=BAND), Line2D([], [], color="black", ls="--", lw=1)]
     ax.legend(handles, [*labels, band, line], frameon=False, fontsize=8, ncols=2, loc="upper center",
               bbox_to_anchor=(0.45, -0.14))  # fmt: skip
     interactive.add_scatter(x=[None], y=[None], mode="markers", name=band, marker={"color": BAND, "symbol": "square"})
@@ -74,8 +75,8 @@ def plot_trait_axis(
         yaxis={"tickvals": list(range(len(order))), "ticktext": order}, legend={"orientation": "h", "y": -0.25},
     )  # fmt: skip
     words = "; ".join(f"{t} {cosines[t][0]:+.2f} (prompts alone {controls[t][0]:+.2f})" for t in reversed(order))
-    limit = f"95 % of random contrasts of ordinary answers lie within ±{contrast_limit:.2f}"
-    show(fig, interactive, f"Points with intervals along a line, one row a trait: {title}. {words}. {limit}.")
+    chance = f"95 % of random contrasts of ordinary answers lie within ±{contrast_limit:.2f}"
+    show(fig, interactive, f"Points with intervals along a line, one row a trait: {title}. {words}. {chance}.")
 
 
 def _draw(
