@@ -18,13 +18,20 @@ ORGANISM_ADAPTER = ROOT / "persona_vectors" / "organism" / "adapter"
 
 _pristine: dict[tuple[str, torch.dtype], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
-# Where each architecture keeps its blocks: text models, text models wrapped for images (Gemma 3), PEFT on either.
+# Where each architecture keeps its blocks: text models, text models wrapped for images (Gemma 3), PEFT on either; then
+# OPT, GPT-2 and its kin (Falcon, Bloom, GPT-J), MPT, GPT-NeoX, Mamba, BioGPT.
 _BLOCK_PATHS = (
     "model.layers",
     "model.language_model.layers",
     "language_model.layers",
     "language_model.model.layers",
     "layers",
+    "model.decoder.layers",
+    "transformer.h",
+    "transformer.blocks",
+    "gpt_neox.layers",
+    "backbone.layers",
+    "biogpt.layers",
 )
 
 
