@@ -18,7 +18,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from personalab.lm import templates
-from personalab.lm.templates import Message
+from personalab.lm.templates import Message as Message
 
 ROLES = ("system", "user", "assistant")
 
@@ -101,6 +101,11 @@ def turn_spans(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
 def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
     """The conversation as one string that ends where the model's answer begins."""
     return render(messages, tokenizer, add_generation_prompt=True)
+
+
+def prompt_ids(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of `render_prompt`."""
+    return tokenizer(render_prompt(messages, tokenizer), add_special_tokens=False)["input_ids"]
 
 
 def _content_chars(

@@ -152,9 +152,7 @@ def _before_system(tokenizer: PreTrainedTokenizerBase, parts: bool) -> str | Non
     return _written(probe, tokenizer, parts).split(_WORD)[0] if _arrives(probe, tokenizer, parts) else None
 
 
-def _turn_end(
-    tokenizer: PreTrainedTokenizerBase, parts: bool, added: set[str]
-) -> tuple[tuple[int, ...], str | None]:
+def _turn_end(tokenizer: PreTrainedTokenizerBase, parts: bool, added: set[str]) -> tuple[tuple[int, ...], str | None]:
     """What a template writes between an answer and the next question: its first token or, without one, its text."""
     probe = [{"role": role, "content": placeholder((), i)} for i, role in enumerate(("user", "assistant", "user"))]
     for messages in (probe, probe[:2]):
