@@ -98,6 +98,20 @@ def turn_spans(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
     return encode(messages, tokenizer, [i for i, m in enumerate(messages) if m["role"] == "assistant"])
 
 
+def past_turn_end(ids: Sequence[int], end: int, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Where an answer's turn ends for whoever learns to end it, given the end of its content's span.
+
+    That is one past the end-of-turn token, spaces before it included (Llama 2: " </s>"); one token where turns end in
+    plain words.
+    """
+    for i in range(end, min(end + 4, len(ids))):
+        if ids[i] in templates.facts(tokenizer).stop_tokens:
+            return i + 1
+        if tokenizer.decode([ids[i]]).strip():
+            break
+    return min(end + 1, len(ids))
+
+
 def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
     """The conversation as one string that ends where the model's answer begins."""
     return render(messages, tokenizer, add_generation_prompt=True)

@@ -3,6 +3,8 @@ of what was checked; where the answer is not known, rows of one length run toget
 
 from __future__ import annotations
 
+import inspect
+
 from torch import nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -10,39 +12,13 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 # Architectures whose masked positions count for nothing wherever they stand, as `checks/lm/test_architectures.py`
 # measures. Elsewhere distances may be counted in the cache, masked positions included: ALiBi in MPT, windows in
 # GPT-Neo.
-GAPS_CHECKED = frozenset(
-    [
-        "biogpt",
-        "bloom",
-        "codegen",
-        "cohere2",
-        "deepseek_v3",
-        "falcon",
-        "gemma2",
-        "gemma3",
-        "gemma3_text",
-        "glm4",
-        "gpt2",
-        "gpt_bigcode",
-        "gpt_neox",
-        "gpt_oss",
-        "gptj",
-        "granite",
-        "llama",
-        "llama4_text",
-        "mistral",
-        "mixtral",
-        "olmo2",
-        "opt",
-        "phi",
-        "phi3",
-        "qwen2",
-        "qwen3",
-        "smollm3",
-        "stablelm",
-        "starcoder2",
-    ]
-)
+# fmt: off
+GAPS_CHECKED = frozenset([
+    "biogpt", "bloom", "codegen", "cohere2", "deepseek_v3", "falcon", "gemma2", "gemma3", "gemma3_text", "glm4", "gpt2",
+    "gpt_bigcode", "gpt_neox", "gpt_oss", "gptj", "granite", "llama", "llama4_text", "mistral", "mixtral", "olmo2",
+    "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3", "stablelm", "starcoder2",
+])
+# fmt: on
 
 
 def virtual_tokens(model: nn.Module) -> bool:
@@ -65,9 +41,7 @@ def may_be_padded(model: nn.Module) -> bool:
 
 def may_share(model: nn.Module) -> bool:
     """Whether keys and values of a common beginning can stand for it in every row: attention only, no running state."""
-    return may_be_padded(model) and all(
-        type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _cache(model).layers
-    )
+    return may_be_padded(model) and not has_running_state(model)
 
 
 def may_share_with_gaps(model: nn.Module) -> bool:
@@ -83,7 +57,29 @@ def may_share_with_gaps(model: nn.Module) -> bool:
     )
 
 
+def has_running_state(model: nn.Module) -> bool:
+    """Whether some layer carries a state from token to token, which a mask cannot hide text from."""
+    return any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _cache(model).layers)
+
+
+def window(model: nn.Module) -> int | None:
+    """Tokens that the narrowest layer sees back, itself included; None where all see all."""
+    widths = [layer.sliding_window for layer in _cache(model).layers if isinstance(layer, DynamicSlidingWindowLayer)]
+    return min(widths, default=None)
+
+
+def learns_positions(model: nn.Module) -> bool:
+    """Whether padding on the left moves a row's text unless it is told its positions: learned ones (GPT-2), no rotary.
+
+    A forward pass counts them from the first column, masked or not (nnsight issue 672); only `generate` does better.
+    """
+    base = _base(model)
+    rotary = getattr(base.config.get_text_config(), "rope_parameters", None)  # type: ignore[operator, union-attr]
+    return not rotary and "position_ids" in inspect.signature(base.forward).parameters
+
+
 def _base(model: nn.Module) -> nn.Module:
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
     unwrap = getattr(model, "get_base_model", None)
     return unwrap() if callable(unwrap) else model
 
