@@ -1,6 +1,6 @@
-"""Tiny random models of thirty architectures, and the naive loop each is held against: one row, no cache, plain hooks.
+"""Tiny random models of 35 architectures, and the naive loop each is held against: one row, no cache, plain hooks.
 
-The vocabulary is that of the tiny Qwen 2 tokenizer; windows are short, so that the conversations of a check exceed them.
+The vocabulary is the tiny Qwen 2 tokenizer's; windows are short, so that the conversations of a check exceed them.
 """
 
 from __future__ import annotations
