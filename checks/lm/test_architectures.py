@@ -22,11 +22,11 @@ PERSONAS = ("You are a pirate who loves the sea and the stars above it.", "You a
 PROMPTS = [
     chat.as_messages(persona, f"Question {i}: what about the sea" + " and the moon" * i + "?")
     for persona in PERSONAS
-    for i in range(3)
+    for i in range(2)
 ]
 ANSWERED = [[*p, {"role": "assistant", "content": "It is deep. " * (1 + i % 3)}] for i, p in enumerate(PROMPTS)]
 VECTOR = torch.randn(32, generator=torch.Generator().manual_seed(1))
-BLOCK, TOKENS = 1, 5
+BLOCK, TOKENS = 1, 4
 # PEFT knows no adapter for the linear layers of these two: it refuses Mamba's, and fails on Llama 4's router.
 NO_ADAPTER = ("mamba", "llama4")
 
