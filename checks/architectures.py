@@ -65,6 +65,7 @@ _CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
             "attn_layer_period": 2,
             "attn_layer_offset": 1,
             "mamba_d_state": 8,
+            "use_mamba_kernels": False,  # they would be fetched
         },
     ),
     "mamba": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 4, "state_size": 8, "initializer_range": 0.3}),
