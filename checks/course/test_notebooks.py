@@ -14,24 +14,11 @@ import pytest
 from nbgrader.api import Gradebook
 from nbgrader.nbgraderformat import MetadataValidator
 from nbgrader.preprocessors import ClearSolutions
-from toy_course import NAME, TOY, notebook, read, write_source
+from toy_course import NAME, TOY, give_outputs, notebook, read, write_source
 
 from personalab.course import notebooks, workbook
 from personalab.course.cells import digest
-from personalab.course.folded import folded
 from personalab.course.myst import UNKNOWN, code_cells, derive, read_source, stub, with_numbers, without_markers
-
-
-def give_outputs(root: Path) -> None:
-    """What running the solutions in Jupyter adds to the file."""
-    nb = read(root, "solutions")
-    for number, cell in enumerate(code_cells(nb), start=1):
-        cell.execution_count = number
-        cell.outputs = [nbformat.v4.new_output("stream", text=f"output {number}\n")]
-        cell.metadata["execution"] = {"iopub.execute_input": "2026-01-01T00:00:00Z"}
-    nb.metadata["language_info"]["version"] = "3.11.7"
-    notebooks.write(notebook(root, "solutions"), notebooks.dumps(nb))
-
 
 # Sources
 
@@ -133,40 +120,6 @@ def test_notebooks_say_where_they_come_from_and_hold_what_they_should(course: Pa
     exercise = code_cells(read(course, "exercises"))[1].source
     assert all(kept in exercise for kept in ('"""Half of `x`."""', "scale = 2", "return half"))
     assert "    half = x / scale\n    return half" in code_cells(read(course, "solutions"))[1].source
-
-
-def test_exercises_fold_solutions_and_what_the_recorded_run_printed(course: Path, tmp_path: Path) -> None:
-    notebooks.build(root=course)
-    give_outputs(course)
-    notebooks.build(root=course)
-    cells = read(course, "exercises").cells
-    shown = [(i, c.source) for i, c in enumerate(cells) if c.cell_type == "markdown" and "<details>" in c.source]
-    assert [cells[i - 1].id for i, _ in shown] == ["toys-2", "test_halve"]
-    assert "output 1\n```" in shown[0][1] and "    half = x / scale\n    return half" in shown[1][1]
-    (released,) = notebooks.build_release(tmp_path / "cohort", root=course)
-    text = released.read_text("utf-8")
-    assert "x / scale" not in text and "output 1" in text
-    released.write_text("changed by hand", "utf-8")
-    notebooks.build_release(tmp_path / "cohort", root=course)
-    assert (tmp_path / "cohort" / "kept" / released.name).read_text("utf-8") == "changed by hand"
-    write_source(course, TOY.replace("halve(3)", "halve(5)"))
-    notebooks.build(root=course)
-    assert "output 1" not in notebook(course, "exercises").read_text("utf-8")  # of other code
-
-
-def test_what_was_printed_cannot_leave_its_fence() -> None:
-    printed = {"a": "```\n</details><script>alert()</script>\n````"}
-    cell = nbformat.v4.new_code_cell("print()", id="a")
-    assert folded([cell], {}, printed)[1].source.count("`````") == 2
-
-
-def test_sections_link_to_their_neighbours(course: Path) -> None:
-    for number in (8, 10):
-        (course / "instructions" / f"section_{number}_more.md").write_text(f"# More {number}\n", "utf-8")
-    notebooks.build(root=course)
-    for folder in ("exercises", "solutions"):
-        last = read(course, folder).cells[-1].source
-        assert "← [More 8](section_8_more.ipynb) · [More 10](section_10_more.ipynb) →" in last
 
 
 def test_drift_is_found_and_a_check_writes_nothing(course: Path) -> None:
