@@ -102,9 +102,10 @@ def notebooks(args: argparse.Namespace) -> int:
     """Regenerate exercises/ and solutions/ from instructions/, or say which files differ."""
     from personalab.course import notebooks as pipeline
 
-    if args.nbgrader:
-        print(*(f"wrote {path}" for path in pipeline.build_nbgrader(args.nbgrader)), sep="\n")
-        return 0
+    for folder, build in ((args.nbgrader, pipeline.build_nbgrader), (args.release, pipeline.build_release)):
+        if folder:
+            print(*(f"wrote {path}" for path in build(folder)), sep="\n")
+            return 0
     try:
         yours = pipeline.learners_cells(ROOT) if args.check else {}
         changed = [path.relative_to(ROOT).as_posix() for path in pipeline.build(check=args.check, root=ROOT)]
@@ -244,6 +245,7 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
     elif command == "notebooks":
         sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
         sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")
+        sub.add_argument("--release", type=Path, metavar="DIR", help="write exercises without solutions there instead")
     elif command == "test":
         sub.add_argument("--all", action="store_true", help="the slow tests too")
     elif command == "judge":

@@ -18,6 +18,7 @@ from toy_course import NAME, TOY, notebook, read, write_source
 
 from personalab.course import notebooks, workbook
 from personalab.course.cells import digest
+from personalab.course.folded import folded
 from personalab.course.myst import UNKNOWN, code_cells, derive, read_source, stub, with_numbers, without_markers
 
 
@@ -45,9 +46,8 @@ def test_a_stub_replaces_the_region_and_nothing_else(indent: str) -> None:
 
 def test_stubs_equal_nbgraders(course: Path) -> None:
     nb, _ = ClearSolutions().preprocess(read_source(course / "instructions" / f"{NAME}.md"), {})
-    assert [cell.source for cell in nb.cells] == [
-        cell.source for cell in derive(course / "instructions" / f"{NAME}.md", "exercises").cells[1:]
-    ]
+    ours = derive(course / "instructions" / f"{NAME}.md", "exercises", release=True)
+    assert [cell.source for cell in nb.cells] == [cell.source for cell in ours.cells[1:-1]]
 
 
 def test_tags_become_valid_nbgrader_metadata(course: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_text_quotes_the_record(course: Path) -> None:
     source = course / "instructions" / f"{NAME}.md"
     source.write_text(source.read_text("utf-8") + "\nWe found {{=a/n:.0f}}, and `{{a/n}}` in code:\n", "utf-8")
     notebooks.write(course / "solutions" / "results.json", json.dumps(results))
-    assert "We found 7, and" in derive(source, "exercises").cells[-1].source
+    assert "We found 7, and" in derive(source, "exercises").cells[-2].source
 
 
 def test_section_numbers_are_unique(course: Path) -> None:
@@ -129,10 +129,44 @@ def test_notebooks_say_where_they_come_from_and_hold_what_they_should(course: Pa
         assert f"Generated from `instructions/{NAME}.md`" in nb.cells[0].source
         assert set(nb.metadata) == {"kernelspec", "language_info"}
         assert "SOLUTION" not in notebooks.dumps(nb)
-    assert "x / scale" not in notebook(course, "exercises").read_text("utf-8")
+    assert "x / scale" not in "".join(cell.source for cell in code_cells(read(course, "exercises")))
     exercise = code_cells(read(course, "exercises"))[1].source
     assert all(kept in exercise for kept in ('"""Half of `x`."""', "scale = 2", "return half"))
     assert "    half = x / scale\n    return half" in code_cells(read(course, "solutions"))[1].source
+
+
+def test_exercises_fold_solutions_and_what_the_recorded_run_printed(course: Path, tmp_path: Path) -> None:
+    notebooks.build(root=course)
+    give_outputs(course)
+    notebooks.build(root=course)
+    cells = read(course, "exercises").cells
+    shown = [(i, c.source) for i, c in enumerate(cells) if c.cell_type == "markdown" and "<details>" in c.source]
+    assert [cells[i - 1].id for i, _ in shown] == ["toys-2", "test_halve"]
+    assert "output 1\n```" in shown[0][1] and "    half = x / scale\n    return half" in shown[1][1]
+    (released,) = notebooks.build_release(tmp_path / "cohort", root=course)
+    text = released.read_text("utf-8")
+    assert "x / scale" not in text and "output 1" in text
+    released.write_text("changed by hand", "utf-8")
+    notebooks.build_release(tmp_path / "cohort", root=course)
+    assert (tmp_path / "cohort" / "kept" / released.name).read_text("utf-8") == "changed by hand"
+    write_source(course, TOY.replace("halve(3)", "halve(5)"))
+    notebooks.build(root=course)
+    assert "output 1" not in notebook(course, "exercises").read_text("utf-8")  # of other code
+
+
+def test_what_was_printed_cannot_leave_its_fence() -> None:
+    printed = {"a": "```\n</details><script>alert()</script>\n````"}
+    cell = nbformat.v4.new_code_cell("print()", id="a")
+    assert folded([cell], {}, printed)[1].source.count("`````") == 2
+
+
+def test_sections_link_to_their_neighbours(course: Path) -> None:
+    for number in (8, 10):
+        (course / "instructions" / f"section_{number}_more.md").write_text(f"# More {number}\n", "utf-8")
+    notebooks.build(root=course)
+    for folder in ("exercises", "solutions"):
+        last = read(course, folder).cells[-1].source
+        assert "← [More 8](section_8_more.ipynb) · [More 10](section_10_more.ipynb) →" in last
 
 
 def test_drift_is_found_and_a_check_writes_nothing(course: Path) -> None:

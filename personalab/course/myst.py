@@ -23,6 +23,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from personalab.course.cells import stamp
+from personalab.course.folded import folded, links, printed_text
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 REGION = re.compile(rf"^([ \t]*){BEGIN}.*?^[ \t]*{END}[^\n]*", re.M | re.S)
@@ -132,18 +133,35 @@ def with_numbers(text: str, results: Mapping[str, Any]) -> str:
     return NUMBER.sub(number, text)
 
 
-def derive(source: Path, kind: str) -> NotebookNode:
-    """The notebook that belongs under `exercises` or `solutions` (the `kind`), unexecuted; each cell with its hash."""
+def derive(source: Path, kind: str, recorded: NotebookNode | None = None, release: bool = False) -> NotebookNode:
+    """The notebook that belongs under `exercises` or `solutions` (the `kind`), unexecuted; each cell with its hash.
+
+    Args:
+        recorded: the executed solutions: exercises quote what they printed, if their code is that of the source.
+        release: leave the folded solutions out of exercises.
+    """
     nb = read_source(source)
-    change = {"exercises": stub, "solutions": without_markers}[kind]
-    for cell in code_cells(nb):
-        cell.source = change(cell.source)
+    solved = {cell.id: without_markers(cell.source) for cell in code_cells(nb)}
+    if kind == "exercises":
+        printed = printed_text(recorded) if recorded and _codes(recorded) == [*solved.values()] else {}
+        exercises = {} if release else {c.id: solved[c.id] for c in code_cells(nb) if BEGIN in c.source}
+        for cell in code_cells(nb):
+            cell.source = stub(cell.source)
+        nb.cells = folded(nb.cells, exercises, printed)
+    else:
+        for cell in code_cells(nb):
+            cell.source = solved[cell.id]
+    nb.cells.append(links(source, sections(source.parent, ".md").values()))
     notice = f"*Generated from `instructions/{source.name}` by `make notebooks`. {NOTICE[kind]}*"
     hidden = {"tags": ["remove-cell"]}  # on the site, where nothing can be edited
     nb.cells.insert(0, nbformat.v4.new_markdown_cell(notice, id="generated", metadata=hidden))
     for cell in nb.cells:
         stamp(cell)
     return nb
+
+
+def _codes(nb: NotebookNode) -> list[str]:
+    return [cell.source for cell in code_cells(nb)]
 
 
 def code_cells(nb: NotebookNode) -> list[NotebookNode]:

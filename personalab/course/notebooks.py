@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 
 from personalab.course import workbook
 from personalab.course.cells import dumps, origin, read_or_none
+from personalab.course.folded import EXPECTED, TAGS
 from personalab.course.myst import METADATA, code_cells, derive, read_source, sections
 from personalab.files import keep_copy, write
 from personalab.paths import ROOT
@@ -52,7 +53,32 @@ def build(check: bool = False, root: Path = ROOT, strict: bool | None = None) ->
 def derived(root: Path = ROOT) -> dict[Path, NotebookNode]:
     """Every notebook that the sources give, by the path where it belongs."""
     sources = sections(root / "instructions", ".md").values()
-    return {root / kind / f"{source.stem}.ipynb": derive(source, kind) for source in sources for kind in KINDS}
+    found = {}
+    for source in sources:
+        recorded = read_or_none(root / "solutions" / f"{source.stem}.ipynb")
+        for kind in KINDS:
+            found[root / kind / f"{source.stem}.ipynb"] = derive(source, kind, recorded)
+    return found
+
+
+def build_release(folder: Path, root: Path = ROOT) -> list[Path]:
+    """Write the exercise notebooks without their folded solutions to `folder`, for a cohort; returns the files.
+
+    A file there that differs is kept in `folder/kept/`.
+    """
+    written = []
+    for source in sections(root / "instructions", ".md").values():
+        nb = derive(source, "exercises", read_or_none(root / "solutions" / f"{source.stem}.ipynb"), release=True)
+        written.append(_replace(folder / f"{source.stem}.ipynb", dumps(nb), folder))
+    return written
+
+
+def _replace(path: Path, text: str, folder: Path) -> Path:
+    """Write `text` to `path`; what differs there goes to `folder/kept/` first, and a line says so."""
+    if path.exists() and path.read_bytes() != text.encode():
+        print(f"{path} was another version: it is kept as {keep_copy(path, folder / 'kept')}")
+    write(path, text)
+    return path
 
 
 def learners_cells(root: Path = ROOT) -> dict[Path, list[str]]:
@@ -74,11 +100,14 @@ def _same(path: Path, old: NotebookNode, new: NotebookNode) -> bool:
 
 
 def _given(nb: NotebookNode) -> list[tuple[object, ...]]:
-    """What the course gave in `nb`: cells that a learner changed count as they were, those that they added don't."""
+    """What the course gave in `nb`: cells that a learner changed count as they were, those that they added don't.
+
+    Nor does what a run printed: a learner may have run the solutions.
+    """
     return [
-        (cell.cell_type, origin(cell), cell.metadata.get("nbgrader"), cell.metadata.get("tags"))
+        (cell.cell_type, origin(cell), cell.metadata.get("nbgrader"), tags)
         for cell in nb.cells
-        if origin(cell)
+        if origin(cell) and TAGS[EXPECTED] not in (tags := cell.metadata.get("tags", []))
     ]
 
 
@@ -124,9 +153,6 @@ def build_nbgrader(folder: Path, root: Path = ROOT) -> list[Path]:
     """
     written = []
     for source in sections(root / "instructions", ".md").values():
-        path, text = folder / "source" / source.stem / f"{source.stem}.ipynb", dumps(read_source(source))
-        if path.exists() and path.read_bytes() != text.encode():
-            print(f"{path} was another version: it is kept as {keep_copy(path, folder / 'kept')}")
-        write(path, text)
-        written.append(path)
+        path = folder / "source" / source.stem / f"{source.stem}.ipynb"
+        written.append(_replace(path, dumps(read_source(source)), folder))
     return written
