@@ -237,10 +237,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
     if command == "run":
-        sub.add_argument("--section", type=int, help="only this section (default: all)")
+        sub.add_argument("--section", metavar="N", help="only this section, 4b for the bonus of 4 (default: all)")
         sub.add_argument("--budget", choices=("full", "quick"), help="default: PERSONALAB_BUDGET, else full")
     elif command == "record":
-        sub.add_argument("--section", type=int, help="only this section (default: all)")
+        sub.add_argument("--section", metavar="N", help="only this section, 4b for the bonus of 4 (default: all)")
         sub.add_argument("--seed", type=int, default=0, help="not 0: other answers; results beside those on record")
     elif command == "notebooks":
         sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")

@@ -115,7 +115,7 @@ def _check_widths(interventions: Sequence[Intervention], width: int) -> None:
         vector = getattr(intervention, "vector", None)
         if isinstance(vector, Tensor) and vector.shape != (width,):
             raise TrainingError(
-                f"interventions[{i}] has a vector of shape {tuple(vector.shape)}, but the residual stream is {width} wide."
+                f"interventions[{i}] has a vector of shape {tuple(vector.shape)}, but the model is {width} wide."
             )
 
 
