@@ -84,7 +84,7 @@ def finetune(
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     for name in ("forward", "_original_forward"):  # accelerate's, which computes in half precision for good
         tuned.__dict__.pop(name, None)
-    tuned.training_log = trainer.state.log_history  # type: ignore[assignment]
+    tuned.training_log = trainer.state.log_history
     if folder is not None and trainer.is_world_process_zero():
         save_adapter(tuned, folder)
         shutil.rmtree(Path(folder) / "checkpoint", ignore_errors=True)
@@ -171,11 +171,12 @@ class _Trainer(Trainer):
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """The Trainer's own begins at a rate of 0, with which a run of one step learns nothing."""
-        if self.lr_scheduler is None and self.lora.warmup < 1:
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if self.lora.warmup < 1:
             rate = partial(learning_rate, n_steps=num_training_steps, settings=self.lora)
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
-            self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
+            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, rate)
+            self.lr_scheduler = scheduler
+        return scheduler
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted."""

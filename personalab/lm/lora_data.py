@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from personalab.lm import chat
 from personalab.lm.batching import packed
 from personalab.records.schema import DataError, Turn, read_jsonl
+from personalab.tiers import current_tier
 
 
 class TrainingError(ValueError):
@@ -39,8 +40,8 @@ class Dialogue:
     source: str | None = None
 
 
-_ABOVE_ZERO = ("rank", "alpha", "learning_rate", "epochs", "max_steps", "batch_tokens", "batch_size", "accumulation")
-_ABOVE_ZERO += ("max_tokens", "clip", "save_every")
+_SIZES = ("epochs", "max_steps", "batch_tokens", "batch_size", "accumulation", "max_tokens", "save_every")
+_ABOVE_ZERO = ("rank", "alpha", "learning_rate", "clip", *_SIZES)
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,25 @@ class LoraSettings:
 
 
 DEFAULTS = LoraSettings()
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PAPER = LoraSettings(  # Chen et al. 2025, the repository's configs/train_instruct_7b.json; its optimiser is in 8 bit
+    rank=32,
+    alpha=64,
+    rslora=True,
+    targets=LINEAR,
+    learning_rate=1e-5,
+    schedule="linear",
+    warmup=5,
+    weight_decay=0.01,
+    batch_size=2,
+    accumulation=8,
+    max_tokens=2048,
+)
+
+
+def tier_settings() -> LoraSettings:
+    """How the current tier finetunes on a dataset: as the paper does where there is a GPU, small on a laptop."""
+    return replace(DEFAULTS, epochs=2, max_tokens=256) if current_tier().embedded else PAPER
 
 
 @dataclass(frozen=True)
