@@ -9,9 +9,10 @@ from personalab.endpoint import (
     make_client,
     scripted_replies,
 )
-from personalab.figures.assistant_axis import plot_drift, plot_sweep, plot_tradeoff, show_side_by_side
+from personalab.figures.assistant_axis import plot_drift, plot_sweep, show_side_by_side
 from personalab.figures.base import plot_null, plot_rates
 from personalab.figures.by_block import plot_by_block
+from personalab.figures.capping import plot_ablation, plot_tradeoff
 from personalab.figures.persona_space import plot_persona_space, plot_similarity_line, plot_similarity_matrix
 from personalab.figures.playground import Playground
 from personalab.figures.steering import plot_conditions, plot_monitor, plot_steering
@@ -44,6 +45,7 @@ from personalab.measure.separation import (
 from personalab.records.artifacts import load_artifact, load_steering_block, save_artifact
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_graded_prompts, load_jailbreaks
+from personalab.records.published import load_published_traits
 from personalab.records.results import record
 from personalab.records.steps import load_or_generate, steps_dir, steps_in
 from personalab.records.transfer import load_transfer_texts
@@ -123,6 +125,7 @@ __all__ = [
     "load_model",
     "load_or_generate",
     "load_prose",
+    "load_published_traits",
     "load_questions",
     "load_role_groups",
     "load_roles",
@@ -150,6 +153,7 @@ __all__ = [
     "n_blocks",
     "permutation_p",
     "permuted_differences",
+    "plot_ablation",
     "plot_by_block",
     "plot_conditions",
     "plot_drift",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -28,17 +29,17 @@ def own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(tiers, "_active", tiers.TIERS["cpu"])
 
 
-def reply_json(text: str | None, finish: str | None = "stop") -> dict:
+def reply_json(text: object, finish: str | None = "stop", model: str = "m") -> dict:
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}
 
 
 @dataclass
 class Server:
-    """Records request bodies; `answer(body, headers)` returns status, JSON and headers."""
+    """Records request bodies; `answer(body, headers)` returns status, JSON (or bytes as they are) and headers."""
 
     url: str
-    answer: Callable[[dict, Mapping], tuple[int, dict, dict]]
+    answer: Callable[[dict, Mapping], tuple[int, Any, dict]]
     bodies: list[dict] = field(default_factory=list)
 
     def asked(self, text: str) -> int:
@@ -46,7 +47,7 @@ class Server:
 
 
 def echo(body: dict, headers: Mapping) -> tuple[int, dict, dict]:
-    return 200, reply_json(f"{body['messages'][-1]['content']}/{body['seed']}"), {}
+    return 200, reply_json(f"{body['messages'][-1]['content']}/{body.get('seed')}", model=body["model"]), {}
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             record.bodies.append(body)
             status, reply, headers = record.answer(body, self.headers)
-            content = json.dumps(reply).encode()
+            content = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
             self.send_response(status)
             for name, value in {
                 "Content-Type": "application/json",

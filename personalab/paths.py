@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,21 @@ def _platform_cache() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+
+
+def dotenv_text(root: Path) -> str:
+    """The text of `.env` in `root`, "" if there is none; Windows editors save UTF-8 with a mark, or UTF-16.
+
+    Raises:
+        ValueError: if it is neither UTF-8 nor, with its byte order mark, UTF-16.
+    """
+    file = root / ".env"
+    content = file.read_bytes() if file.exists() else b""
+    encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 ({error.reason}, byte {error.start}): save it as UTF-8.") from error
 
 
 def artifacts_dir(tier: str) -> Path:

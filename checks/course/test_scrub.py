@@ -57,3 +57,12 @@ def test_keys_are_replaced_and_reported(tmp_path: Path, monkeypatch: pytest.Monk
     saved, problems = cleaned(stream("sk-toy-12345 sk-other-678 none", name="stdout"), root=tmp_path)
     assert saved[0].text == "<TOY_API_KEY> <OTHER_API_KEY> none"
     assert [re.search(r"\w+_API_KEY", problem)[0] for problem in problems] == ["OTHER_API_KEY", "TOY_API_KEY"]
+
+
+def test_tokens_and_passwords_are_keys_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_toy_12345")
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://me:pass-word-9@host/v1")
+    (tmp_path / ".env").write_text("OTHER_API_KEY=sk-other-678\n", "utf-16")
+    saved, problems = cleaned(stream("hf_toy_12345 https://me:pass-word-9@host/v1 sk-other-678"), root=tmp_path)
+    assert saved[0].text == "<HF_TOKEN> https://me:<OPENAI_BASE_URL>@host/v1 <OTHER_API_KEY>"
+    assert len(problems) == 3

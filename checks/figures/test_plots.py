@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import base64
+from itertools import combinations
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
-from personalab.figures import assistant_axis, base
-from personalab.figures.persona_space import plot_persona_space, plot_similarity_line, plot_similarity_matrix
+from personalab.figures import assistant_axis, base, capping
+from personalab.figures.labels import place_labels
+from personalab.figures.persona_space import (
+    group_styles,
+    plot_persona_space,
+    plot_similarity_line,
+    plot_similarity_matrix,
+)
 
 NAMES = ["a", "b", "c"]
 
@@ -18,7 +26,7 @@ NAMES = ["a", "b", "c"]
 def shown(monkeypatch):
     outputs = []
     for module in (base, assistant_axis):
-        monkeypatch.setattr(module, "display", lambda bundle, raw: outputs.append(bundle))
+        monkeypatch.setattr(module, "display", lambda bundle, **_: outputs.append(bundle))
     return outputs
 
 
@@ -32,9 +40,14 @@ def shown(monkeypatch):
         lambda: base.plot_null(np.arange(10) / 10, 0.5, "cosine"),
         lambda: assistant_axis.plot_drift({"a": [1.0, 2.0], "b": [0.5]}, risks={"a": [50, 25]}),
         lambda: assistant_axis.plot_sweep((-1, 0, 1), {"adherence": np.eye(3), "coherence": 100 * np.eye(3)}, "alpha"),
-        lambda: assistant_axis.plot_tradeoff(
+        lambda: assistant_axis.plot_drift({"coding": np.eye(3, 4), "therapy": np.ones((2, 4))}),
+        lambda: assistant_axis.plot_sweep(
+            (0, 1), {"a": np.eye(2, 3)}, "x", ((0, 1), {"a": np.eye(2)}), {"a": (1, "b")}
+        ),
+        lambda: capping.plot_ablation({"plain": np.ones(4), "cap": np.eye(4)[0]}, {"plain": 0.0, "cap": 3.0}, "out"),
+        lambda: capping.plot_tradeoff(
             [
-                {"id": name, "perplexity": 20.0, "out_of_persona": 0.5}
+                {"id": name, "perplexity": 20.0, "out_of_persona": 0.5, "n": 48}
                 for name in ("plain", "layers_1:2-p0.5", "steer_1-1.0")
             ],
             chosen="layers_1:2-p0.5",
@@ -50,10 +63,46 @@ def test_every_figure_comes_as_picture_and_interactive(shown, draw):
     assert len(static["text/plain"]) > 20 and static["text/plain"] in interactive["text/plain"]
 
 
-def test_the_line_is_in_ascending_order(shown):
+def test_the_line_is_in_ascending_order_between_its_limits(shown):
     plot_similarity_line({"high": 0.9, "low": -0.9, "middle": 0.0})
     figure = shown[1]["application/vnd.plotly.v1+json"]
-    assert figure["layout"]["yaxis"]["categoryarray"] == ["low", "middle", "high"]
+    assert figure["layout"]["yaxis"]["ticktext"] == ["low", "middle", "high"]
+    low, high = figure["layout"]["xaxis"]["range"]
+    assert low <= -1 and high >= 1
+
+
+def test_a_long_line_names_its_ends(shown):
+    plot_similarity_line({f"trait {i}": i / 240 for i in range(240)})
+    axis = shown[1]["application/vnd.plotly.v1+json"]["layout"]["yaxis"]
+    assert len(axis["ticktext"]) == len(axis["tickvals"]) == 40
+    assert axis["ticktext"][0] == "trait 0" and axis["ticktext"][-1] == "trait 239"
+
+
+def test_groups_of_personas_keep_their_colours_wherever_they_stand():
+    styles = dict(
+        (group, style)
+        for (group, _), style in group_styles(
+            {"new, mid-range": ["a"], "seen": ["b"], "default": ["c"]}, dict.fromkeys("abc")
+        )
+    )
+    assert styles["new, mid-range"][0] == base.COLOURS["mid-range"]
+    assert styles["default"][0] == base.COLOURS["default"]
+    assert styles["seen"][0] == base.COLOURS["control"]
+    assert len({marker for _, marker, _ in styles.values()}) == 3
+
+
+def test_labels_overlap_neither_each_other_nor_the_frame():
+    fig, ax = plt.subplots(figsize=(9, 6))
+    points = np.random.default_rng(0).normal(0, 0.05, (12, 2))
+    points = np.vstack([points, [[1, 1], [1, -1], [-1, 1]]])
+    ax.scatter(*points.T)
+    place_labels(ax, points, [f"a long name {i}" for i in range(len(points))])
+    fig.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    frame = ax.get_window_extent()
+    assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    plt.close(fig)
 
 
 def test_side_by_side_escapes_what_models_write_and_folds_behind_a_note(shown):
@@ -65,3 +114,20 @@ def test_side_by_side_escapes_what_models_write_and_folds_behind_a_note(shown):
     assert "<script" not in html and html.count("&lt;script&gt;") == 2
     assert html.startswith("<details><summary>Villains &amp; co</summary>") and "1 &lt; 2?" in html
     assert bundle["text/plain"].startswith("Villains & co")
+
+
+def test_a_sweeps_intervals_stay_within_its_scale_and_its_control_is_named(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(assistant_axis, "show", lambda *figures: drawn.append(figures))
+    scores = np.array([[0.0, 0, 0, 3], [3, 3, 3, 0]])
+    assistant_axis.plot_sweep((0, 1), {"score (0-3)": scores}, "x", control=((0, 1), {"score (0-3)": scores}))
+    ((_, interactive, alt),) = drawn
+    for line in interactive.data:
+        low, high = line.y - line.error_y.arrayminus, line.y + line.error_y.array
+        assert low.min() >= 0 and high.max() <= 3 and line.name.endswith("n = 4 a point")
+    assert "random directions" in alt
+
+
+def test_a_share_of_none_has_no_interval_below_it():
+    below, above = capping.wilson_margins([0.0, 1.0], [10, 10])
+    assert below[0] == above[1] == 0 and above[0] > 0 and below[1] > 0

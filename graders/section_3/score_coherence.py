@@ -5,7 +5,8 @@ from typing import Any
 
 from graders.harness import Case, check, grader
 from graders.harness.judge_scores import ANSWER, QUESTION, failed_call, misfilled, prompt_case, reply_cases
-from personalab.judging.prompts import JudgePromptError, read_prompt
+from personalab.judging.asked import JudgePromptError
+from personalab.judging.prompts import read_prompt
 
 _NAME = "score_coherence"
 

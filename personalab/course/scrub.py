@@ -7,20 +7,23 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from nbformat import NotebookNode, from_dict
 
-from personalab.paths import ROOT, cache_dir
+from personalab.paths import ROOT, cache_dir, dotenv_text
 
 PROGRESS_BAR = re.compile(r"[^\n]*?\[\d+:\d\d[^\]\n]*, [^\]\n]*(?:/s|s/)[^\]\n]*\]")  # as tqdm draws it
 WIDGET = "application/vnd.jupyter.widget-view+json"
+SECRET = re.compile(r"(?:^|_)(?:API_?KEY|KEY|TOKEN|SECRET|PASSWORD)$")  # names of settings that nobody may see
 CELL_FILE = re.compile(r"(?:[A-Za-z]:)?[\\/][^\s\"'<>()]*ipykernel_\d+[\\/]\d+\.py")  # holds a process id
 
 
 def clean_outputs(nb: NotebookNode, root: Path = ROOT, problems: Sequence[str] = ()) -> list[str]:
     """Make the outputs of `nb` fit to commit, in place.
 
-    Returns `problems` scrubbed likewise, and one more for each `*_API_KEY` (environment or `.env`) shown.
+    Returns `problems` scrubbed likewise, and one more for each key, token or password shown (of
+    the environment or `.env`; also the password of a URL).
     """
     leaked: set[str] = set()
     scrub = _scrubber(root, leaked)
@@ -39,10 +42,11 @@ def clean_outputs(nb: NotebookNode, root: Path = ROOT, problems: Sequence[str] =
 
 def _scrubber(root: Path, leaked: set[str]) -> Callable[[str], str]:
     """A function that replaces paths and the values of keys, and adds the names of those keys to `leaked`."""
-    dotenv = (root / ".env").read_text("utf-8") if (root / ".env").exists() else ""
-    named = [*os.environ.items(), *re.findall(r"^(?:export\s+)?(\w+)\s*=\s*[\"']?([^\"'\s]+)", dotenv, re.M)]
+    in_file = re.findall(r"^\s*(?:export\s+)?(\w+)\s*=\s*[\"']?([^\"'\s]+)", dotenv_text(root), re.M)
+    named = [*os.environ.items(), *in_file]
     # Shorter values are placeholders such as "none" or "EMPTY".
-    keys = {value: name for name, value in named if name.endswith("_API_KEY") and len(value) >= 8}
+    keys = {value: name for name, value in named if SECRET.search(name) and len(value) >= 8}
+    keys |= {password: name for name, value in named if (password := _password(value))}
     places = {str(Path.home()): "~", str(cache_dir()): "~/.cache/personalab", str(root): "."}
     if sys.prefix != sys.base_prefix:
         places[sys.prefix] = ".venv"
@@ -57,6 +61,14 @@ def _scrubber(root: Path, leaked: set[str]) -> Callable[[str], str]:
         return place.sub(lambda match: match[1] + places[match[2]], CELL_FILE.sub("<cell>", text))
 
     return scrub
+
+
+def _password(value: str) -> str | None:
+    """The password in a URL such as https://me:secret@host/v1."""
+    try:
+        return urlsplit(value).password if "://" in value else None
+    except ValueError:  # no URL after all
+        return None
 
 
 def _map_strings(value: object, change: Callable[[str], str], key: str = "") -> object:

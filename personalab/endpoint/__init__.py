@@ -3,10 +3,10 @@
 from personalab.endpoint.client import MissingKeyError, make_client
 from personalab.endpoint.parallel import (
     BatchError,
-    NoContentError,
     generate_response,
     generate_responses_parallel,
 )
+from personalab.endpoint.replies import NoContentError
 from personalab.endpoint.scripted import ScriptedReplies, scripted_replies
 
 __all__ = [

@@ -6,9 +6,12 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from personalab import paths
 from personalab.files import write
@@ -46,6 +49,31 @@ def store_reply(key: str, body: Mapping[str, Any], content: str) -> None:
         write(path, json.dumps({**body, "content": content}, indent=1), sync=False)  # one that is lost is asked again
     except OSError as error:
         warnings.warn(f"Not cached: {path} cannot be written ({error}).", stacklevel=2)
+
+
+@contextmanager
+def claimed(key: str) -> Iterator[None]:
+    """While open, no other process or thread claims `key`: it waits, and then finds the reply in the cache.
+
+    Where locks are impossible (a full disk, some network drives) there is none.
+    """
+    if not _enabled():
+        yield
+        return
+    path = _path(key).with_suffix(".lock")
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        warnings.warn(f"Another process may ask the same: {path} cannot be locked ({error}).", stacklevel=3)
+    try:
+        yield
+    finally:
+        if lock.is_locked and _path(key).exists():
+            with suppress(OSError):  # on Windows, while another waits for it
+                path.unlink()
+        lock.release()
 
 
 def _enabled() -> bool:

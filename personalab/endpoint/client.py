@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 from urllib.parse import urlsplit
 
@@ -26,13 +27,20 @@ class MissingKeyError(RuntimeError):
 
 
 class _Network(httpx2.BaseTransport):
-    """The openai package's own HTTP client as a transport: a bare `HTTPTransport` ignores proxy variables."""
+    """The openai package's own HTTP client as a transport: a bare `HTTPTransport` ignores proxy variables.
+
+    Redirects that keep a POST a POST (307, 308) are followed; the others would turn it into a GET, and are errors.
+    """
 
     def __init__(self) -> None:
         self._client = openai.DefaultHttpxClient()
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        return self._client.send(request, stream=True)
+        response = self._client.send(request, stream=True, follow_redirects=False)
+        if response.status_code in (307, 308) and response.next_request:
+            response.close()
+            response = self._client.send(response.next_request, stream=True, follow_redirects=False)
+        return response
 
     def close(self) -> None:
         self._client.close()
@@ -49,6 +57,7 @@ def make_client(base_url: str | None = None, api_key: str | None = None) -> open
 
     Raises:
         MissingKeyError: if the server needs a key and none is set, naming the variable and the file.
+        ValueError: for a base URL without scheme or host.
     """
     return _build(*_resolve(base_url, api_key))
 
@@ -83,7 +92,8 @@ def _build(base_url: str, api_key: str) -> openai.OpenAI:
 def _resolve(base_url: str | None, api_key: str | None) -> tuple[str, str]:
     """Base URL and key from the arguments, the environment, `.env` and the tier, in this order."""
     file = paths.ROOT / ".env"
-    settings = {**dotenv_values(file, interpolate=False, encoding="utf-8-sig"), **os.environ}
+    in_file = dotenv_values(stream=io.StringIO(paths.dotenv_text(paths.ROOT)), interpolate=False)
+    settings = {**in_file, **os.environ}
     openrouter_key, openai_key, default_url = (
         (settings.get(name) or "").strip() for name in ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
     )
@@ -92,6 +102,11 @@ def _resolve(base_url: str | None, api_key: str | None) -> tuple[str, str]:
         return EMBEDDED_URL, NO_KEY
     base_url = base_url or (OPENAI_URL if openai_key and not openrouter_key else OPENROUTER_URL)
     url = urlsplit(base_url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError(
+            f"OPENAI_BASE_URL is {base_url!r}, and no address of a server: it begins with https:// or http:// and "
+            "usually ends in /v1, as in http://localhost:8000/v1."
+        )
     at_openrouter = url.hostname == urlsplit(OPENROUTER_URL).hostname
     key = api_key or (at_openrouter and openrouter_key) or openai_key
     if not key and url.scheme != "http" and active_script() is None:

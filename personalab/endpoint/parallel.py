@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import openai
-from openai.types.chat import ChatCompletion
 from tqdm.auto import tqdm
 
 from personalab import tiers
 from personalab.endpoint import cache
 from personalab.endpoint.client import is_embedded, shared_client
+from personalab.endpoint.dialects import send
 from personalab.endpoint.engine import engine
+from personalab.endpoint.replies import text_of
 from personalab.endpoint.scripted import SCRIPTED_ID, active_script
 from personalab.endpoint.transport import EMBEDDED
 from personalab.lm.seeds import occurrences, request_seed
@@ -23,10 +24,6 @@ from personalab.lm.seeds import occurrences, request_seed
 Conversation = Sequence[Mapping[str, str]]
 
 EMBEDDED_IN_FLIGHT = 288  # our choice: three of the worker's batches, so that it can put like to like
-
-
-class NoContentError(RuntimeError):
-    """A reply without text: filtered, failed upstream, or all of `max_tokens` spent on hidden reasoning."""
 
 
 class BatchError(RuntimeError):
@@ -190,20 +187,17 @@ def _cached(call: Call) -> str | None:
 
 
 def _ask(client: openai.OpenAI, call: Call) -> str:
-    """Send the request, and keep the reply the moment it arrives."""
-    response = client.chat.completions.create(**call.body)
-    content = _content(response)
-    if response.id != SCRIPTED_ID:
+    """Send the request, where it is paid for never in two processes at once, and keep the reply when it arrives."""
+    if is_embedded(client) or active_script():
+        return _asked(client, call)
+    with cache.claimed(call.key):
+        cached = _cached(call)
+        return _asked(client, call) if cached is None else cached
+
+
+def _asked(client: openai.OpenAI, call: Call) -> str:
+    reply = send(client, call.body)
+    content = text_of(reply, call.body["model"])
+    if reply.id != SCRIPTED_ID:
         cache.store_reply(call.key, call.body, content)
-    return content
-
-
-def _content(response: ChatCompletion) -> str:
-    """The reply's text: empty only where the model chose to say nothing (`finish_reason` "stop")."""
-    if not response.choices:  # OpenRouter reports some upstream failures this way, with status 200
-        reason = (response.model_extra or {}).get("error", "no reason given")
-        raise NoContentError(f"{response.model} sent no reply: {reason}.")
-    content, finish = response.choices[0].message.content, str(response.choices[0].finish_reason)
-    if content is None or finish in ("content_filter", "error") or (not content and finish != "stop"):
-        raise NoContentError(f"{response.model} sent no text to use (finish_reason {finish}): {content!r:.80}.")
     return content

@@ -9,8 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import cycle
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,25 +44,33 @@ def show(static: Figure, interactive: go.Figure, alt: str) -> None:
 
 
 def plot_rates(outcomes: Mapping[str, Float[np.ndarray, "n"]], label: str) -> None:
-    """Shares of 0/1 outcomes by condition, as bars with 95 % Wilson intervals."""
-    names, shares = list(outcomes), [float(v.mean()) for v in outcomes.values()]
+    """Shares of 0/1 outcomes by condition, as bars with n and 95 % Wilson intervals.
+
+    The condition called plain, and controls (their names begin with "random"), have colours of their own.
+    """
+    names = [f"{name}\n{values.mean():.0%}, n = {len(values)}" for name, values in outcomes.items()]
+    shares = [float(v.mean()) for v in outcomes.values()]
     ranges = [binomtest(int(v.sum()), len(v)).proportion_ci(method="wilson") for v in outcomes.values()]
     errors = [
         [s - r.low for s, r in zip(shares, ranges, strict=True)],
         [r.high - s for s, r in zip(shares, ranges, strict=True)],
     ]
-    colours = PALETTE[: len(names)]
-    fig, ax = plt.subplots(figsize=(6.5, 3.5))
-    ax.bar(names, shares, yerr=errors, color=colours, capsize=4)
+    kinds = ["plain" if n == "plain" else "control" if n.startswith("random") else "treated" for n in outcomes]
+    colours = [COLOURS[kind] for kind in kinds]
+    fig, ax = plt.subplots(figsize=(7.5, 3.5))
+    hatches = ["//" if kind == "control" else "" for kind in kinds]
+    ax.bar(names, shares, yerr=errors, color=colours, hatch=hatches, edgecolor="white", capsize=4)
+    ax.set_ylim(0, 1)
     ax.set_ylabel(label)
     interactive = go.Figure(
         go.Bar(
-            x=names, y=shares, marker={"color": list(colours)},
+            x=[name.replace("\n", "<br>") for name in names], y=shares, marker={"color": colours},
             error_y={"type": "data", "symmetric": False, "array": errors[1], "arrayminus": errors[0]},
         )
     )  # fmt: skip
-    interactive.update_layout(width=700, height=400, yaxis_title=label)
-    show(fig, interactive, f"{label}: " + ", ".join(f"{n} {s:.0%}" for n, s in zip(names, shares, strict=True)) + ".")
+    interactive.update_layout(width=750, height=400, yaxis_title=label, yaxis_range=[0, 1])
+    shown = ", ".join(f"{n} {s:.0%} of {len(v)}" for (n, v), s in zip(outcomes.items(), shares, strict=True))
+    show(fig, interactive, f"Bars, {label}, with 95 % intervals: {shown}.".replace("\n", " "))
 
 
 def plot_null(null: Sequence[float] | Float[np.ndarray, "n"], observed: float, xlabel: str) -> None:
@@ -78,11 +85,3 @@ def plot_null(null: Sequence[float] | Float[np.ndarray, "n"], observed: float, x
     interactive.add_vline(x=observed, line={"color": PALETTE[4]}, annotation_text=f"observed: {observed:.2f}")
     interactive.update_layout(width=700, height=320, xaxis_title=xlabel, yaxis_title="draws")
     show(fig, interactive, f"Histogram of {len(null)} null draws of the {xlabel}; observed {observed:.2f}.")
-
-
-def group_styles(
-    groups: Mapping[str, Sequence[str]], known: Mapping[str, object]
-) -> Iterator[tuple[tuple[str, list[str]], str, str, str]]:
-    """Each non-empty group, restricted to known names, with its colour and its markers."""
-    present = [(g, [m for m in members if m in known]) for g, members in groups.items()]
-    return zip([p for p in present if p[1]], cycle(PALETTE), cycle(MARKERS), cycle(PLOTLY_MARKERS), strict=False)

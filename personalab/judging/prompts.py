@@ -16,8 +16,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from personalab.judging.asked import SCORING_WORD, JudgePromptError, asked_rubric, closing_instructions
 from personalab.judging.replies import ReplyFormat
-from personalab.judging.rubrics import TRAIT_STEMS, Rubric, known_trait
+from personalab.judging.rubrics import Rubric
 
 PART_WORDS = {
     "answer": "answer response reply completion output assistant a",
@@ -36,32 +37,9 @@ _LABEL = re.compile(
     re.M,
 )
 _IMPERATIVE = re.compile(r"(?:rate|score|judge|evaluate|grade|assess|decide|give|your|is|does|how|please|now)\b", re.I)
-_SCORING_LINE = re.compile(
-    r"\W*(?:(?:please|now|finally),?\s+)*(?:rate|score|rating|respond|reply|answer with|return|output|give|provide"
-    r"|write|evaluate|judge|grade|assess|decide|focus only|on a scale|use (?:the|this)|scale|rubric|criteria|your"
-    r"|instructions|is the|does the|did the|how|do(?:n.t| not)|only|\d{1,3}\s*(?:=|:|-|–|—|\(|if\b|means\b))",
-    re.I,
-)
-_SCORING_WORD = re.compile(r"\b(?:rat(?:e|ing)|scor(?:e|es|ing)|scale|grade|number|refusal|\d+)\b", re.I)
-_QUOTED = r"""(?:\*\*(?P<bold>[^*\n]+)\*\*|["“](?P<quoted>[^\n]+?)["”](?=[\s.,;:!?)]|$)|'(?P<single>[^'\n]+)')"""
-_CHARACTER = re.compile(rf"\b(?:character|role|persona|play(?:s|ing)?)\b[^\n\"“”*']{{0,40}}?{_QUOTED}", re.I)
-_PLAIN_CHARACTER = re.compile(r"\b(?:character|role|persona) of (?:an? |the )?([A-Za-z][\w' -]{1,40})", re.I)
-_TRAIT = re.compile(rf"\btraits?\b[^\n\"“”*']{{0,40}}?{_QUOTED}|\btrait: *(?P<plain>[A-Za-z_ -]+)", re.I)
-_BOLD = re.compile(r"\*\*(?P<bold>[A-Za-z][A-Za-z_ -]{2,30})\*\*")
-_HOW = re.compile(
-    r"\b(?:how|(?:degree|extent|level|amount) of|(?:answer|response|reply) (?:for|on))"
-    r"\s+[\"“'*]*(?P<word>[a-z]{4,}(?:-[a-z]+)?)",
-    re.I,
-)
-_NOT_A_TRAIT = {"much", "many", "well", "strongly", "often", "likely", "fully", "closely", "good", "clearly"}
-_NOT_A_TRAIT |= {"consistent", "which", "this", "that", "they"}
 _TURN = re.compile(
     r"^[ \t]*[\[(<*#]*(?P<role>user|human|assistant|ai|model|bot)[\])>*]*(?:[ \t]*:|(?<=[>\])]))[ \t*]*", re.I | re.M
 )
-
-
-class JudgePromptError(ValueError):
-    """A judge prompt that marks no answer, or does not say what to score; the message says what was looked for."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +70,7 @@ def read_prompt(prompt: str) -> Task:
             "The judge found no answer to score. Mark it as [ANSWER START] … [ANSWER END], as <response> … </response> "
             "or with a line that begins 'Response:' or 'Answer:'."
         )
-    rubric = _rubric(instructions, parts)
+    rubric = asked_rubric(instructions, parts, _part)
     history = tuple(_turns(parts.get("history", "")))
     question = parts.get("question") or (history[-1]["content"] if history else "")
     if not question and rubric.kind != "coherence":
@@ -159,81 +137,16 @@ def _labels(prompt: str) -> tuple[dict[str, str], str]:
             labels[part] = match
     parts, outside, at = {}, [], 0
     starts = [*(m.start() for m in labels.values()), len(prompt)]
-    rubric_before = bool(_SCORING_WORD.search(prompt[: starts[0]]))
+    rubric_before = bool(SCORING_WORD.search(prompt[: starts[0]]))
     for (part, match), limit in zip(labels.items(), starts[1:], strict=True):
         last = limit == len(prompt)
-        end = _closing_instructions(prompt, match.end(), rubric_before) if last else limit
+        end = closing_instructions(prompt, match.end(), rubric_before) if last else limit
         parts[part] = prompt[match.end() : end].strip()
         outside.append(prompt[at : match.start()])
         at = end
     # The template's own last words come first, before any that the end of an answer may imitate.
     closing = reversed(re.split(r"\n\s*\n", prompt[at:]))
     return parts, "\n".join([*outside, *closing])
-
-
-def _closing_instructions(prompt: str, start: int, rubric_before: bool) -> int:
-    """Where the instructions that close the prompt begin: at its end if there are none."""
-    end = len(prompt)
-    paragraphs = [(m.start() + start, m[0]) for m in re.finditer(r"(?:^.*\S.*(?:\n|\Z))+", prompt[start:], re.M)]
-    for begin, paragraph in reversed(paragraphs):
-        lines = paragraph.rstrip("\n").split("\n")
-        if _SCORING_LINE.match(lines[0]) and _SCORING_WORD.search(paragraph):
-            blank = prompt[start:begin]
-            if not blank.strip() and (rubric_before or blank.count("\n") < 2):
-                break  # an answer may look like an instruction; after an empty line there is none
-            end = begin
-        else:
-            last = lines[-1]
-            if end == len(prompt) and len(lines) > 1 and _SCORING_LINE.match(last) and re.search(r":$|\d", last):
-                end = begin + len("\n".join(lines[:-1]))  # "Score:" right below the answer
-            break
-    return end
-
-
-def _rubric(instructions: str, parts: dict[str, str]) -> Rubric:
-    if re.search(r"delusion", instructions, re.I):
-        return Rubric("delusion")
-    if explicit := _TRAIT.search(instructions):
-        return _trait(_named(explicit), instructions)
-    if quoted := _CHARACTER.search(instructions):
-        parts = {"character": _named(quoted)} | parts
-    if character := parts.get("character"):
-        return Rubric("role", character)
-    mentions = [
-        (trait, re.findall(rf"\b(?:un)?(?:{stems})", instructions, re.I)) for trait, stems in TRAIT_STEMS.items()
-    ]
-    mentioned = max(mentions, key=lambda pair: len(pair[1]))
-    if mentioned[1]:
-        return Rubric("trait", mentioned[0])
-    if match := _PLAIN_CHARACTER.search(instructions):
-        return Rubric("role", match[1].strip())
-    if re.search(r"\bcoheren|\bincoheren|\bfluen", instructions, re.I):
-        return Rubric("coherence")
-    for pattern in (_BOLD, _HOW):
-        for match in pattern.finditer(instructions):
-            if _named(match).lower() not in _NOT_A_TRAIT and not _part(_named(match)):
-                return _trait(_named(match), instructions)
-    raise JudgePromptError(
-        "The judge found the answer, but not what to score. Name a trait (how sycophantic …), put a character in "
-        'quotes (the character "pirate"), or ask for coherence or for the two delusion scales.'
-    )
-
-
-def _trait(name: str, instructions: str) -> Rubric:
-    if trait := known_trait(name):
-        return Rubric("trait", trait)
-    name = name.strip().lower()
-    return Rubric("trait", name, positive=(f"{name}. {_description(instructions, name)}",))
-
-
-def _named(match: re.Match[str]) -> str:
-    return next(value for value in match.groupdict().values() if value)
-
-
-def _description(instructions: str, name: str) -> str:
-    """What the rest of the paragraph says after the name: upstream's rubrics explain the trait there."""
-    start = instructions.lower().find(name) + len(name)
-    return instructions[start:].partition("\n\n")[0].lstrip('*"”. ').strip()
 
 
 def _turns(history: str) -> Iterator[dict[str, str]]:

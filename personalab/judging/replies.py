@@ -1,21 +1,59 @@
-"""The form in which a judge prompt wants its score: a bare number, a tag, JSON, another scale, REFUSAL."""
+"""Judges' replies: the form in which a prompt wants the score (a bare number, a tag, JSON, another scale, REFUSAL), and
+how to read the score in a reply."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from personalab.judging.asked import JudgePromptError
 
 DELUSION_TAGS = ("avoiding_delusional_amplification", "normalizing_vs_exceptionalizing")
 LARGEST = 1000  # our choice: a scale beyond it is a year or a price
-_NUMBER = r"(?<![\d.])(\d{1,4}(?:\.\d)?)"
+_COUNT = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "nine": 9, "ten": 10}
+_COUNT |= {"eight": 8, "hundred": 100, "one hundred": 100, "a hundred": 100}
+_NUMBER = rf"(?<![\w.])(-?\d{{1,4}}(?:\.\d)?|(?:{'|'.join(sorted(_COUNT, key=len, reverse=True))})\b)"
 _SCALE = (
-    re.compile(rf"{_NUMBER}\s*(?:\([^)]{{0,80}}\)\s*)?(?:to|through|and|-|–|—)\s*{_NUMBER}(?![\d%])", re.I),
-    re.compile(rf"out of {_NUMBER}", re.I),
+    re.compile(rf"{_NUMBER}\s*(?:\([^)]{{0,80}}\)\s*)?(?:to|through|and|-|–|—)\s*\+?{_NUMBER}(?![\d%])", re.I),
+    re.compile(rf"(?:out of |(?<![\w/])(?:X|N|_+|\d{{1,3}})\s*/\s*){_NUMBER}(?![\d/])", re.I),
 )
-_LEVEL = re.compile(r"^\W*(\d{1,3})\s*(?:=|:|-|–|—|\)|if\b|means\b|\()", re.M)
+_RATED = re.compile(r"\b(?:scal|scor|rat|grad|number|how\b|degree|extent|from|between)", re.I)
+_TWO = re.compile(r"\b(yes|true|1|0)\b\W{0,6}(?:or|/|\|)\W{0,6}\b(no|false|0|1)\b", re.I)
+_OTHER = re.compile(
+    r"\b(?:letter grade|from A to [FEZ]|A[-–]F\b|low\W+(?:medium|moderate)\W+(?:or\W+)?high|percentile)",
+    re.I,
+)
+_LEVEL = re.compile(r"^[^\w-]*(?:- )?(-?\d{1,3})\s*(?:=|:|-|–|—|\)|if\b|means\b|\()", re.M)
 _TAG = re.compile(r"<(\w*(?:score|rating|grade)\w*)>", re.I)
 _JSON = re.compile(r"\{\{?\s*[\"'](\w+)[\"']\s*:")
+
+_REASONING = re.compile(r"<(think|thinking|thought|reasoning|analysis|scratchpad)>.*?</\1>", re.I | re.S)
+_REASONING_END = re.compile(r"\A.*</(?:think|thinking|thought|reasoning|analysis|scratchpad)>", re.I | re.S)
+_REASONING_BEGIN = re.compile(r"<(?:think|thinking|thought|reasoning|analysis|scratchpad)>", re.I)
+_FENCE = re.compile(r"```\w*\n?(.*?)```", re.S)
+_WORDS = r"(?:score|rating|grade|mark|verdict|value|points?|answer)"
+_TAGGED = re.compile(rf"<(\w*{_WORDS}\w*)>(.*?)</\1>", re.I | re.S)
+_BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+_KEY = re.compile(_WORDS, re.I)
+_SCORE = r"(?<![\w.,/-])-?\d++(?:[.,]\d+)*+(?![\w/]|[-–—]\d)"
+_LABELLED = re.compile(
+    rf"(?P<final>\b(?:final|overall|total|therefore|so)\b[^\n\d]{{0,20}}?)?"
+    rf"\b(?:{_WORDS}(?:\s+(?:is|of|would be|should be|as))?"
+    r"|(?:I|I'd|I’d|I'll|would|will)\s+(?:give|rate|score|assign|say)"
+    rf"(?:\s+(?:it|this|that|the \w+))?(?:\s+(?:a|an|as))?)\s*[:=→-]*\s*[\"'(\[]*(?P<number>{_SCORE}|REFUSAL\b)",
+    re.I,
+)
+_RANGE = re.compile(
+    r"(?P<word>(?:on|with|using)?\s*(?:a|the)?\s*\bscale\b[^.\n\d-]{0,20}|\b(?:from|between)\s+)?"
+    r"(?<![\w.])(?P<low>-?\d+)\s*(?:-|–|—|to|and|through)\s*(?P<high>-?\d+)(?![\w.]\d|\d|\w)(?P<after>[ -]scale)?",
+    re.I,
+)
+_OUT_OF = re.compile(r"(?P<value>-?\d+(?:\.\d+)?)\s*(?:/|out of)\s*(?P<most>\d+)(?![\w]|\.\d)", re.I)
+_PERCENT = re.compile(r"(?<=\d)\s*(?:%|percent\b)", re.I)
+_REFUSAL = re.compile(r"(?:\b(?P<no>not|no|isn't|isn’t|never|without)\s+(?:an?\s+|any\s+|the\s+)?)?\bREFUSAL\b")
+_ENUMERATED = re.compile(r"^\s*\d+[.)]\s", re.M)
 
 
 @dataclass(frozen=True)
@@ -28,6 +66,7 @@ class ReplyFormat:
         key: key of a JSON object to put it in.
         refusals: whether the prompt wants the word REFUSAL for an answer that refuses.
         delusion: whether it wants the two tags of the delusion rubric.
+        words: what to say from the middle of the scale up and below it, where it wants YES or NO.
     """
 
     low: float = 0
@@ -36,31 +75,176 @@ class ReplyFormat:
     key: str | None = None
     refusals: bool = False
     delusion: bool = False
+    words: tuple[str, str] | None = None
 
     @classmethod
     def asked_for(cls, instructions: str, default: tuple[int, int]) -> ReplyFormat:
-        """Read the wanted form out of a prompt's instructions."""
-        low, high = _scale(instructions) or default
+        """Read the wanted form out of a prompt's instructions; `default` is the scale where they name none.
+
+        Raises:
+            JudgePromptError: if they name a scale that this judge has no numbers for, such as letter grades.
+        """
+        scale, words = _scale(instructions), _TWO.search(instructions)
+        if not scale and not words and (other := _OTHER.search(instructions)):
+            raise JudgePromptError(
+                f"The judge has no scale like {other[0]!r}: ask for a number, say from 0 to 100, or YES or NO."
+            )
+        low, high = scale or default
         tag, key = _TAG.search(instructions), _JSON.search(instructions)
         delusion = all(name in instructions for name in DELUSION_TAGS)
-        return cls(low, high, tag and tag[1], key and key[1], "REFUSAL" in instructions, delusion)
+        pair = (max(words.groups()), min(words.groups())) if words and not scale else None  # YES > NO, true > false
+        return cls(low, high, tag and tag[1], key and key[1], "REFUSAL" in instructions, delusion, pair)
 
     def write(self, share: float) -> str:
         """The reply for a score that lies at `share` (0 to 1) of the scale."""
         value = self.low + share * (self.high - self.low)
-        number = f"{value:.2f}" if self.high <= 1 else str(round(value))
+        number = f"{value:.2f}" if self.low == 0 and self.high <= 1 else str(round(value))
+        if self.words:
+            number = self.words[0] if share >= 0.5 else self.words[1]
         if self.tag:
             return f"<{self.tag}>{number}</{self.tag}>"
-        return json.dumps({self.key: json.loads(number)}) if self.key else number
+        return json.dumps({self.key: number if self.words else json.loads(number)}) if self.key else number
 
 
 def _scale(instructions: str) -> tuple[float, float] | None:
-    for pattern in _SCALE:
-        for match in pattern.finditer(instructions):
-            low, high = (0.0, float(match[1])) if match.re.groups == 1 else (float(match[1]), float(match[2]))
-            if low in (0, 1) and low < high <= LARGEST:
-                return low, high
+    """The scale that instructions name: a range near a word about rating, "out of 10", "X/10", or their levels."""
+    found = []
+    for match in (m for pattern in _SCALE for m in pattern.finditer(instructions)):
+        ends = [float(_COUNT.get(end.lower(), end)) for end in match.groups()]
+        low, high = (0.0, ends[0]) if len(ends) == 1 else (ends[0], ends[1])
+        near = _RATED.search(instructions[max(0, match.start() - 40) : match.start()])
+        if low < high <= LARGEST and (low in (0, 1) or low == -high):
+            return low, high
+        if low < high <= 100 and near:
+            found.append((low, high))
+    if found:
+        return found[0]
     levels = [int(n) for n in _LEVEL.findall(instructions)]
-    if len(levels) >= 2 and min(levels) in (0, 1) and max(levels) > min(levels):
+    if len(levels) >= 2 and (min(levels) in (0, 1) or min(levels) == -max(levels)) and max(levels) > min(levels):
         return float(min(levels)), float(max(levels))
     return None
+
+
+def read_score(reply: str, low: float = 0, high: float = 100) -> float | None:
+    """The score in a judge's reply, on the scale from `low` to `high`.
+
+    Reasoning (`<think>…</think>`) is left out, and so are mentions of the scale: "85/100", "2 out of 3", "on a scale of
+    0 to 100". A number in a tag, a JSON field or after a label ("Score: 85", "I would give 85") counts before others;
+    without one, the only number, or the one that has the first or the last line to itself.
+
+    Returns:
+        The score: a whole number, rounded where the scale has 20 steps or more; on a scale of 0 to 1 as it stands.
+        None for REFUSAL.
+
+    Raises:
+        ValueError: if there is no score, it is off the scale, a fraction on a scale of few steps, given on another
+            scale, or if it is unclear which of several numbers it is.
+    """
+    text = _REASONING_END.sub("", _REASONING.sub(" ", reply))
+    text = _REASONING_BEGIN.split(text)[0]  # cut off in the middle of its thoughts
+    found = {_one(part, low, high) for part in _marked(text)} or {_one(text, low, high)}
+    if len(found) > 1:
+        raise ValueError(f"Which of these is the score, {sorted(map(str, found))}? The judge's reply: {_shown(reply)}")
+    return found.pop()
+
+
+def _marked(text: str) -> Iterator[str]:
+    """What stands in a tag, in `\\boxed{}` or under a key of a JSON object that is called score, rating, ….
+
+    The last kind that occurs wins; of tags, the last one that is called final.
+    """
+    body = _FENCE.search(text)
+    try:
+        parsed = json.loads((body[1] if body else text).strip())
+    except ValueError:
+        parsed = None
+    if isinstance(parsed, dict):
+        numbers = {key: value for key, value in parsed.items() if not isinstance(value, bool | dict | list)}
+        named = [str(value) for key, value in numbers.items() if _KEY.search(key)]
+        yield from named or [str(value) for value in numbers.values() if re.fullmatch(r"-?[\d.]+", str(value).strip())]
+        return
+    tags = _TAGGED.findall(text)
+    last = [content for tag, content in tags if "final" in tag.lower()] or [content for _, content in tags]
+    yield from last or _BOXED.findall(text)
+
+
+def _one(text: str, low: float, high: float) -> float | None:
+    """The one score in a text without reasoning and markup."""
+    shown = _shown(text)
+    plain = re.sub(r"[*`#]+|__+", " ", text).strip()
+    plain = _without_scale(plain, low, high, shown)
+    words = [m for m in _REFUSAL.finditer(plain) if not m["no"]]
+    numbers = [m for m in re.finditer(_SCORE, plain)]
+    if re.fullmatch(r"\W*refusal\W*", plain, re.I) or (words and (words[0].start() < 2 or not numbers)):
+        return None
+    labelled = list(_LABELLED.finditer(plain))
+    final = {m["number"] for m in labelled if m["final"]} or {m["number"] for m in labelled}
+    if not final:
+        if words:
+            raise ValueError(f"A refusal or a score? The judge's reply: {shown}")
+        final = _alone(plain) or {m[0] for m in numbers}
+    if len({_value(number) for number in final}) > 1:
+        raise ValueError(f"Which of the numbers {sorted(final)} is the score? The judge's reply: {shown}")
+    if not final:
+        raise ValueError(f"No score in the judge's reply: {shown}")
+    return _on_scale(final.pop(), low, high, shown)
+
+
+def _without_scale(text: str, low: float, high: float, shown: str) -> str:
+    """`text` without its mentions of the scale.
+
+    Raises:
+        ValueError: where it names another scale.
+    """
+
+    def drop_range(match: re.Match[str]) -> str:
+        if (float(match["low"]), float(match["high"])) == (low, high):
+            return " "
+        if (match["word"] and "scale" in match["word"].lower()) or match["after"]:
+            raise ValueError(f"The judge uses another scale than {low:g} to {high:g}: {shown}")
+        return match[0]
+
+    def drop_most(match: re.Match[str]) -> str:
+        if float(match["most"]) != high:
+            raise ValueError(f"The judge's score is out of {match['most']}, not of {high:g}: {shown}")
+        return match["value"]
+
+    text = _OUT_OF.sub(drop_most, _RANGE.sub(drop_range, text))
+    if high != 100 and _PERCENT.search(text):
+        raise ValueError(f"The judge's score is a percentage, on a scale from {low:g} to {high:g}: {shown}")
+    return _PERCENT.sub(" ", text)
+
+
+def _alone(text: str) -> set[str]:
+    """The numbers that have the first or the last line for themselves, or begin the reply before a comma, a colon …."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    ends = {lines[0], lines[-1]} if lines else set()
+    found = {
+        m[0] for line in ends for m in re.finditer(_SCORE, line) if not re.sub(r"[\W_]", "", line.replace(m[0], ""))
+    }
+    begins = re.match(rf"[\W_]*?({_SCORE})\s*(?:[,:;(–—.)]|-\s|because\b)", text)
+    return found or ({begins[1]} if begins and not _ENUMERATED.search(text[begins.end() :]) else set())
+
+
+def _value(number: str) -> float | str:
+    """The number, or as it stands what is none: REFUSAL, "85,5"."""
+    return float(number) if re.fullmatch(r"-?\d+(?:\.\d+)?", number) else number
+
+
+def _on_scale(number: str, low: float, high: float, shown: str) -> float | None:
+    value = _value(number)
+    if isinstance(value, str):
+        if value.upper() == "REFUSAL":
+            return None
+        raise ValueError(f"The judge's score {value} is no number: {shown}")
+    if not low <= value <= high:
+        raise ValueError(f"The judge's score {number} is not on the scale from {low:g} to {high:g}: {shown}")
+    if high - low <= 1:
+        return value
+    if "." in number and high - low < 20:
+        raise ValueError(f"The judge's score {number} is no whole number, on a scale from {low:g} to {high:g}: {shown}")
+    return int(value + 0.5) if value >= 0 else -int(0.5 - value)
+
+
+def _shown(reply: str) -> str:
+    return repr(reply if len(reply) <= 200 else f"{reply[:200]}…")

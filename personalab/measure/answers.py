@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.endpoint import generate_responses_parallel
 from personalab.judging import score_responses
+from personalab.judging.replies import read_score
 from personalab.lm.chat import Message, as_messages
 from personalab.lm.generation import generate, requests_for
 from personalab.lm.interventions import Intervention
@@ -154,8 +154,15 @@ def _ask_judge(template: str, rows: Sequence[Mapping[str, str]]) -> list[float |
     asked = [as_messages(None, template.format(**rows[i])) for i in full]
     replies = generate_responses_parallel(asked, current_tier().judge_model, max_tokens=100, temperature=0.0)
     scores: list[float | None] = [0.0] * len(rows)
+    unread = []
     for i, reply in zip(full, replies, strict=True):
-        number = re.search(r"-?\d+", reply)
-        known = number is not None and "REFUSAL" not in reply.upper() and 0 <= int(number[0]) <= 100
-        scores[i] = float(number[0]) if number is not None and known else None
+        try:
+            scores[i] = read_score(reply)
+        except ValueError as error:
+            scores[i] = None
+            unread.append(str(error))
+    if unread:
+        print(
+            f"{len(unread)} of {len(full)} replies of the judge hold no score that can be read. The first: {unread[0]}"
+        )
     return scores

@@ -33,6 +33,28 @@ def _casts() -> dict[str, str]:
     return rows
 
 
+PARTS = {  # of Section 2's cap: what is left of it
+    "plain": "no cap",
+    "chosen": "the chosen cap",
+    "first_block": "its first block only",
+    "own_threshold_one_block": "one block, the threshold computed in the section",
+    "another_axis": "an axis without roles",
+    "half_distance": "thresholds at half the distance from the median",
+    "double_distance": "thresholds at double the distance",
+    "written_tokens_only": "on written tokens only",
+}
+
+
+def _parts() -> dict[str, str]:
+    """Two rows for each part of the cap: its effect, and what it removes."""
+    rows = {f"section_2/parts/{part}": f"out of persona, calibration prompts: {what}" for part, what in PARTS.items()}
+    return rows | {
+        f"section_2/parts/{part}_removed": f"what it removes a written token: {what}"
+        for part, what in PARTS.items()
+        if part != "plain"
+    }
+
+
 # Key -> what it is. The course promises these to be on record; a run records others beside them.
 ROWS = {
     "section_1/pc1_axis_cosine": (
@@ -63,6 +85,10 @@ ROWS = {
     ),
     "section_2/drift_effect_size_writing": "the same d of levels, with writing talks beside coding",
     "section_2/steering_spearman": "rank correlation of steering towards the Assistant with role adherence",
+    "section_2/steering_spearman_random": "control: the same along random directions of equal length",
+    "section_2/names/towards_minus_away": "asked for its name: in role, steered towards the Assistant minus away",
+    "section_2/names/random_towards_minus_away": "control: the same along a random direction of equal length",
+    **_parts(),
     "section_2/harm_rate_default": "share of answers out of persona on held-out prompts, plain",
     "section_2/harm_rate_capped": "share of answers out of persona on held-out prompts, capped",
     "section_2/harm_cut": "relative cut of answers out of persona by the chosen cap (the paper counts harmful answers)",

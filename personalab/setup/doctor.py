@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from personalab import tiers
-from personalab.paths import ROOT, cache_dir
+from personalab.paths import ROOT, cache_dir, dotenv_text
 from personalab.setup import venv, weights
 from personalab.setup.machine import GEMM_SIZE, cpu_name, dtype_name, gemm_seconds, store
 
@@ -148,9 +148,7 @@ def _windows_memory() -> tuple[float, float]:
 
 def key_settings() -> dict[str, bool]:
     """Which keys are set, in the environment or in .env; never their values."""
-    dotenv = ROOT / ".env"
-    text = dotenv.read_text(encoding="utf-8-sig") if dotenv.exists() else ""
-    in_file = re.findall(r"^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*\S", text, re.M)
+    in_file = re.findall(r"^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*\S", dotenv_text(ROOT), re.M)
     found = {key: bool(os.environ.get(key)) or key in in_file for key in ENDPOINT_KEYS}
     return found | {"HF_TOKEN": bool(os.environ.get("HF_TOKEN"))}
 
