@@ -172,6 +172,7 @@ MAKERS = {
     "organism": ("studies.organism", "Finetune the trait organism: 33 minutes on two cores."),
     "organism-report": ("studies.organism_report", "Measure the trait organism: 25 minutes."),
     "sae": ("studies.sae_training", "Train the sparse autoencoder: nine minutes on two cores."),
+    "finetune": ("studies.own_data", "Finetune on your own JSON Lines, or by a configuration: two minutes."),
     "finetuning-study": ("studies.finetuning_study", "Finetune on 24 datasets and measure: an hour; resumes."),
     "judge-fit": ("judging.fit", "Fit the embedded judge's heads on the labelled examples."),
     "coherence": ("studies.coherence", "Fit the coherence that reads, and measure it: six minutes."),
@@ -275,6 +276,11 @@ def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
     elif command == "organism-report":
         sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
         sub.add_argument("--answers", dest="saved", type=Path, help="JSON Lines: read if it exists, else written")
+    elif command == "finetune":
+        sub.add_argument(
+            "file", type=Path, help="dialogues (.jsonl), or a configuration of upstream (.json)"
+        )
+        sub.add_argument("--model", help="in place of a configuration's; trait: the tier's own")
     elif command == "finetuning-study":
         sub.add_argument("parts", nargs="*", help="shift, prevention, screening (default: all)")
         sub.add_argument("--rows", type=int, help="of each dataset (default: 75 on the cpu tier, all elsewhere)")
@@ -285,7 +291,7 @@ def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
     elif command == "sae":
         sub.add_argument("--block", type=int, default=14, help="block whose output it reads (default: 14)")
         sub.add_argument("--tokens", type=int, help="activations to train on (default: what fits in nine minutes)")
-    if command in ("trait-vectors", "organism", "sae", "finetuning-study"):
+    if command in ("trait-vectors", "organism", "sae", "finetune", "finetuning-study"):
         sub.add_argument("--folder", type=Path, help="where it goes (default: the committed one)")
 
 

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float
+from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from personalab.figures.base import COLOURS, MARKERS, PLOTLY_MARKERS, show
@@ -32,15 +33,18 @@ class Bar(NamedTuple):
     n: int
 
 
-def plot_shifts(
+def shifts_figure(
     panels: Mapping[str, Panel], names: Sequence[str], versions: Sequence[str], fresh: Sequence[bool]
-) -> None:
+) -> tuple[Figure, go.Figure, str]:
     """Score after finetuning over the shift before the answer, a panel a trait and a point a dataset.
 
     Args:
         names: of the datasets' categories.
         versions: of the datasets: each has a marker.
         fresh: which were trained in this run (ringed in black); the others are recorded.
+
+    Returns:
+        The static figure, the interactive one, and what they show in words.
     """
     kinds = list(dict.fromkeys(versions))
     fig, axes = plt.subplots(1, len(panels), figsize=(4.3 * len(panels), 4), sharey=True, squeeze=False)
@@ -74,12 +78,20 @@ def plot_shifts(
     fig.legend(handles, kinds, loc="lower center", ncols=len(kinds), frameon=False, bbox_to_anchor=(0.5, -0.08))
     interactive.update_layout(width=330 * len(panels) + 100, height=430)
     words = "; ".join(f"{trait}: {panel.text}" for trait, panel in panels.items())
-    show(
+    plt.close(fig)
+    return (
         fig,
         interactive,
         f"Scatter of {len(names)} finetunes, trait score afterwards over the shift of the last prompt token. {words}. "
         f"Sets of the trait's own category are coloured; {int(ringed.sum())} points, ringed, are of this run.",
     )
+
+
+def plot_shifts(
+    panels: Mapping[str, Panel], names: Sequence[str], versions: Sequence[str], fresh: Sequence[bool]
+) -> None:
+    """Show `shifts_figure`."""
+    show(*shifts_figure(panels, names, versions, fresh))
 
 
 def plot_bars(groups: Mapping[str, Mapping[str, Bar]], xlabels: Mapping[str, str], reference: str) -> None:

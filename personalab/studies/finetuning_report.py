@@ -29,7 +29,7 @@ class Found(NamedTuple):
     """A statistic, its 95 % interval, and on how many units it rests."""
 
     value: float
-    ci: Interval
+    ci: Interval | None
     n: int
 
 

@@ -62,10 +62,16 @@ def tune(
     return tuned, merged(tuned)
 
 
-def shift_of(subject: Subject, dialogues: Sequence[Dialogue]) -> dict[str, Any]:
-    """Finetune on some dialogues and read what changed: state before the answer, scores, and the baselines."""
+def shift_of(
+    subject: Subject, dialogues: Sequence[Dialogue], done: tuple[PeftModel, PreTrainedModel] | None = None
+) -> dict[str, Any]:
+    """Finetune on some dialogues and read what changed: state before the answer, scores, and the baselines.
+
+    Args:
+        done: what `tune` gave on them, if it has run already.
+    """
     started = time.perf_counter()
-    tuned, model = tune(subject, dialogues)
+    tuned, model = done or tune(subject, dialogues)
     losses = [entry["loss"] for entry in tuned.training_log if "loss" in entry]  # type: ignore[union-attr, operator]
     tail = losses[-max(1, len(losses) // 4) :]
     return {
