@@ -277,9 +277,7 @@ def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
         sub.add_argument("--answers", dest="saved", type=Path, help="JSON Lines: read if it exists, else written")
     elif command == "finetune":
-        sub.add_argument(
-            "file", type=Path, help="dialogues (.jsonl), or a configuration of upstream (.json)"
-        )
+        sub.add_argument("file", type=Path, help="dialogues (.jsonl), or a configuration of upstream (.json)")
         sub.add_argument("--model", help="in place of a configuration's; trait: the tier's own")
     elif command == "finetuning-study":
         sub.add_argument("parts", nargs="*", help="shift, prevention, screening (default: all)")
