@@ -279,6 +279,7 @@ def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
     elif command == "finetune":
         sub.add_argument("file", type=Path, help="dialogues (.jsonl), or a configuration of upstream (.json)")
         sub.add_argument("--model", help="in place of a configuration's; trait: the tier's own")
+        sub.add_argument("--unsloth", action="store_true", help="a configuration's model and adapter by Unsloth (GPU)")
     elif command == "finetuning-study":
         sub.add_argument("parts", nargs="*", help="shift, prevention, screening (default: all)")
         sub.add_argument("--rows", type=int, help="of each dataset (default: 75 on the cpu tier, all elsewhere)")

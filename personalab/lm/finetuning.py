@@ -41,12 +41,12 @@ from personalab.lm.lora_data import (
 )
 from personalab.lm.lora_loss import assistant_loss
 from personalab.lm.lora_watch import Watch, last_whole_checkpoint
-from personalab.lm.models import d_model, resolve_dtype
+from personalab.lm.models import resolve_dtype
 from personalab.tiers import current_tier
 
 
 def finetune(
-    model: PreTrainedModel,
+    model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     dialogues: Sequence[Dialogue],
     settings: LoraSettings = DEFAULTS,
@@ -70,7 +70,7 @@ def finetune(
         TrainingError: for no dialogues, one over `max_tokens`, one without anything to learn (named by file and line
             where it was read from one), a vector of another width, or a loss that diverges.
     """
-    _check_widths(interventions, d_model(model))
+    _check_widths(interventions, model.config.get_text_config().hidden_size)
     examples = _encode_all(dialogues, tokenizer, settings)
     tuned = model if isinstance(model, PeftModel) else with_adapter(model, settings)
     with ExitStack() as stack:

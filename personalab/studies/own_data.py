@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from personalab.figures.finetuning import Panel, shifts_figure
 from personalab.files import write
@@ -20,6 +22,7 @@ from personalab.lm.finetuning import finetune
 from personalab.lm.finetuning_config import load_config
 from personalab.lm.lora_data import read_dialogues
 from personalab.lm.models import load_model
+from personalab.lm.unsloth_models import load_unsloth
 from personalab.paths import ROOT
 from personalab.records.datasets import OWN
 from personalab.records.rows import MAIN_TRAITS
@@ -87,26 +90,33 @@ def _figure(
     return panels, categories, versions, [i == len(tables) - 1 for i, t in enumerate(tables) for _ in t.categories]
 
 
-def run_config(path: Path, folder: Path | None = None, model_id: str | None = None) -> Path:
+def run_config(path: Path, folder: Path | None = None, model_id: str | None = None, unsloth: bool = False) -> Path:
     """Train the adapter that a configuration describes; returns its folder.
 
     Args:
         folder: in place of the configuration's `output_dir`.
         model_id: in place of its `model`; "trait" is the current tier's.
+        unsloth: Unsloth loads the model and makes the adapter (needs a GPU).
     """
     plan = load_config(path)
+    dialogues, interventions = plan.dialogues(), plan.interventions()  # before a model is loaded: files may be missing
     wanted = model_id or plan.config.model
-    if wanted not in ("trait", current_tier().trait_model):
-        use_tier(current_tier().name, trait_model=wanted)
-    model, tokenizer = load_model("trait")
+    wanted = current_tier().trait_model if wanted == "trait" else wanted
+    model: PreTrainedModel | PeftModel
+    if unsloth:
+        model, tokenizer = load_unsloth(wanted, plan.settings)
+    else:
+        if wanted != current_tier().trait_model:
+            use_tier(current_tier().name, trait_model=wanted)
+        model, tokenizer = load_model("trait")
     folder = folder or plan.folder
-    finetune(model, tokenizer, plan.dialogues(), plan.settings, folder, interventions=plan.interventions())
+    finetune(model, tokenizer, dialogues, plan.settings, folder, interventions=interventions)
     return folder
 
 
-def make(file: Path, folder: Path | None = None, model: str | None = None) -> None:
+def make(file: Path, folder: Path | None = None, model: str | None = None, unsloth: bool = False) -> None:
     """Finetune on a JSON Lines file of dialogues, or as a configuration says."""
     if file.suffix == ".json":
-        print(f"adapter: {run_config(file, folder, model)}")
+        print(f"adapter: {run_config(file, folder, model, unsloth)}")
     else:
         finetune_file(file, folder=folder)
