@@ -23,7 +23,8 @@ from personalab.studies import finetuning_study as study
 from personalab.studies import finetuning_subject, screening
 from personalab.studies.finetuning_subject import Subject
 
-ROWS = 6
+ROWS = 4
+SETS = (*OWN.values(), "medical")
 
 
 @pytest.fixture
@@ -46,15 +47,17 @@ def subject(tmp_path, monkeypatch):
         screening, "judge_rows", lambda rows: np.array([[len(screening.exchange(d)[1]) % 7] * 3 for d in rows])
     )
     monkeypatch.setattr(study, "ROOT", tmp_path)
+    for name, values in (("SINGLE", (1.0,)), ("SEVERAL", (0.3,)), ("INFERENCE", (-0.5,))):
+        monkeypatch.setattr(study, name, values)
     generator = torch.Generator().manual_seed(0)
     vectors = {t: torch.randn(n_blocks(model), d_model(model), generator=generator) for t in [*MAIN_TRAITS, "humorous"]}
-    questions = {t: [f"{t} question {i}?" for i in range(3)] for t in MAIN_TRAITS}
+    questions = {t: [f"{t} question {i}?" for i in range(2)] for t in MAIN_TRAITS}
     return Subject(
         model,
         tokenizer,
         vectors,
         10,
-        LoraSettings(epochs=1, max_steps=2),
+        LoraSettings(epochs=1, max_steps=1),
         questions,
         questions,
         [Item("fact", "The sea is", ("wet", "dry"), 0)] * 4,
@@ -68,21 +71,21 @@ def subject(tmp_path, monkeypatch):
 @pytest.fixture
 def finished(subject, tmp_path):
     folder = tmp_path / "study"
-    study.make_shift(subject, folder, CATEGORIES, again=False)
+    study.make_shift(subject, folder, SETS, again=False)
     study.make_prevention(subject, folder, ["evil"], again=False)
-    study.make_screening(subject, folder, CATEGORIES, again=False)
+    study.make_screening(subject, folder, SETS, again=False)
     return folder
 
 
 def test_the_whole_study_on_a_tiny_model(subject, finished, monkeypatch):
     shifts = report.load_shifts(finished)
-    assert len(shifts.categories) == 24 and shifts.states.shape == (24, d_model(subject.model))
+    assert len(shifts.categories) == 12 and shifts.states.shape == (12, d_model(subject.model))
     vectors = {t: v[10] for t, v in subject.vectors.items()}
     found = report.correlations(shifts, vectors, "evil", n_resamples=50)
     assert {"shift_r", "shift_r_random", "shift_r_loss", "shift_r_elsewhere", "shift_r_specific"} <= set(found)
-    assert found["shift_r"].n == 24 and found["shift_r_elsewhere"].n == 21
+    assert found["shift_r"].n == 12 and found["shift_r_elsewhere"].n == 9
     assert all(-1 <= f.ci.low <= f.ci.high <= 1 for f in found.values())
-    assert report.cross_traits(shifts, report.base_scores(finished)).shape == (24, 3)
+    assert report.cross_traits(shifts, report.base_scores(finished)).shape == (12, 3)
     conditions = report.load_prevention(finished, "evil")
     assert {"before", "plain", "inoculated", "ablate", "ablate-several", "inference-0.5", "steer-1.0"} <= set(
         conditions
@@ -90,10 +93,10 @@ def test_the_whole_study_on_a_tiny_model(subject, finished, monkeypatch):
     assert report.matched(conditions, report.best(conditions, "steer")).startswith("inference")
     rows = report.load_screening(finished)
     assert 0 <= report.screening_auc(rows, "projection").value <= 1
-    assert report.dataset_differences(rows, shifts, "evil").shape == (24,)
+    assert report.dataset_differences(rows, shifts, "evil").shape == (12,)
     made = []
     monkeypatch.setattr(study, "finetune", lambda *a, **k: made.append(1))
-    study.make_shift(subject, finished, CATEGORIES, again=False)  # all is there
+    study.make_shift(subject, finished, SETS, again=False)  # all is there
     study.make_prevention(subject, finished, ["evil"], again=False)
     assert not made
 
@@ -125,8 +128,9 @@ def test_a_kill_loses_one_finetune(subject, tmp_path, monkeypatch):
     study.make_shift(subject, tmp_path / "s", ["evil"], again=False)
     assert len(done) == 1
     done.clear()
-    study.make_shift(replace(subject, n_rows=5), tmp_path / "s", ["evil"], again=False)  # other settings: all again
-    assert len(done) == 2 + 0 or len(done) == 3
+    with pytest.raises(KeyboardInterrupt):  # the third
+        study.make_shift(replace(subject, n_rows=3), tmp_path / "s", ["evil"], again=False)  # other settings: all again
+    assert len(done) == 2
 
 
 def test_versions_answer_the_same_questions(subject):
