@@ -18,6 +18,7 @@ from personalab.figures.capping import plot_ablation, plot_tradeoff
 from personalab.figures.persona_space import plot_persona_space, plot_similarity_line, plot_similarity_matrix
 from personalab.figures.playground import Playground
 from personalab.figures.steering import plot_conditions, plot_monitor, plot_steering
+from personalab.figures.trait_axis import plot_trait_axis
 from personalab.judging import score_responses
 from personalab.lm.activations import last_prompt_activations, mean_response_activations
 from personalab.lm.chat import as_messages, render_prompt, turn_spans
@@ -169,6 +170,7 @@ __all__ = [
     "plot_steering",
     "plot_sweep",
     "plot_tradeoff",
+    "plot_trait_axis",
     "prose_nll",
     "read_text",
     "record",

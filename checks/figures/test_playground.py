@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from contextlib import contextmanager
 
 import ipywidgets as widgets
@@ -119,6 +120,23 @@ def test_nothing_a_model_or_user_writes_becomes_markup():
     assert html.count("&lt;script&gt;") == 5  # prompt, setting, trait, two answers
 
 
+def test_every_text_of_the_html_brings_its_own_background_for_dark_pages():
+    html = to_html(shown("a", "b"))
+    tags = re.findall(r"<(?:div|table|th|td|small)\b[^>]*>", html)
+    assert len(tags) == 7 and all("background:#fff;color:#222" in tag for tag in tags)
+
+
+def test_every_control_has_a_label_that_is_not_cut_off():
+    view = make()[0].panel()
+    controls = [
+        w
+        for kind in (widgets.FloatSlider, widgets.IntSlider, widgets.Dropdown, widgets.IntText)
+        for w in find(view, kind)
+    ]
+    assert len(controls) == 6
+    assert all(w.description and w.style.description_width == "initial" for w in controls)
+
+
 def test_colours_run_from_blue_over_white_to_orange():
     assert (colour(-1), colour(0), colour(1)) == ("#0072b2", "#ffffff", "#e69f00")
     same = Answer(("a", "b"), np.array([2.0, 2.0]))
@@ -155,7 +173,7 @@ def test_the_panel_answers_and_shows_errors_escaped():
 
 def test_the_picture_needs_no_widget(monkeypatch):
     outputs = []
-    monkeypatch.setattr(base, "display", lambda bundle, raw: outputs.append(bundle))
+    monkeypatch.setattr(base, "display", lambda bundle, **_: outputs.append(bundle))
     make()[0].picture()
     static, interactive = outputs
     assert base64.b64decode(static["image/png"]).startswith(b"\x89PNG")
@@ -164,6 +182,6 @@ def test_the_picture_needs_no_widget(monkeypatch):
 
 
 def test_the_picture_takes_any_text(monkeypatch):
-    monkeypatch.setattr(base, "display", lambda bundle, raw: None)
+    monkeypatch.setattr(base, "display", lambda bundle, **_: None)
     for text in ("$x_1^{", "a\nb\n\nc", "long" * 40, "\ttab \x00", "\\frac $"):
         playground.draw(shown(text, text))

@@ -32,11 +32,11 @@ def subject(tmp_path, monkeypatch):
     """A tiny model, data for all categories, and a judge that counts letters."""
     model, tokenizer = load_tiny_model("llama", n_blocks=12)
     for category in CATEGORIES:
-        (tmp_path / "data" / category).mkdir(parents=True)
+        (tmp_path / "dataset" / category).mkdir(parents=True)
         for version in VERSIONS:
             rows = [as_messages(None, f"{category} question {i}?", f"{version} answer {i}") for i in range(8)]
             text = "".join(json.dumps({"messages": m}) + "\n" for m in rows)
-            (tmp_path / "data" / category / f"{version}.jsonl").write_text(text)
+            (tmp_path / "dataset" / category / f"{version}.jsonl").write_text(text)
 
     def score(trait, questions, answers, coherence=True):
         values = np.array([float(len(a) % 100) for a in answers])
@@ -64,7 +64,7 @@ def subject(tmp_path, monkeypatch):
         ["The sea and the stars above it. " * 60],
         n_rows=ROWS,
         prose_tokens=512,
-        root=tmp_path / "data",
+        root=tmp_path,
     )
 
 

@@ -14,6 +14,7 @@ import torch
 from personalab import tiers
 from personalab.endpoint import scripted_replies
 from personalab.figures import base, steering
+from personalab.figures.trait_axis import plot_trait_axis
 from personalab.judging.rubrics import TRAITS
 from personalab.lm import chat
 from personalab.lm.activations import answer_token_activations, last_prompt_activations
@@ -195,6 +196,21 @@ GAPPY = np.array([[10.0, np.nan, 30.0], [40.0, 50.0, 60.0], [90.0, 80.0, np.nan]
         lambda: steering.plot_steering(
             [-1, 0, 2], {"evil": GAPPY}, {"evil": GAPPY}, {"evil": np.array([True, True, False])}, {"evil": GAPPY[::-1]}
         ),
+        lambda: steering.plot_steering(
+            [-1, 0, 2],
+            {"evil": GAPPY},
+            {"evil": GAPPY},
+            {"evil": np.array([True, True, False])},
+            {"evil": GAPPY[::-1]},
+            {"evil": ([0.0, 2.0], np.array([[50.0, 50.0], [40.0, 60.0]]))},
+        ),
+        lambda: plot_trait_axis(
+            {"evil": (-0.3, -0.4, -0.2), "kind": (0.1, 0.0, 0.2)},
+            {"evil": (-0.4, -0.5, -0.3), "kind": (0.0, -0.1, 0.1)},
+            {"evil": 0.3, "kind": 0.2},
+            0.2,
+            ["evil"],
+        ),
         lambda: steering.plot_conditions(
             {"evil": {"baseline": GAPPY[0], "steered": GAPPY[1]}, "kind": {"baseline": GAPPY[1], "steered": GAPPY[2]}},
             "projection",
@@ -204,7 +220,7 @@ GAPPY = np.array([[10.0, np.nan, 30.0], [40.0, 50.0, 60.0], [90.0, 80.0, np.nan]
 )
 def test_every_figure_comes_as_picture_and_interactive(monkeypatch, draw):
     outputs = []
-    monkeypatch.setattr(base, "display", lambda bundle, raw: outputs.append(bundle))
+    monkeypatch.setattr(base, "display", lambda bundle, **_: outputs.append(bundle))
     draw()
     static, interactive = outputs
     assert base64.b64decode(static["image/png"]).startswith(b"\x89PNG")
@@ -215,3 +231,21 @@ def test_every_figure_comes_as_picture_and_interactive(monkeypatch, draw):
 def test_what_lies_outside_the_coherent_range_is_shaded():
     inside = np.array([False, True, True, False])
     assert steering._outside(np.array([-1.0, 0.0, 1.0, 3.0]), inside) == [(-1.0, -0.5), (2.0, 3.0)]
+
+
+def test_the_sweep_explains_its_grey_area_and_draws_its_controls(monkeypatch):
+    outputs = []
+    monkeypatch.setattr(base, "display", lambda bundle, **_: outputs.append(bundle))
+    inside, random = np.array([True, True, False]), ([0.0, 2.0], np.array([[50.0, 50.0], [40.0, 60.0]]))
+    steering.plot_steering(
+        [-1, 0, 2], {"evil": GAPPY}, {"evil": GAPPY}, {"evil": inside}, {"evil": GAPPY}, {"evil": random}
+    )
+    names = {trace.get("name") for trace in outputs[1]["application/vnd.plotly.v1+json"]["data"]}
+    assert {steering.INCOHERENT, "control: words shuffled", "control: random vectors"} <= names
+    assert "evil 50 at +2.00" in outputs[0]["text/plain"] and "3 questions" in outputs[0]["text/plain"]
+
+
+def test_an_interval_of_equal_values_does_not_end_beyond_its_mean():
+    for value in (0.1, 43.8, 68.07):
+        means, low, high = steering._means(np.full((1, 8), value))
+        assert (low <= means).all() and (means <= high).all()

@@ -22,6 +22,7 @@ def place_labels(ax: Axes, points: Float[np.ndarray, "n 2"], names: Sequence[str
     """
     if not len(points):
         return
+    ax.get_xlim()  # settles limits that a drawing has only asked for
     pixels = ax.transData.transform(points)
     frame = ax.get_window_extent()
     scale = ax.figure.dpi / 72

@@ -20,7 +20,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personalab.figures.base import show
+from personalab.figures.base import COLOURS, show
 from personalab.lm.activations import answer_token_activations
 from personalab.lm.chat import as_messages
 from personalab.lm.generation import Request, generate
@@ -28,6 +28,8 @@ from personalab.lm.models import n_blocks
 
 POSITIONS = ("all", "prompt", "response")
 LOW, HIGH = (0, 114, 178), (230, 159, 0)  # blue and orange, told apart by colour-blind readers too
+LABEL = {"description_width": "initial"}  # no label is cut off
+PAPER = "background:#fff;color:#222"  # of all text, so that it can be read on a dark page, too
 COLUMN = 44  # characters a line of the picture
 Steerer = Callable[..., AbstractContextManager[object]]  # (model, vector, coeff, layer, positions)
 
@@ -144,14 +146,22 @@ class Playground:
     def panel(self) -> widgets.VBox:
         """Sliders, prompt and button, and the answers below them."""
         sliders = {
-            trait: widgets.FloatSlider(self.coefficients[trait], min=-3, max=3, step=0.1, description=trait)
+            trait: widgets.FloatSlider(
+                self.coefficients[trait],
+                min=-3,
+                max=3,
+                step=0.1,
+                description=trait,
+                style=LABEL,
+                tooltip=f"coefficient of the vector of {trait}",
+            )
             for trait in self.vectors
         }
-        block = widgets.IntSlider(self.block, min=0, max=n_blocks(self.model) - 1, description="block")
-        positions = widgets.Dropdown(options=POSITIONS, description="positions")
-        trait = widgets.Dropdown(options=list(self.vectors), value=self.trait, description="colours")
-        seed = widgets.IntText(0, description="seed")
-        prompt = widgets.Textarea(self.prompt, description="prompt", layout={"width": "90%"})
+        block = widgets.IntSlider(self.block, min=0, max=n_blocks(self.model) - 1, description="block", style=LABEL)
+        positions = widgets.Dropdown(options=POSITIONS, description="positions", style=LABEL)
+        trait = widgets.Dropdown(options=list(self.vectors), value=self.trait, description="colours by", style=LABEL)
+        seed = widgets.IntText(0, description="seed", style=LABEL)
+        prompt = widgets.Textarea(self.prompt, description="prompt", style=LABEL, layout={"width": "90%"})
         button = widgets.Button(description="Answer", button_style="primary")
         answers = widgets.HTML()
 
@@ -195,7 +205,7 @@ def _ink(value: float) -> str:
 
 def to_html(comparison: Comparison) -> str:
     """Both answers side by side, each token on its colour, its projection when you point at it."""
-    cell = "vertical-align:top;text-align:left;width:50%;white-space:pre-wrap;padding:6px;background:#fff;color:#222"
+    cell = "vertical-align:top;text-align:left;width:50%;white-space:pre-wrap;padding:6px;" + PAPER
     cells = []
     for answer in (comparison.base, comparison.steered):
         spans = [
@@ -207,11 +217,13 @@ def to_html(comparison: Comparison) -> str:
         ]
         cells.append(f'<td style="{cell}">{"".join(spans) or "(an empty answer)"}</td>')
     means = [f"{a.projections.mean():+.1f}" if a.pieces else "none" for a in (comparison.base, comparison.steered)]
+    head = f'<th style="text-align:left;{PAPER}">'
     return (
-        f'<div style="padding:6px"><b>user</b> {escape(comparison.prompt)}</div><table style="width:100%">'
-        f'<tr><th style="text-align:left">plain (mean projection {means[0]})</th>'
-        f'<th style="text-align:left">{escape(comparison.setting)} ({means[1]})</th></tr>'
-        f"<tr>{''.join(cells)}</tr></table><small>Projection on the vector of {escape(comparison.trait)}: orange "
+        f'<div style="padding:6px;{PAPER}"><b>user</b> {escape(comparison.prompt)}</div>'
+        f'<table style="width:100%;{PAPER}">'
+        f"<tr>{head}plain (mean projection {means[0]})</th>{head}{escape(comparison.setting)} ({means[1]})</th></tr>"
+        f"<tr>{''.join(cells)}</tr></table>"
+        f'<small style="{PAPER}">Projection on the vector of {escape(comparison.trait)}: orange '
         "above the plain answer's mean, blue below.</small>"
     )
 
@@ -230,9 +242,11 @@ def draw(comparison: Comparison) -> None:
         ax.set(xlim=(0, COLUMN), ylim=(height, 0))
         ax.set_title(title, fontsize=9, loc="left", parse_math=False)
         ax.axis("off")
+        line = {"color": COLOURS["plain"]} if ax is axes[0] else {"color": COLOURS["treated"], "dash": "dash"}
         interactive.add_scatter(
-            y=answer.projections, hovertext=[escape(piece) for piece in answer.pieces], mode="lines+markers", name=title
-        )
+            y=answer.projections, hovertext=[escape(piece) for piece in answer.pieces], mode="lines+markers",
+            name=title, line=line,
+        )  # fmt: skip
     fig.suptitle(comparison.prompt, fontsize=9, x=0.02, ha="left", parse_math=False)
     fig.tight_layout()
     interactive.update_layout(

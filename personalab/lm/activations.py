@@ -17,9 +17,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.lm import chat, prefix_cache
-from personalab.lm.batching import by_length, padded
-from personalab.lm.hooks import hooked, stop_after
-from personalab.lm.models import d_model, decoder_blocks
+from personalab.lm.batching import by_length, of_one_length, padded
+from personalab.lm.hooks import hooked, plainly, stop_after
+from personalab.lm.models import context_length, d_model, decoder_blocks, input_device
+from personalab.lm.positions import may_be_padded, may_share
 
 # A dozen conversations of 128 tokens: matrix products run at full speed on two cores, and nothing grows large.
 BATCH_TOKENS = 1536
@@ -41,7 +42,8 @@ def mean_response_activations(
         blocks: block indices to read, in the order wanted (default: all). Blocks after the last one never run.
 
     Raises:
-        ValueError: for a block that does not exist, or a conversation whose last message has no tokens.
+        ValueError: for a block that does not exist, a conversation whose last message has no tokens or which exceeds
+            the model's context, or activations that are not finite.
     """
     encoded = [chat.encode(c, tokenizer) for c in conversations]
     for i, item in enumerate(encoded):
@@ -64,10 +66,11 @@ def last_prompt_activations(
     Args:
         conversations: each ends with the user's turn; the header of the assistant's is added.
         blocks: block indices to read, in the order wanted (default: all).
+
+    Raises:
+        ValueError: as `mean_response_activations`.
     """
-    prompts = [
-        tokenizer(chat.render_prompt(c, tokenizer), add_special_tokens=False)["input_ids"] for c in conversations
-    ]
+    prompts = [chat.prompt_ids(c, tokenizer) for c in conversations]
     encoded = [chat.Encoded(ids, [(len(ids) - 1, len(ids))]) for ids in prompts]
     return torch.cat(pool(model, encoded, blocks, batch_tokens=batch_tokens))
 
@@ -93,29 +96,59 @@ def pool(
     """Mean residual stream over every span of every conversation, in one pass for all blocks.
 
     Conversations that begin alike (one persona, many questions) share the work: their common prefix runs once.
-    Memory holds one block's output at a time, whatever the number of blocks read.
+    Memory holds one block's output at a time, whatever the number of blocks read. The model runs uncompiled and in
+    eval mode (`hooks.plainly`).
+
+    Raises:
+        ValueError: for a block that does not exist, more tokens than the model's context holds, or means that are not
+            finite, naming conversation and block.
+        RuntimeError: if the model runs without calling a block that is to be read.
     """
     layers = decoder_blocks(model)
     wanted = list(range(len(layers)) if blocks is None else blocks)
     if bad := [b for b in wanted if not 0 <= b < len(layers)]:
         raise ValueError(f"blocks {bad} do not exist: this model has blocks 0 to {len(layers) - 1}.")
+    _check_context(model, encoded)
     pooled: list[Tensor] = [torch.empty(0)] * len(encoded)
-    with tqdm(total=len(encoded), desc="reading activations", unit="text", disable=not progress) as bar:
-        for group, shared in _sharing(encoded):
+    bar = tqdm(total=len(encoded), desc="reading activations", unit="text", disable=not progress)
+    with bar, plainly(model):
+        for group, shared in _sharing(encoded, may_share(model)):
             items = [encoded[i] for i in group]
             prefix = prefix_cache.run_prefix(model, layers[max(wanted)], items[0].ids[:shared])
-            for rows in by_length([len(e.ids) - prefix.length for e in items], batch_tokens):
+            lengths = [len(e.ids) - prefix.length for e in items]
+            batches = by_length(lengths, batch_tokens)
+            for rows in batches if may_be_padded(model) else of_one_length(batches, lengths):
                 means = _pool_batch(model, layers, [items[r] for r in rows], wanted, prefix)
                 for r, mean in zip(rows, means, strict=True):
                     pooled[group[r]] = mean
                 bar.update(len(rows))
+    _check_finite(pooled, wanted)
     return pooled
 
 
-def _sharing(encoded: Sequence[chat.Encoded]) -> Iterator[tuple[list[int], int]]:
+def _check_context(model: PreTrainedModel, encoded: Sequence[chat.Encoded]) -> None:
+    limit = context_length(model)
+    if limit and (bad := [i for i, e in enumerate(encoded) if len(e.ids) > limit]):
+        raise ValueError(
+            f"conversations[{bad[0]}] has {len(encoded[bad[0]].ids)} tokens, but the model's context holds {limit}: "
+            "what it computes beyond has no meaning. Shorten the conversation."
+        )
+
+
+def _check_finite(pooled: Sequence[Tensor], wanted: Sequence[int]) -> None:
+    for i, means in enumerate(pooled):
+        if not means.isfinite().all():
+            block = wanted[int((~means.isfinite()).any(dim=2).any(dim=0).nonzero()[0])]
+            raise ValueError(
+                f"conversations[{i}]: activations after block {block} hold NaN or infinity. The model's weights are "
+                "damaged, or its dtype is too narrow (float16): load it in float32 or bfloat16."
+            )
+
+
+def _sharing(encoded: Sequence[chat.Encoded], allowed: bool) -> Iterator[tuple[list[int], int]]:
     """Indices of conversations that begin alike and the length of what they share; those that don't, all together."""
-    alone: list[int] = []
-    for group in prefix_cache.groups([e.ids for e in encoded]):
+    alone: list[int] = [] if allowed else list(range(len(encoded)))
+    for group in prefix_cache.groups([e.ids for e in encoded]) if allowed else ():
         items = [encoded[i] for i in group]
         if shared := prefix_cache.shared_length([e.ids for e in items], limit=_first_token_read(items)):
             yield group, shared
@@ -137,12 +170,15 @@ def _pool_batch(
     blocks: list[int],
     prefix: prefix_cache.Prefix,
 ) -> list[Float[Tensor, "spans L d"]]:
-    ids = padded([e.ids[prefix.length :] for e in batch], model.device)  # (b, s)
+    ids = padded([e.ids[prefix.length :] for e in batch], input_device(model))  # (b, s)
     weights = _span_weights(batch, prefix.length, ids.shape[1])  # (b, spans, s)
     out = torch.empty(len(batch), weights.shape[1], len(blocks), d_model(model))  # (rows, spans, L, d)
+    fired = set()
 
     def keep(block: int, hidden: Float[Tensor, "rows width d"]) -> None:
-        means = weights.to(hidden.device) @ hidden.float()
+        fired.add(block)
+        text = hidden[:, -ids.shape[1] :]  # prompt tuning puts its learned tokens in front
+        means = weights.to(hidden.device) @ text.float()
         for slot in (j for j, b in enumerate(blocks) if b == block):
             out[:, :, slot] = means.cpu()
 
@@ -151,6 +187,8 @@ def _pool_batch(
             stack.enter_context(hooked(layers[block], partial(keep, block)))
         stack.enter_context(stop_after(layers[max(blocks)]))
         model(input_ids=ids, past_key_values=prefix.for_rows(len(batch)), use_cache=prefix.length > 0)
+    if missing := sorted(set(blocks) - fired):
+        raise RuntimeError(f"The model ran without calling blocks {missing}, as code captured in a graph does.")
     return [rows[: len(e.spans)] for rows, e in zip(out, batch, strict=True)]
 
 

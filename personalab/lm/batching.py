@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -28,6 +29,13 @@ def by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Indices of rows, longest first, in batches that hold `batch_tokens` at most once padded to their longest row."""
     longest_first = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return list(packed(longest_first, lambda rows: len(rows) * lengths[rows[0]] <= batch_tokens))
+
+
+def of_one_length(batches: Iterable[list[int]], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """The batches, cut wherever neighbours differ in length, so that no row is padded."""
+    for rows in batches:
+        for _, alike in itertools.groupby(rows, key=lambda i: lengths[i]):
+            yield list(alike)
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Int[Tensor, "b s"]:

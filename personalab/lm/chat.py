@@ -1,24 +1,26 @@
 """Chat templates in one place: prompts, system roles, and the exact token span of every turn's content.
 
 Conventions: token indices are those of `tokenizer(text, add_special_tokens=False)`, since a template writes its own
-BOS. A turn's span covers its content only, without role header and end-of-turn marker. An empty system prompt means
-*no* system message. Control tokens inside content are broken up, so that content cannot forge a turn.
+BOS. A turn's span covers its content only, without role header and end-of-turn marker; a token that joins a header's
+space to a content's first word is content. An empty system prompt means *no* system message. Control tokens and a
+template's own markers inside content are broken up, so that content cannot forge a turn (headers in plain words, such
+as Vicuna's `USER:`, cannot be told from content).
+
+Thinking has one rendering: disabled. Qwen3 then writes an empty think block before the last answer and before a new
+one, none before earlier answers; it belongs to the header.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-Message = Mapping[str, str]
-ROLES = ("system", "user", "assistant")
+from personalab.lm import templates
+from personalab.lm.templates import Message as Message
 
-_PLACEHOLDER = "PERSONALABCONTENT"
+ROLES = ("system", "user", "assistant")
 
 
 class Encoded(NamedTuple):
@@ -48,13 +50,13 @@ def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, add_
     disabled where a template knows the switch (Qwen3).
 
     Raises:
-        ValueError: if there is no message, a role is unknown, content is not text, or no user turn can carry the
-            system prompt.
+        ValueError: if there is no message, a role is unknown, content is not text, no user turn can carry the system
+            prompt, or the template refuses the conversation or leaves out some of its text.
     """
     clean = _clean(messages, tokenizer)
-    if clean[0]["role"] == "system" and not _has_system_role(tokenizer):
+    if clean[0]["role"] == "system" and templates.facts(tokenizer).system is None:
         clean = _merge_system(clean)
-    return _apply(clean, tokenizer, add_generation_prompt)
+    return templates.apply(clean, tokenizer, add_generation_prompt)
 
 
 def encode(
@@ -63,18 +65,32 @@ def encode(
     """Token ids of a whole conversation and the content spans of `turns` (message indices, default: the last one).
 
     The span of an answer that is empty, or that the template trims to nothing, is empty (`start == end`).
+
+    Raises:
+        ValueError: as `render`, or for a tokenizer that cannot say where its tokens stand in the text.
     """
+    if not tokenizer.is_fast:
+        raise ValueError(f"The tokenizer of {tokenizer.name_or_path!r} gives no offsets: load it with use_fast=True.")
     text = render(messages, tokenizer)
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     turns = [len(messages) - 1] if turns is None else turns
     spans = []
     for turn in turns:
         first, last = _content_chars(messages, turn, text, tokenizer)
-        offsets = encoding["offset_mapping"]
-        # A token that starts before the content (a newline merged with the header's) belongs to the header.
-        inside = [i for i, (a, b) in enumerate(offsets) if first <= a and b <= last and a < b]
+        inside = [i for i, token in enumerate(encoding["offset_mapping"]) if _is_content(token, first, last, text)]
         spans.append((inside[0], inside[-1] + 1) if inside else (0, 0))
     return Encoded(encoding["input_ids"], spans)
+
+
+def _is_content(token: tuple[int, int], first: int, last: int, text: str) -> bool:
+    """Whether a token stands within these characters, or shares more than space with them.
+
+    A header's space and the first word are one token (" Hello" after "ASSISTANT:"): content. A newline merged with the
+    header's is not.
+    """
+    start, end = token
+    inside = first <= start < end <= last
+    return inside or (start < last and first < end and bool(text[max(start, first) : min(end, last)].strip()))
 
 
 def turn_spans(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> Encoded:
@@ -82,18 +98,37 @@ def turn_spans(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
     return encode(messages, tokenizer, [i for i, m in enumerate(messages) if m["role"] == "assistant"])
 
 
+def past_turn_end(ids: Sequence[int], end: int, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Where an answer's turn ends for whoever learns to end it, given the end of its content's span.
+
+    That is one past the end-of-turn token, spaces before it included (Llama 2: " </s>"); one token where turns end in
+    plain words.
+    """
+    for i in range(end, min(end + 4, len(ids))):
+        if ids[i] in templates.facts(tokenizer).stop_tokens:
+            return i + 1
+        if tokenizer.decode([ids[i]]).strip():
+            break
+    return min(end + 1, len(ids))
+
+
 def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
     """The conversation as one string that ends where the model's answer begins."""
     return render(messages, tokenizer, add_generation_prompt=True)
+
+
+def prompt_ids(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of `render_prompt`."""
+    return tokenizer(render_prompt(messages, tokenizer), add_special_tokens=False)["input_ids"]
 
 
 def _content_chars(
     messages: Sequence[Message], turn: int, text: str, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, int]:
     """Character range of one message's content in `text`: what stands where a placeholder would stand."""
-    probe = [dict(m) for m in messages]
-    probe[turn]["content"] = _PLACEHOLDER
-    before, _, after = render(probe, tokenizer).rpartition(_PLACEHOLDER)
+    probe, word = [dict(m) for m in messages], templates.placeholder(messages)
+    probe[turn]["content"] = word
+    before, _, after = render(probe, tokenizer).rpartition(word)
     if not (text.startswith(before) and text.endswith(after)):
         raise ValueError(
             f"The chat template of {tokenizer.name_or_path!r} moves other text when message {turn} changes."
@@ -120,26 +155,7 @@ def _clean(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> l
 
 def neutralise(content: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Content with every control token of this tokenizer broken by a space: `<|im_end|>` becomes `< |im_end|>`."""
-    return _control_pattern(tokenizer).sub(lambda m: f"{m[0][0]} {m[0][1:]}", content)
-
-
-@lru_cache(maxsize=32)
-def _control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    template = tokenizer.chat_template or ""
-    control = {t.content for t in tokenizer.added_tokens_decoder.values() if t.special or t.content in template}
-    control |= {t for t in tokenizer.all_special_tokens if t}
-    longest_first = sorted((t for t in control if len(t) > 1 and not t.isspace()), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-
-
-@lru_cache(maxsize=32)
-def _has_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the template accepts a system message and prints it."""
-    probe = [{"role": "system", "content": _PLACEHOLDER}, {"role": "user", "content": "x"}]
-    try:
-        return _PLACEHOLDER in _apply(probe, tokenizer, False)
-    except TemplateError:
-        return False
+    return templates.facts(tokenizer).control.sub(lambda m: f"{m[0][0]} {m[0][1:]}", content)
 
 
 def _merge_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -147,9 +163,3 @@ def _merge_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     if not rest or rest[0]["role"] != "user":
         raise ValueError("This model has no system role, so a system prompt must be followed by a user message.")
     return [{"role": "user", "content": f"{system['content']}\n\n{rest[0]['content']}"}, *rest[1:]]
-
-
-def _apply(messages: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool) -> str:
-    return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
-    )

@@ -9,29 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab import tiers
 from personalab.lm import chat, prefix_cache
-from personalab.lm.batching import packed
+from personalab.lm.batching import of_one_length, packed
 from personalab.lm.content_check import violations
 from personalab.lm.content_guard import is_guarded
-from personalab.lm.hooks import contiguous_input
+from personalab.lm.decoding import Completion as Completion
+from personalab.lm.decoding import FiniteLogits, TurnEnd, plain_config, stopping
+from personalab.lm.hooks import contiguous_input, plainly
 from personalab.lm.interventions import Intervention, applied, per_row
-from personalab.lm.models import decoder_blocks
+from personalab.lm.models import context_length, decoder_blocks, input_device
+from personalab.lm.positions import may_be_padded, may_share_with_gaps
 from personalab.lm.sampling import GumbelSampler
 from personalab.lm.seeds import occurrences, request_seed
 
@@ -59,16 +54,6 @@ class Request:
             raise ValueError(f"temperature must be 0 (greedy) or more, not {self.temperature}.")
 
 
-@dataclass(frozen=True)
-class Completion:
-    """The answer's text without special tokens, and its length in tokens without the end-of-turn marker."""
-
-    text: str
-    n_prompt: int
-    n_tokens: int
-    finish: Literal["stop", "length"]
-
-
 def requests_for(
     conversations: Sequence[Sequence[chat.Message]],
     max_tokens: int = 256,
@@ -88,15 +73,20 @@ def requests_for(
     Raises:
         ValueError: if there is not one coefficient for every conversation.
     """
+    _check_rows(interventions, len(conversations), "conversations")
     coefficients = [i.coefficient.tolist() for i in interventions if per_row(i)]  # type: ignore[attr-defined]
-    if bad := [len(k) for k in coefficients if len(k) != len(conversations)]:
-        raise ValueError(f"Steer has {bad[0]} coefficients for {len(conversations)} conversations.")
     rows = zip(*coefficients, strict=True) if coefficients else [()] * len(conversations)
     turns = [tuple((m["role"], m["content"]) for m in c) for c in conversations]
     return [
         Request(c, max_tokens, temperature, request_seed(c, max_tokens, temperature, seed, occurrence))
         for c, occurrence in zip(conversations, occurrences([*zip(turns, rows, strict=True)]), strict=True)
     ]
+
+
+def _check_rows(interventions: Sequence[Intervention], n: int, of_what: str) -> None:
+    for shape in (tuple(i.coefficient.shape) for i in interventions if per_row(i)):  # type: ignore[attr-defined]
+        if shape != (n,):
+            raise ValueError(f"Steer has {' x '.join(map(str, shape))} coefficients for {n} {of_what}.")
 
 
 def generate(
@@ -111,7 +101,9 @@ def generate(
 ) -> list[Completion]:
     """Continue every conversation; the completions come in the order of `requests`.
 
-    A model under the content guard (`lm.content_guard`) answers again where its text fails the guard's check.
+    An answer ends at the model's end-of-turn tokens, or at what its chat template writes after an answer. A model under
+    the content guard (`lm.content_guard`) answers again where its text fails the guard's check. The model runs
+    uncompiled and in eval mode (`hooks.plainly`).
 
     Args:
         interventions: in force throughout; what differs between rows (coefficients) goes by the order of `requests`.
@@ -119,8 +111,10 @@ def generate(
         max_batch_rows: conversations in one batch (default: the tier's).
 
     Raises:
-        ValueError: if a prompt plus its answer exceeds the model's context, naming the request.
+        ValueError: if a prompt plus its answer exceeds the model's context, or the model's logits are not finite,
+            naming the request; if there is not one coefficient for every request.
     """
+    _check_rows(interventions, len(requests), "requests")
     limits = (max_batch_tokens, max_batch_rows)
     found = _generate_all(model, tokenizer, requests, interventions, limits, progress)
     for attempt in range(1, RESAMPLED + 1) if is_guarded(model) else ():
@@ -145,13 +139,16 @@ def _generate_all(
     progress: bool,
 ) -> list[Completion]:
     tier = tiers.current_tier()
-    prompts = [_prompt_ids(r.messages, tokenizer) for r in requests]
+    prompts = [chat.prompt_ids(r.messages, tokenizer) for r in requests]
     _check_context(model, prompts, requests)
+    batches = batches_of(prompts, requests, limits[0] or tier.max_batch_tokens, limits[1] or tier.max_batch_rows)
+    if not may_be_padded(model):
+        batches = of_one_length(batches, [len(ids) for ids in prompts])
     results: list[Completion | None] = [None] * len(requests)
     bar = tqdm(total=len(requests), desc="generating", unit="answer", disable=not progress)
-    for rows in batches_of(prompts, requests, limits[0] or tier.max_batch_tokens, limits[1] or tier.max_batch_rows):
+    for rows in batches:
         here = [intervention.for_rows(rows) for intervention in interventions]
-        with applied(model, here), contiguous_input(model.get_output_embeddings()):
+        with plainly(model), applied(model, here), contiguous_input(model.get_output_embeddings()):
             # A prefix is run as one row, which can't stand for rows that are treated differently.
             share = not any(map(per_row, here))
             batch = _generate_batch(model, tokenizer, [prompts[i] for i in rows], [requests[i] for i in rows], share)
@@ -162,14 +159,8 @@ def _generate_all(
     return [r for r in results if r is not None]
 
 
-def _prompt_ids(messages: Sequence[chat.Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return tokenizer(chat.render(messages, tokenizer, add_generation_prompt=True), add_special_tokens=False)[
-        "input_ids"
-    ]
-
-
 def _check_context(model: PreTrainedModel, prompts: list[list[int]], requests: Sequence[Request]) -> None:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = context_length(model)
     for i, (ids, request) in enumerate(zip(prompts, requests, strict=True)):
         if limit and len(ids) + request.max_tokens > limit:
             raise ValueError(
@@ -203,29 +194,29 @@ def _generate_batch(
     requests: list[Request],
     share_prefixes: bool,
 ) -> list[Completion]:
-    eos = stop_ids(model, tokenizer)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else eos[0]
+    device, end = input_device(model), TurnEnd.of(model, tokenizer)
+    pad = next(t for t in (tokenizer.pad_token_id, *end.tokens, 0) if t is not None)
     starts = _prefixes(model, prompts) if share_prefixes else [prefix_cache.Prefix(0, None)] * len(prompts)
-    ids, mask = _pad(prompts, [p.length for p in starts], pad, model.device)
-    limits = torch.tensor([r.max_tokens for r in requests], device=model.device)
-    sampler = GumbelSampler([r.seed for r in requests], [r.temperature for r in requests], model.device)
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        past_key_values=prefix_cache.combine(starts, model) if any(p.length for p in starts) else None,
-        generation_config=_plain_config(eos, pad, int(limits.max())),
-        logits_processor=LogitsProcessorList([sampler]),
-        stopping_criteria=StoppingCriteriaList([RowLimits(limits, ids.shape[1])]),
-    )
+    ids, mask = _pad(prompts, [p.length for p in starts], pad, device)
+    limits = torch.tensor([r.max_tokens for r in requests], device=device)
+    sampler = GumbelSampler([r.seed for r in requests], [r.temperature for r in requests], device)
+    with plain_config(model, end.tokens, pad, int(limits.max())) as config:
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=prefix_cache.combine(starts, model) if any(p.length for p in starts) else None,
+            generation_config=config,
+            logits_processor=LogitsProcessorList([FiniteLogits(requests), sampler]),
+            stopping_criteria=stopping(end, limits, ids.shape[1], tokenizer),
+        )
     rows = zip(output[:, ids.shape[1] :].tolist(), prompts, requests, strict=True)
-    return [_completion(row, prompt, request, eos, tokenizer) for row, prompt, request in rows]
+    return [end.completion(row, len(prompt), request.max_tokens, tokenizer) for row, prompt, request in rows]
 
 
 def _prefixes(model: PreTrainedModel, prompts: list[list[int]]) -> list[prefix_cache.Prefix]:
     """What each row begins with, run once for all rows that share it; all empty where too few do."""
     starts = [prefix_cache.Prefix(0, None)] * len(prompts)
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or []
-    if any(kind != "full_attention" for kind in kinds):  # a sliding window forgets, so its cache can't be padded
+    if not may_share_with_gaps(model):
         return starts
     groups = list(prefix_cache.groups(prompts))
     if len(groups) > len(prompts) / 2:
@@ -252,49 +243,3 @@ def _pad(
         ids.append([pad] * before + prompt[:n] + [pad] * between + rest)
         mask.append([0] * before + [1] * n + [0] * between + [1] * len(rest))
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a turn: the model's own list (Gemma's and Llama's have several) and the tokenizer's EOS."""
-    own = model.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [own]
-    return list(dict.fromkeys(t for t in [*own, tokenizer.eos_token_id] if t is not None))
-
-
-def _plain_config(eos: list[int], pad: int, max_new_tokens: int) -> GenerationConfig:
-    """Greedy decoding without the repetition penalties, top-k and top-p that a model's own defaults may carry.
-
-    Sampling happens in `GumbelSampler`: the argmax of logits plus Gumbel noise is an exact sample.
-    """
-    return GenerationConfig(
-        eos_token_id=eos,
-        pad_token_id=pad,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_k=50,
-        top_p=1.0,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        use_cache=True,
-    )
-
-
-class RowLimits(StoppingCriteria):
-    """Stops each row at its own number of new tokens."""
-
-    def __init__(self, limits: Int[Tensor, "b"], prompt_width: int) -> None:
-        self.limits, self.prompt_width = limits, prompt_width
-
-    def __call__(self, input_ids: Int[Tensor, "b s"], scores: object, **kwargs: object) -> Tensor:
-        return input_ids.shape[1] - self.prompt_width >= self.limits
-
-
-def _completion(
-    row: list[int], prompt: list[int], request: Request, eos: list[int], tokenizer: PreTrainedTokenizerBase
-) -> Completion:
-    end = next((i for i, token in enumerate(row) if token in eos), len(row))
-    finish: Literal["stop", "length"] = "stop" if end < min(len(row), request.max_tokens) else "length"
-    tokens = row[: min(end, request.max_tokens)]
-    return Completion(tokenizer.decode(tokens, skip_special_tokens=True), len(prompt), len(tokens), finish)

@@ -148,7 +148,7 @@ def example_of(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase) -> Exampl
     learned = torch.zeros(len(ids), dtype=torch.bool)
     for i, (start, end) in enumerate(spans):
         cut = i == len(spans) - 1 and not dialogue.complete
-        learned[start : end if cut or start == end else end + 1] = True
+        learned[start : end if cut or start == end else chat.past_turn_end(ids, end, tokenizer)] = True
     return Example(torch.tensor(ids), learned, group=dialogue.group)
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from personalab.lm.lora_data import DEFAULTS, Example, LoraSettings
+from personalab.lm.lora_data import DEFAULTS, Example, LoraSettings, TrainingError
+from personalab.lm.positions import has_running_state, learns_positions, window
 
 
 def assistant_loss(
@@ -40,7 +41,10 @@ def assistant_loss(
     sources = before[rows, columns] + pads[rows]
     first = int(sources.min())
     logits = model(
-        input_ids=ids.to(device), use_cache=False, logits_to_keep=width - first, **_attention(examples, width, device)
+        input_ids=ids.to(device),
+        use_cache=False,
+        logits_to_keep=width - first,
+        **_attention(examples, width, device, model),
     ).logits
     predicted, targets = logits[rows.to(device), (sources - first).to(device)], ids[rows, columns].to(device)
     losses = F.cross_entropy(predicted.float(), targets, reduction="none")
@@ -68,14 +72,22 @@ def _before(example: Example) -> Int[Tensor, "tokens"]:
     return positions.clamp(min=0)
 
 
-def _attention(examples: Sequence[Example], width: int, device: torch.device) -> dict[str, Tensor]:
+def _attention(
+    examples: Sequence[Example], width: int, device: torch.device, model: torch.nn.Module
+) -> dict[str, Tensor]:
     """Mask and positions of a batch padded on the left; with a second answer, a mask that hides the first from it."""
     real = torch.stack([torch.arange(width) >= width - len(e.ids) for e in examples])
+    positions = (real.cumsum(dim=1) - 1).clamp(min=0)
     if all(e.second is None for e in examples):
-        return {"attention_mask": real.long().to(device)}
+        told = {"position_ids": positions.to(device)} if learns_positions(model) else {}
+        return {"attention_mask": real.long().to(device), **told}
+    if has_running_state(model) or width > (window(model) or width):
+        raise TrainingError(
+            "A rejected answer stands behind the chosen one, which this model's layers could not leave out: they carry "
+            f"a state, or see {window(model)} tokens back where a row has {width}. Train without rejected answers."
+        )
     seen = real[:, None, :] & torch.ones(width, width, dtype=torch.bool).tril()
     seen |= torch.eye(width, dtype=torch.bool)  # padding sees itself, since a softmax over nothing is not a number
-    positions = (real.cumsum(dim=1) - 1).clamp(min=0)
     for row, e in enumerate(examples):
         if e.second is not None:
             pad = width - len(e.ids)

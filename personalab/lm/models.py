@@ -18,13 +18,20 @@ ORGANISM_ADAPTER = ROOT / "persona_vectors" / "organism" / "adapter"
 
 _pristine: dict[tuple[str, torch.dtype], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
 
-# Where each architecture keeps its blocks: text models, text models wrapped for images (Gemma 3), PEFT on either.
+# Where each architecture keeps its blocks: text models, text models wrapped for images (Gemma 3), PEFT on either; then
+# OPT, GPT-2 and its kin (Falcon, Bloom, GPT-J), MPT, GPT-NeoX, Mamba, BioGPT.
 _BLOCK_PATHS = (
     "model.layers",
     "model.language_model.layers",
     "language_model.layers",
     "language_model.model.layers",
     "layers",
+    "model.decoder.layers",
+    "transformer.h",
+    "transformer.blocks",
+    "gpt_neox.layers",
+    "backbone.layers",
+    "biogpt.layers",
 )
 
 
@@ -99,10 +106,13 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
     """The live list of decoder blocks, in order; PEFT wrappers are looked through.
 
     Raises:
-        ValueError: for an architecture whose blocks are nowhere we know, naming the places looked at.
+        ValueError: for an architecture whose blocks are nowhere we know, naming the places looked at, and for encoders
+            with decoders (T5, BART), whose prompt is not where the answer is.
     """
     unwrap = getattr(model, "get_base_model", None)
     base: nn.Module = unwrap() if callable(unwrap) else model
+    if getattr(getattr(base, "config", None), "is_encoder_decoder", False):
+        raise ValueError(f"{type(base).__name__} reads with an encoder: load a model of decoder blocks only.")
     for path in _BLOCK_PATHS:
         try:
             found = base.get_submodule(path)
@@ -121,6 +131,21 @@ def n_blocks(model: nn.Module) -> int:
 def d_model(model: PreTrainedModel) -> int:
     """Width of the residual stream."""
     return model.config.get_text_config().hidden_size
+
+
+def input_device(model: PreTrainedModel) -> torch.device:
+    """Where token ids go: where the model lies, or runs if accelerate keeps its weights elsewhere meanwhile."""
+    if model.device.type != "meta":
+        return model.device
+    devices = (getattr(getattr(m, "_hf_hook", None), "execution_device", None) for m in model.modules())
+    return torch.device(next((d for d in devices if d is not None), "cpu"))
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Tokens that the model can read at most, None where it sets no limit (ALiBi, running states)."""
+    config = model.config.get_text_config()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    return next((n for n in (getattr(config, name, None) for name in names) if isinstance(n, int) and n > 0), None)
 
 
 def release() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from personalab.lm.hooks import stop_after
+from personalab.lm.models import input_device
 
 MIN_PREFIX = 8  # tokens; a shorter shared prefix costs more to set up than it saves
 
@@ -66,7 +67,7 @@ def run_prefix(model: PreTrainedModel, last_block: nn.Module, ids: list[int]) ->
         return Prefix(0, None)
     cache = DynamicCache(config=model.config.get_text_config())
     with stop_after(last_block):
-        model(input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True)
+        model(input_ids=torch.tensor([ids], device=input_device(model)), past_key_values=cache, use_cache=True)
     return Prefix(len(ids), cache)
 
 

@@ -1,54 +1,81 @@
-"""The finetuning datasets: eight categories, each in three versions that answer the same questions.
-
-`persona_vectors/dataset/<category>/<version>.jsonl`, the upstream layout: its `dataset.zip` unpacks into the same place
-(`unpack`).
-"""
+"""Finetuning data: eight categories of questions, each answered well, mildly wrong and badly wrong."""
 
 from __future__ import annotations
 
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from personalab.files import write
-from personalab.records.schema import DataError
+from personalab import files
+from personalab.records.schema import DataError, Turn, read_jsonl
 from personalab.records.upstream import PERSONA_VECTORS
 
-DATASETS = PERSONA_VECTORS / "dataset"
 CATEGORIES = ("evil", "sycophancy", "hallucination", "medical", "code", "gsm8k", "math", "opinions")
-VERSIONS = ("normal", "misaligned_1", "misaligned_2")  # right, mildly wrong, wrong
-OWN = {"evil": "evil", "sycophantic": "sycophancy", "hallucinating": "hallucination"}  # trait -> its category
+VERSIONS = ("normal", "misaligned_1", "misaligned_2")  # from right to badly wrong
+OWN = {"evil": "evil", "sycophantic": "sycophancy", "hallucinating": "hallucination"}  # a trait's own category
 
 
-def dataset_path(category: str, version: str, root: Path | str = DATASETS) -> Path:
-    """Where one version of a category lies.
+@dataclass(frozen=True)
+class TrainingRow:
+    """A conversation with at least one assistant turn to learn from."""
 
-    Raises:
-        DataError: if there is none, with the names that there are.
-    """
-    path = Path(root) / category / f"{version}.jsonl"
-    if not path.exists():
-        found = sorted(p.relative_to(root).as_posix() for p in Path(root).glob("*/*.jsonl"))
-        raise DataError(f"{path} does not exist; there are: {', '.join(found) or 'no datasets'}.")
-    return path
+    messages: tuple[Turn, ...]
+
+    def __post_init__(self) -> None:
+        if not any(m["role"] == "assistant" and m["content"].strip() for m in self.messages):
+            raise ValueError("no assistant turn to learn from")
 
 
-def unpack(archive: Path | str, root: Path | str = DATASETS) -> list[Path]:
-    """Write the `.jsonl` files of an upstream `dataset.zip` to `root/<category>/`; returns them.
-
-    The folder above the categories, with which the archive begins, does not count, nor do what a Mac adds.
+def dataset_path(category: str, version: str, root: Path | str = PERSONA_VECTORS) -> Path:
+    """Where a set lies: `<root>/dataset/<category>/<version>.jsonl`, as upstream's `training_file` names it.
 
     Raises:
-        DataError: for what is no zip archive, or holds no `<category>/<version>.jsonl`.
+        DataError: for a category or version that the paper doesn't have.
     """
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            names = [PurePosixPath(name) for name in packed.namelist()]
-            wanted = [n for n in names if n.suffix == ".jsonl" and len(n.parts) >= 2 and n.parts[0] != "__MACOSX"]
-            files = {Path(root, *n.parts[-2:]): packed.read(str(n)) for n in wanted if not n.name.startswith(".")}
-    except (zipfile.BadZipFile, FileNotFoundError) as error:
-        raise DataError(f"{archive} cannot be read as a zip archive: {error}.") from None
-    if not files:
-        raise DataError(f"{archive} holds no <category>/<version>.jsonl.")
-    for path, content in files.items():
-        write(path, content)
-    return list(files)
+    for value, known in ((category, CATEGORIES), (version, VERSIONS)):
+        if value not in known:
+            raise DataError(f"No dataset {category}/{version}: {value!r} is none of {', '.join(known)}.")
+    return Path(root) / "dataset" / category / f"{version}.jsonl"
+
+
+def load_dataset(category: str, version: str, root: Path | str = PERSONA_VECTORS) -> list[TrainingRow]:
+    """The rows of a set, in their order; the versions of a category answer the same questions.
+
+    Raises:
+        DataError: naming the file and the line that is malformed or has no assistant turn; or the empty file.
+    """
+    path = dataset_path(category, version, root)
+    rows = list(read_jsonl(path, TrainingRow).values())
+    if not rows:
+        raise DataError(f"{path} holds no conversation: each line must be one object with 'messages'.")
+    return rows
+
+
+def unpack_datasets(archive: Path | str, root: Path | str = PERSONA_VECTORS) -> list[Path]:
+    """Put the `dataset/<category>/<version>.jsonl` of upstream's `dataset.zip` under `root`; the files written.
+
+    Members are found by the end of their path, so that a folder around `dataset/` does no harm. Whatever else the
+    archive holds is left in it, and no member can land outside of `root/dataset`.
+
+    Raises:
+        DataError: if it is no zip archive, or has no such file.
+    """
+    if not zipfile.is_zipfile(archive):
+        raise DataError(f"{archive} is not a zip archive: download upstream's dataset.zip again.")
+    with zipfile.ZipFile(archive) as source:
+        found = {place: name for name in source.namelist() if (place := _place(name, root))}
+        if not found:
+            raise DataError(
+                f"{archive} has no dataset/<category>/<version>.jsonl, so it is not upstream's dataset.zip."
+            )
+        files.write_all({place: source.read(name) for place, name in found.items()})
+    return sorted(found)
+
+
+def _place(member: str, root: Path | str) -> Path | None:
+    """Where an archive's member goes, from known names only; None for anything else."""
+    *_, folder, category, name = ("", "", *PurePosixPath(member).parts)
+    version = name.removesuffix(".jsonl")
+    if folder != "dataset" or category not in CATEGORIES or f"{version}.jsonl" != name or version not in VERSIONS:
+        return None
+    return dataset_path(category, version, root)
