@@ -20,7 +20,7 @@ from personalab.records.rows import MAIN_TRAITS
 from personalab.records.schema import DataError
 from personalab.studies import finetuning_report as report
 from personalab.studies import finetuning_study as study
-from personalab.studies import finetuning_subject, screening
+from personalab.studies import finetuning_subject, prevention, screening
 from personalab.studies.finetuning_subject import Subject
 
 ROWS = 4
@@ -86,11 +86,11 @@ def test_the_whole_study_on_a_tiny_model(subject, finished, monkeypatch):
     assert found["shift_r"].n == 12 and found["shift_r_elsewhere"].n == 9
     assert all(-1 <= f.ci.low <= f.ci.high <= 1 for f in found.values())
     assert report.cross_traits(shifts, report.base_scores(finished)).shape == (12, 3)
-    conditions = report.load_prevention(finished, "evil")
+    conditions = prevention.load_prevention(finished, "evil")
     assert {"before", "plain", "inoculated", "ablate", "ablate-several", "inference-0.5", "steer-1.0"} <= set(
         conditions
     )
-    assert report.matched(conditions, report.best(conditions, "steer")).startswith("inference")
+    assert prevention.matched(conditions, prevention.best(conditions, "steer")).startswith("inference")
     rows = report.load_screening(finished)
     assert 0 <= report.screening_auc(rows, "projection").value <= 1
     assert report.dataset_differences(rows, shifts, "evil").shape == (12,)
@@ -197,7 +197,7 @@ def test_a_specific_direction_is_at_right_angles_to_what_the_others_share():
 def prevented(score, right=1.0, calibration=None):
     values = np.full(10, float(score)) + np.arange(10)
     cal = np.full(10, float(score if calibration is None else calibration))
-    return report.Prevented(cal, values, values, np.full(20, right), np.full(5, 3.0))
+    return prevention.Prevented(cal, values, values, np.full(20, right), np.full(5, 3.0))
 
 
 def test_cuts_choices_and_costs():
@@ -210,12 +210,12 @@ def test_cuts_choices_and_costs():
         "inference-1.0": prevented(20),
         "inference-1.5": prevented(5),
     }
-    assert report.best(found, "steer") == "steer-1.0"  # by the calibration questions, not by the scored ones
-    assert report.matched(found, "steer-1.0") == "inference-1.0"
-    assert report.cut(found, "steer-1.0").value == pytest.approx(0.75)
-    cuts, capability = report.pooled({"evil": found, "sycophantic": found}, lambda t: "steer-1.0")
+    assert prevention.best(found, "steer") == "steer-1.0"  # by the calibration questions, not by the scored ones
+    assert prevention.matched(found, "steer-1.0") == "inference-1.0"
+    assert prevention.cut(found, "steer-1.0").value == pytest.approx(0.75)
+    cuts, capability = prevention.pooled({"evil": found, "sycophantic": found}, lambda t: "steer-1.0")
     assert cuts.value == pytest.approx(0.75) and capability.value == pytest.approx(-10)
-    assert report.perplexity_ratio(found["plain"], found["before"]).value == 1.0
+    assert prevention.perplexity_ratio(found["plain"], found["before"]).value == 1.0
 
 
 def test_planted_rows_are_drawn_from_the_name_and_ranked():

@@ -20,31 +20,25 @@ from personalab.records.datasets import OWN, VERSIONS
 from personalab.records.rows import MAIN_TRAITS
 from personalab.studies.finetuning_report import (
     Found,
-    Prevented,
     Shifts,
     along,
     base_scores,
-    best,
     correlation,
     correlations,
     cross_traits,
-    cut,
     dataset_differences,
     difference,
-    load_prevention,
     load_screening,
     load_shifts,
-    matched,
     mean_scores,
-    perplexity_ratio,
     planted,
-    pooled,
     screening_auc,
     shifts_of,
 )
 from personalab.studies.finetuning_study import shift_of, study_folder, tune
 from personalab.studies.finetuning_subject import Subject, load_subject
 from personalab.studies.own_data import finetune_file
+from personalab.studies.prevention import Prevented, best, cut, load_prevention, matched, perplexity_ratio, pooled
 
 __all__ = [
     "VERSIONS",

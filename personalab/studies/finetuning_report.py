@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from personalab.measure.auc import auc_with_interval
-from personalab.measure.intervals import Interval, bootstrap_draws, bootstrap_interval
+from personalab.measure.intervals import Interval, bootstrap_interval
 from personalab.records.datasets import CATEGORIES, OWN, VERSIONS
 from personalab.records.rows import MAIN_TRAITS
 from personalab.records.schema import DataError
@@ -53,7 +53,12 @@ class Shifts:
     seconds: Float[np.ndarray, "n"]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
+    """One file of the study.
+
+    Raises:
+        DataError: if it is missing or damaged.
+    """
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -91,12 +96,12 @@ def load_shifts(folder: Path) -> Shifts:
     present = [p for p in paths if p.exists()]
     if not present:
         raise DataError(f"{folder}/shift holds no results: run `python -m personalab finetuning-study shift`.")
-    return shifts_of(map(_read, present))
+    return shifts_of(map(read_result, present))
 
 
 def base_scores(folder: Path) -> dict[str, float]:
     """Mean trait scores before any finetuning."""
-    return mean_scores(_read(folder / "base.json")["scores"])
+    return mean_scores(read_result(folder / "base.json")["scores"])
 
 
 def along(states: Float[Tensor, "n d"], vector: Float[Tensor, "d"]) -> Float[np.ndarray, "n"]:
@@ -168,103 +173,14 @@ def cross_traits(shifts: Shifts, base: Mapping[str, float]) -> Float[np.ndarray,
     return np.stack([shifts.scores[t] - base[t] for t in MAIN_TRAITS], axis=1)
 
 
-class Prevented(NamedTuple):
-    """How one condition of training ended, question by question and item by item."""
-
-    calibration: Float[np.ndarray, "n"]
-    scores: Float[np.ndarray, "n"]
-    coherence: Float[np.ndarray, "n"]
-    right: Float[np.ndarray, "k"]
-    nll: Float[np.ndarray, "windows"]
-
-
-def load_prevention(folder: Path, trait: str) -> dict[str, Prevented]:
-    """Every condition that was tried on a trait, by name; "before" is the model without finetuning."""
-    found = {}
-    for path in sorted((folder / "prevention" / trait).glob("*.json")):
-        row = _read(path)
-        columns = [
-            row["calibration"],
-            row["scores"][trait],
-            row["scores"][f"{trait} coherence"],
-            row["right"],
-            row["nll"],
-        ]
-        found[path.stem] = Prevented(*(np.array(c, dtype=float) for c in columns))
-    if not {"before", "plain"} <= set(found):
-        raise DataError(f"{folder}/prevention/{trait} lacks before.json or plain.json: run the study's prevention.")
-    return found
-
-
-def best(found: Mapping[str, Prevented], starts: str) -> str:
-    """Of the conditions whose names begin so, the one with the lowest score on the calibration questions."""
-    names = [name for name in found if name.startswith(starts)]
-    return min(names, key=lambda name: float(np.nanmean(found[name].calibration)))
-
-
-def matched(found: Mapping[str, Prevented], condition: str) -> str:
-    """The weakest inference-time steering that suppresses the trait as far on the calibration questions; else the one
-    that comes nearest."""
-    target = float(np.nanmean(found[condition].calibration))
-    names = sorted(
-        (n for n in found if n.startswith("inference")), key=lambda n: abs(float(n.removeprefix("inference")))
-    )
-    scores = {n: float(np.nanmean(found[n].calibration)) for n in names}
-    return next((n for n in names if scores[n] <= target), min(names, key=lambda n: scores[n] - target))
-
-
-def cut(found: Mapping[str, Prevented], condition: str) -> Found:
-    """Share of the acquired trait that a condition takes away: 1 is all of it, 0 none; paired over questions.
-
-    Acquired is what plain finetuning adds to the score of the model before.
-    """
-    before, plain, other = (found[name].scores for name in ("before", "plain", condition))
-
-    def share(i: np.ndarray) -> float:
-        acquired = np.nanmean(plain[i]) - np.nanmean(before[i])
-        return float((np.nanmean(plain[i]) - np.nanmean(other[i])) / acquired) if acquired > 1 else float("nan")
-
-    return Found(share(np.arange(len(plain))), bootstrap_interval(len(plain), share), len(plain))
-
-
 def difference(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> Found:
     """Mean of a minus b, paired."""
     return Found(float(np.nanmean(a - b)), bootstrap_interval(len(a), lambda i: float(np.nanmean(a[i] - b[i]))), len(a))
 
 
-def perplexity_ratio(a: Prevented, b: Prevented) -> Found:
-    """Perplexity of prose under a over that under b, paired by window."""
-    ci = bootstrap_interval(len(a.nll), lambda i: float(np.exp(a.nll[i].mean() - b.nll[i].mean())))
-    return Found(float(np.exp(a.nll.mean() - b.nll.mean())), ci, len(a.nll))
-
-
-def pooled(found: Mapping[str, Mapping[str, Prevented]], pick: Callable[[str], str]) -> tuple[Found, Found]:
-    """Cut and capability difference (points of 100 against plain) over traits, `pick` naming each one's condition.
-
-    The cut is the mean of the traits'; its interval resamples questions within each.
-    """
-    draws, values = [], []
-    for trait, conditions in found.items():
-        before, plain, other = (conditions[n].scores for n in ("before", "plain", pick(trait)))
-
-        def share(
-            i: np.ndarray, before: np.ndarray = before, plain: np.ndarray = plain, other: np.ndarray = other
-        ) -> float:
-            return float(np.nanmean(plain[i] - other[i]) / max(np.nanmean(plain[i] - before[i]), 1.0))
-
-        values.append(share(np.arange(len(plain))))
-        draws.append(bootstrap_draws(len(plain), share, seed=len(draws)))
-    low, high = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
-    cuts = Found(
-        float(np.mean(values)), Interval(float(low), float(high)), sum(len(c["plain"].scores) for c in found.values())
-    )
-    capability = np.mean([100 * (c[pick(t)].right - c["plain"].right) for t, c in found.items()], axis=0)
-    return cuts, difference(capability, np.zeros_like(capability))
-
-
 def load_screening(folder: Path) -> dict[str, dict[str, Any]]:
     """Every category's rows by all ways to tell bad ones."""
-    return {c: _read(p) for c in CATEGORIES if (p := folder / "screening" / f"{c}.json").exists()}
+    return {c: read_result(p) for c in CATEGORIES if (p := folder / "screening" / f"{c}.json").exists()}
 
 
 def planted(n: int, category: str, n_bad: int = N_PLANTED) -> Float[np.ndarray, "n"]:
