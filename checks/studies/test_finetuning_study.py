@@ -77,6 +77,7 @@ def finished(subject, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_the_whole_study_on_a_tiny_model(subject, finished, monkeypatch):
     shifts = report.load_shifts(finished)
     assert len(shifts.categories) == 12 and shifts.states.shape == (12, d_model(subject.model))

@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from plotly.subplots import make_subplots
 
 from personalab.figures.base import COLOURS, MARKERS, PLOTLY_MARKERS, show
@@ -64,7 +65,7 @@ def shifts_figure(
                     interactive.add_trace(
                         go.Scatter(
                             x=panel.shift[here], y=panel.score[here], mode="markers", showlegend=False,
-                            text=[f"{names[i]}, {versions[i]}" for i in np.flatnonzero(here)],
+                            text=[f"{names[i]}, {versions[i]}" for i in np.flatnonzero(here).tolist()],
                             marker={"color": colour, "symbol": PLOTLY_MARKERS[k], "size": 9,
                                     "line": {"color": edge, "width": 1}},
                         ),
@@ -74,7 +75,7 @@ def shifts_figure(
         ax.set_xlabel("shift along the trait vector")
         interactive.update_xaxes(title_text="shift along the trait vector", row=1, col=col + 1)
     axes[0, 0].set_ylabel("trait score after finetuning (0-100)")
-    handles = [plt.Line2D([], [], ls="", marker=m, color="black") for m in MARKERS[: len(kinds)]]
+    handles = [Line2D([], [], ls="", marker=m, color="black") for m in MARKERS[: len(kinds)]]
     fig.legend(handles, kinds, loc="lower center", ncols=len(kinds), frameon=False, bbox_to_anchor=(0.5, -0.08))
     interactive.update_layout(width=330 * len(panels) + 100, height=430)
     words = "; ".join(f"{trait}: {panel.text}" for trait, panel in panels.items())

@@ -60,7 +60,8 @@ def update_norm(tuned: PeftModel) -> float:
     total = 0.0
     for module in tuned.modules():
         if isinstance(module, LoraLayer) and "default" in module.lora_A:
-            a, b = (m["default"].weight.detach().float() for m in (module.lora_A, module.lora_B))
+            weights = [dict(m.named_parameters())["default.weight"] for m in (module.lora_A, module.lora_B)]
+            a, b = (w.detach().float() for w in weights)
             # ||BA||^2 = <B'B, AA'>: two small matrices
             total += float(((b.T @ b) * (a @ a.T)).sum()) * module.scaling["default"] ** 2
     return total**0.5

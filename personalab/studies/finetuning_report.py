@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from personalab.measure.auc import auc_with_interval
@@ -140,7 +140,7 @@ def correlations(
     """
     y, groups = shifts.scores[trait], shifts.categories
 
-    def r(x: Float[np.ndarray, "n"], rows: Float[np.ndarray, "k"] | None = None) -> Found:
+    def r(x: Float[np.ndarray, "n"], rows: np.ndarray | None = None) -> Found:
         picked = np.arange(len(y)) if rows is None else rows
         return correlation(x[picked], y[picked], [groups[i] for i in picked], n_resamples)
 
@@ -183,7 +183,7 @@ def load_screening(folder: Path) -> dict[str, dict[str, Any]]:
     return {c: read_result(p) for c in CATEGORIES if (p := folder / "screening" / f"{c}.json").exists()}
 
 
-def planted(n: int, category: str, n_bad: int = N_PLANTED) -> Float[np.ndarray, "n"]:
+def planted(n: int, category: str, n_bad: int = N_PLANTED) -> Bool[np.ndarray, "n"]:
     """Which of n rows are the bad version's (True), drawn from the category's name alone."""
     rng = np.random.default_rng([ord(letter) for letter in category])
     bad = np.zeros(n, dtype=bool)

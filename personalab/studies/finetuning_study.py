@@ -72,7 +72,7 @@ def shift_of(
     """
     started = time.perf_counter()
     tuned, model = done or tune(subject, dialogues)
-    losses = [entry["loss"] for entry in tuned.training_log if "loss" in entry]  # type: ignore[union-attr, operator]
+    losses = [entry["loss"] for entry in tuned.training_log if "loss" in entry]
     tail = losses[-max(1, len(losses) // 4) :]
     return {
         "shift": plain(subject.prompt_state(model) - subject.base_states),

@@ -84,7 +84,8 @@ def pooled(found: Mapping[str, Mapping[str, Prevented]], pick: Callable[[str], s
 
     The cut is the mean of the traits'; its interval resamples questions within each.
     """
-    draws, values = [], []
+    draws: list[Float[np.ndarray, "rows"]] = []
+    values: list[float] = []
     for trait, conditions in found.items():
         before, plain, other = (conditions[n].scores for n in ("before", "plain", pick(trait)))
 

@@ -70,19 +70,26 @@ def screen(subject: Subject, category: str) -> dict[str, Any]:
     ]
     own = states(subject, answered)
     directions = unit_rows({t: subject.vectors[t] for t in MAIN_TRAITS}, subject.block)
-    contrasts = {trait: load_contrasts(trait) for trait in MAIN_TRAITS}
+    words = {t: word_columns(t, [[exchange(d)[1] for d in versions[v]] for v in VERSIONS]) for t in MAIN_TRAITS}
     found: dict[str, Any] = {"category": category, "questions": [exchange(d)[0] for d in versions[VERSIONS[0]]]}
-    for version, dialogues in versions.items():
+    for k, (version, dialogues) in enumerate(versions.items()):
         difference = states(subject, [d.messages for d in dialogues]) - own
         scores = judge_rows(dialogues)
-        answers = [exchange(d)[1] for d in dialogues]
         found[version] = {"loss": plain(row_losses(subject, dialogues))}
         for i, trait in enumerate(MAIN_TRAITS):
-            positive, negative = ([getattr(c, side) for c in contrasts[trait]] for side in ("positive", "negative"))
-            labels = [1] * len(positive) + [0] * len(negative)
             found[version][trait] = {
                 "projection": plain(difference @ directions[trait]),
                 "judge": plain(scores[:, i]),
-                "words": plain(word_scores(positive + negative, labels, answers)),
+                "words": plain(words[trait][k]),
             }
     return found
+
+
+def word_columns(trait: str, answers: Sequence[Sequence[str]]) -> list[Float[np.ndarray, "n"]]:
+    """Log-odds of a trait by the words of each answer, list by list, fitted on the organism's contrasting answers."""
+    contrasts = load_contrasts(trait)
+    positive, negative = ([getattr(c, side) for c in contrasts] for side in ("positive", "negative"))
+    scores = word_scores(
+        positive + negative, [1] * len(positive) + [0] * len(negative), [a for rows in answers for a in rows]
+    )
+    return np.split(scores, np.cumsum([len(rows) for rows in answers])[:-1])
