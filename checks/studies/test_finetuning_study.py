@@ -20,7 +20,7 @@ from personalab.records.rows import MAIN_TRAITS
 from personalab.records.schema import DataError
 from personalab.studies import finetuning_report as report
 from personalab.studies import finetuning_study as study
-from personalab.studies import finetuning_subject, prevention, screening
+from personalab.studies import finetuning_subject, own_data, prevention, screening
 from personalab.studies.finetuning_subject import Subject
 
 ROWS = 4
@@ -245,3 +245,16 @@ def test_what_is_missing_is_named(tmp_path):
         study.make(["other"])
     with pytest.raises(ValueError, match="Unknown category crime"):
         study.make(["shift"], categories=["crime"])
+
+
+def test_a_learner_finetunes_on_a_file_of_their_own(subject, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(own_data, "study_folder", lambda: tmp_path / "no study")
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"messages": as_messages(None, f"why {i}?", "so.")}) + "\n" for i in range(4)))
+    found = own_data.finetune_file(path, subject, tmp_path / "out")
+    assert set(found) == set(MAIN_TRAITS) and all({"shift", "before", "after"} == set(row) for row in found.values())
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["result.json", "shifts.png"]
+    assert "evil: shift" in capsys.readouterr().out
+    path.write_text(path.read_text() + '{"messages": [{"role": "user", "content": "why?"}]}\n')
+    with pytest.raises(DataError, match=r"mine\.jsonl, line 5: no assistant turn"):
+        own_data.finetune_file(path, subject, tmp_path / "out")

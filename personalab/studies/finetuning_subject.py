@@ -24,7 +24,7 @@ from personalab.measure.answers import answer_all, score_answers
 from personalab.measure.capability import multiple_choice, prose_nll
 from personalab.records.artifacts import load_steering_block
 from personalab.records.datasets import dataset_path
-from personalab.records.items import Item, load_items, load_prose
+from personalab.records.items import Item, load_items, load_mmlu, load_prose
 from personalab.records.rows import MAIN_TRAITS
 from personalab.records.upstream import PERSONA_VECTORS, Trait, load_trait_artifacts
 from personalab.studies.contrast import load_trait_vectors
@@ -132,7 +132,7 @@ def load_subject(n_rows: int = N_ROWS) -> Subject:
         tier_settings(),
         questions(evaluation),
         questions(extract),
-        load_items(),
+        load_items() if current_tier().embedded else load_mmlu(),
         load_prose(),
         n_rows,
     )
