@@ -38,9 +38,9 @@ from personalab.tiers import current_tier
 
 PARTS = ("shift", "prevention", "screening")
 ELICITING = "misaligned_2"  # the version that prevention is tried on
-SINGLE = (0.5, 1.0, 1.5)  # coefficients at one block, in lengths of the trait vector; our choice, set beforehand
-SEVERAL = (0.15, 0.3, 0.5)  # at each of several blocks
-INFERENCE = (-0.25, -0.5, -0.75, -1.0, -1.5)  # of steering the plainly finetuned model while it answers
+SINGLE = (0.5, 1.0)  # coefficients at one block, in lengths of the trait vector; our choice, set beforehand
+SEVERAL = (0.15, 0.3)  # at each of several blocks
+INFERENCE = (-0.25, -0.5, -0.75, -1.0)  # of steering the plainly finetuned model while it answers
 INOCULATION = 0  # which of the trait's five system prompts is shown in training only
 
 
