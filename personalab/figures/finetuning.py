@@ -76,7 +76,10 @@ def shifts_figure(
         interactive.update_xaxes(title_text="shift along the trait vector", row=1, col=col + 1)
     axes[0, 0].set_ylabel("trait score after finetuning (0-100)")
     handles = [Line2D([], [], ls="", marker=m, color="black") for m in MARKERS[: len(kinds)]]
-    fig.legend(handles, kinds, loc="lower center", ncols=len(kinds), frameon=False, bbox_to_anchor=(0.5, -0.08))
+    labels = [*kinds, "grey: another trait's or a narrow category", "ringed: this run"]
+    handles += [Line2D([], [], ls="", marker="o", color=COLOURS["control"])]
+    handles += [Line2D([], [], ls="", marker="o", color="white", markeredgecolor="black")]
+    fig.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, bbox_to_anchor=(0.5, -0.08))
     interactive.update_layout(width=330 * len(panels) + 100, height=430)
     words = "; ".join(f"{trait}: {panel.text}" for trait, panel in panels.items())
     plt.close(fig)
@@ -95,12 +98,15 @@ def plot_shifts(
     show(*shifts_figure(panels, names, versions, fresh))
 
 
-def plot_bars(groups: Mapping[str, Mapping[str, Bar]], xlabels: Mapping[str, str], reference: str) -> None:
+def plot_bars(
+    groups: Mapping[str, Mapping[str, Bar]], xlabels: Mapping[str, str], reference: str, at: float | None = None
+) -> None:
     """Horizontal bars with intervals, a panel a quantity and a row a condition.
 
     Args:
         groups: quantity -> condition -> value; conditions are alike in all.
         reference: the condition at whose value a dashed line stands.
+        at: where it stands instead; `reference` is then what to call it.
     """
     fig, axes = plt.subplots(1, len(groups), figsize=(4.4 * len(groups), 4.2), sharey=True, squeeze=False)
     interactive = make_subplots(rows=1, cols=len(groups), shared_yaxes=True, subplot_titles=list(groups))
@@ -110,8 +116,9 @@ def plot_bars(groups: Mapping[str, Mapping[str, Bar]], xlabels: Mapping[str, str
         errors = np.array([[bars[n].value - bars[n].low, bars[n].high - bars[n].value] for n in names]).T.clip(min=0)
         colours = [COLOURS["plain"] if n in (reference, "before") else COLOURS["treated"] for n in names]
         ax.barh(names, values, xerr=errors, color=colours, capsize=3)
-        ax.axvline(bars[reference].value, color="black", ls="--", lw=1)
-        ax.set_title(title, fontsize=10)
+        ax.axvline(bars[reference].value if at is None else at, color="black", ls="--", lw=1)
+        sizes = sorted({bar.n for bar in bars.values()})
+        ax.set_title(f"{title} (n = {' to '.join(str(n) for n in dict.fromkeys((sizes[0], sizes[-1])))})", fontsize=10)
         ax.set_xlabel(xlabels[title])
         interactive.add_trace(
             go.Bar(
