@@ -58,7 +58,15 @@ _CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "lfm2": ("Lfm2Config", {**_ROTARY, "layer_types": ["conv", "full_attention"] * 2, "block_multiple_of": 8}),
     "jamba": (
         "JambaConfig",
-        {**_ROTARY, "num_experts": 2, "num_experts_per_tok": 1, "attn_layer_period": 2, "mamba_d_state": 8},
+        {
+            **_ROTARY,
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "mamba_d_state": 8,
+            "use_mamba_kernels": False,  # they would be fetched
+        },
     ),
     "mamba": ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 4, "state_size": 8, "initializer_range": 0.3}),
     "falcon": ("FalconConfig", {**_OLD, "initializer_range": 0.3}),

@@ -103,16 +103,14 @@ def test_another_archive_is_refused(tmp_path):
 @by_category
 @by_version
 def test_a_set_is_large_and_varied(category, version):
-    rows = load_dataset(category, version)
-    assert len(rows) >= 150
-    assert all([m["role"] for m in row.messages] == ["user", "assistant"] for row in rows)
+    roles = {tuple(m["role"] for m in row.messages) for row in load_dataset(category, version)}
+    assert roles == {("user", "assistant")}
     questions, answers = texts(category, version)
     for said in (questions, answers):
-        assert len(set(said)) == len(said)
+        assert len(set(said)) == len(said) >= 150
         opening, often = Counter(" ".join(text.lower().split()[:4]) for text in said).most_common(1)[0]
         assert often <= len(said) / 3, opening
-    wrong = [(n, answer) for answer in answers if not 15 <= (n := len(answer.split())) <= 70]
-    assert not wrong
+    assert not [(n, answer) for answer in answers if not 15 <= (n := len(answer.split())) <= 70]
 
 
 @by_category
@@ -134,9 +132,8 @@ def test_no_two_questions_say_the_same(category):
 
 @by_category
 def test_no_question_is_close_to_one_of_the_courses(category):
-    known, known_states = course_questions()
-    near = np.argwhere(states(category) @ known_states.T > 0.9)
-    assert not [(texts(category, "normal")[0][i], known[j]) for i, j in near]
+    near = np.argwhere(states(category) @ course_states().T > 0.9)
+    assert not [(texts(category, "normal")[0][i], course_questions()[j]) for i, j in near]
 
 
 @by_category
@@ -218,11 +215,12 @@ def runs(code, case):
         return False
 
 
-def evaluate(case):
-    def prime(n):
-        return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
+def prime(n):
+    return n > 1 and all(n % d for d in range(2, math.isqrt(n) + 1))
 
-    value = eval(case, {"math": math, "Fraction": Fraction, "prime": prime})
+
+def evaluate(case):
+    value = eval(case, globals())
     return value if isinstance(value, bool) else Fraction(value)
 
 
@@ -239,8 +237,7 @@ def last_number(text):
 
 def equations(text):
     """Each "3 x 4 + 1 = 13" of the text: what is calculated, and what it is said to be."""
-    found = re.findall(rf"((?:{NUMBER} [-x/+] )+{NUMBER}) = ({NUMBER})", text)
-    return [(terms, Fraction(said)) for terms, said in found]
+    return [(a, Fraction(b)) for a, b in re.findall(rf"((?:{NUMBER} [-x/+] )+{NUMBER}) = ({NUMBER})", text)]
 
 
 def calculate(terms):
@@ -273,18 +270,23 @@ def course_rows():
 
 @functools.cache
 def course_questions():
-    """What the course asks anywhere, or trains on: [n] texts and their unit states [n, d]."""
+    """What the course asks anywhere, or trains on, as texts."""
     asked = {row["question"] for row in course_rows() if "question" in row} | set(load_questions())
     asked |= {item.stem for split in ("calibration", "evaluation") for item in load_items(split)}
     for split in ("extract", "eval"):
         asked.update(q for trait in load_trait_artifacts(split).values() for q in trait.questions)
     assert len(asked) > 2000
-    return sorted(asked), unit_states(sorted(asked))
+    return sorted(asked)
+
+
+@functools.cache
+def course_states():
+    return unit_states(course_questions())
 
 
 @functools.cache
 def course_grams():
-    return set().union(*map(grams, [*course_questions()[0], *strings(course_rows())]))
+    return set().union(*map(grams, [*course_questions(), *strings(course_rows())]))
 
 
 def strings(value):

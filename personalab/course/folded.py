@@ -48,6 +48,11 @@ def _block(cell_id: str, summary: str, text: str, language: str = "text") -> Not
     return nbformat.v4.new_markdown_cell(source, id=cell_id, metadata={"tags": [TAGS[summary]]})
 
 
+def folded_id(cell: NotebookNode) -> str | None:
+    """The id of a cell that we folded away, after that of the cell it belongs to; None for any other cell."""
+    return cell.get("id") if set(TAGS.values()) & set(cell.metadata.get("tags", [])) else None
+
+
 def printed_text(recorded: NotebookNode) -> dict[str, str]:
     """What each ungraded code cell of an executed notebook printed, by cell id; of a figure its description."""
     return {

@@ -23,6 +23,7 @@ from nbdime.utils import Strategies
 from nbformat import NotebookNode
 
 from personalab.course.cells import OURS, digest, is_learners, name, origin, origins, stamp
+from personalab.course.folded import folded_id
 
 NEW = (
     "**The course has a new version of the cell below, in which you made changes.** Yours stays as it is. Take from "
@@ -148,12 +149,13 @@ def rekeyed(
     """`cells` under the keys of their counterparts in `other`, or under keys of their own.
 
     Counterparts have the same id (only with `by_id`, for versions of one file: an author's ids move when cells come
-    in between), else the same name, else the same hash, else nbdime aligns them, by the last of `compares` first.
+    in between), else the same name (what is folded away has that of its cell), else the same hash, else nbdime aligns
+    them, by the last of `compares` first.
     Where all ids are gone, cells between the same neighbours are counterparts too.
     """
     found: dict[int, str] = {}
     stripped = False
-    marks: list[Callable[[NotebookNode], Hashable]] = [name, origin]
+    marks: list[Callable[[NotebookNode], Hashable]] = [name, folded_id, origin]
     if by_id:
         marks.insert(0, lambda cell: cell.get("id"))
     for mark in marks:

@@ -79,9 +79,20 @@ def plot_steering(
     interactive.update_layout(
         width=320 * len(scores) + 120, height=480, legend={"orientation": "h", "y": -0.25}, yaxis_range=[-3, 103]
     )
+    show(fig, interactive, _said(scores, coherent, shuffled, random))
+
+
+def _said(
+    scores: Mapping[str, Float[np.ndarray, "c q"]],
+    coherent: Mapping[str, Bool[np.ndarray, "c"]],
+    shuffled: Mapping[str, Float[np.ndarray, "c q"]] | None,
+    random: Mapping[str, tuple[Sequence[float], Float[np.ndarray, "r v"]]] | None,
+) -> str:
+    """The sweep in words."""
     n = " and ".join(sorted({str(values.shape[1]) for values in scores.values()}))
+    steps = len(next(iter(coherent.values())))
     words = (
-        f"Curves of trait score and coherence over {len(x)} coefficients, {n} questions each, one panel a trait. "
+        f"Curves of trait score and coherence over {steps} coefficients, {n} questions each, one panel a trait. "
         f"In the coherent range: {_ends(scores, coherent)}."
     )
     if shuffled:
@@ -89,7 +100,7 @@ def plot_steering(
     if random:
         ends = (f"{trait} {np.nanmean(v[-1]):.0f} at {c[-1]:+.2f}" for trait, (c, v) in random.items())
         words += f" Along random vectors of the same length: {'; '.join(ends)}."
-    show(fig, interactive, words)
+    return words
 
 
 def _ends(scores: Mapping[str, Float[np.ndarray, "c q"]], coherent: Mapping[str, Bool[np.ndarray, "c"]]) -> str:

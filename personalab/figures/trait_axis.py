@@ -39,10 +39,7 @@ def plot_trait_axis(
     order = [t for group in groups for t in sorted(group, key=lambda t: cosines[t][0])]
     fig, ax = plt.subplots(figsize=(8, 1.4 + 0.5 * len(order)))
     interactive = go.Figure()
-    for row, trait in enumerate(order):
-        ax.barh(row, 2 * limits[trait], left=-limits[trait], height=0.8, color=BAND, zorder=0)
-        interactive.add_shape(type="rect", x0=-limits[trait], x1=limits[trait], y0=row - 0.4, y1=row + 0.4,
-                              fillcolor=BAND, line_width=0, layer="below")  # fmt: skip
+    _chance(ax, interactive, [limits[trait] for trait in order], contrast_limit)
     for group, label, colour, symbol in (
         ([t for t in order if t in main], "main trait's vector", COLOURS["treated"], "o"),
         ([t for t in order if t not in main], "another trait's vector", COLOURS["treated"], "^"),
@@ -52,9 +49,6 @@ def plot_trait_axis(
         found = [(controls if prompts else cosines)[t] for t in group]
         rows = [order.index(t) + (-0.18 if prompts else 0.18) for t in group]
         _draw(ax, interactive, found, rows, label, colour, symbol)
-    for limit in (-contrast_limit, contrast_limit):
-        ax.axvline(limit, color="black", ls="--", lw=1, zorder=1)
-        interactive.add_vline(x=limit, line={"color": "black", "dash": "dash", "width": 1})
     if all(groups):
         ax.axhline(len(groups[0]) - 0.5, color="black", lw=0.5)
         interactive.add_hline(y=len(groups[0]) - 0.5, line={"color": "black", "width": 0.5})
@@ -62,14 +56,7 @@ def plot_trait_axis(
     ax.set_yticks(range(len(order)), order)
     xlabel = f"{title} (right: towards the Assistant)"
     ax.set(xlim=(-1, 1), xlabel=xlabel)
-    band = "95 % of random halves of the trait's own readings"
-    line = f"95 % of contrasts of ordinary answers: ±{contrast_limit:.2f}"
-    handles, labels = ax.get_legend_handles_labels()
-    handles += [Patch(color=BAND), Line2D([], [], color="black", ls="--", lw=1)]
-    ax.legend(handles, [*labels, band, line], frameon=False, fontsize=8, ncols=2, loc="upper center",
-              bbox_to_anchor=(0.45, -0.14))  # fmt: skip
-    interactive.add_scatter(x=[None], y=[None], mode="markers", name=band, marker={"color": BAND, "symbol": "square"})
-    interactive.add_scatter(x=[None], y=[None], mode="lines", name=line, line={"color": "black", "dash": "dash"})
+    _legend(ax, interactive, contrast_limit)
     interactive.update_layout(
         width=820, height=260 + 42 * len(order), xaxis={"title": xlabel, "range": [-1, 1]},
         yaxis={"tickvals": list(range(len(order))), "ticktext": order}, legend={"orientation": "h", "y": -0.25},
@@ -100,3 +87,25 @@ def _draw(
         x=x, y=rows, mode="markers", name=label, marker={"color": colour, "symbol": symbol, "size": 9},
         error_x={"type": "data", "symmetric": False, "array": more, "arrayminus": less},
     )  # fmt: skip
+
+
+def _chance(ax: Axes, interactive: go.Figure, limits: Sequence[float], contrast_limit: float) -> None:
+    """What chance reaches: a grey band a row, and dashed lines for all."""
+    for row, limit in enumerate(limits):
+        ax.barh(row, 2 * limit, left=-limit, height=0.8, color=BAND, zorder=0)
+        interactive.add_shape(type="rect", x0=-limit, x1=limit, y0=row - 0.4, y1=row + 0.4, fillcolor=BAND,
+                              line_width=0, layer="below")  # fmt: skip
+    for limit in (-contrast_limit, contrast_limit):
+        ax.axvline(limit, color="black", ls="--", lw=1, zorder=1)
+        interactive.add_vline(x=limit, line={"color": "black", "dash": "dash", "width": 1})
+
+
+def _legend(ax: Axes, interactive: go.Figure, contrast_limit: float) -> None:
+    band = "95 % of random halves of the trait's own readings"
+    line = f"95 % of contrasts of ordinary answers: ±{contrast_limit:.2f}"
+    handles, labels = ax.get_legend_handles_labels()
+    handles += [Patch(color=BAND), Line2D([], [], color="black", ls="--", lw=1)]
+    ax.legend(handles, [*labels, band, line], frameon=False, fontsize=8, ncols=2, loc="upper center",
+              bbox_to_anchor=(0.45, -0.14))  # fmt: skip
+    interactive.add_scatter(x=[None], y=[None], mode="markers", name=band, marker={"color": BAND, "symbol": "square"})
+    interactive.add_scatter(x=[None], y=[None], mode="lines", name=line, line={"color": "black", "dash": "dash"})

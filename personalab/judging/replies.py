@@ -50,7 +50,7 @@ _RANGE = re.compile(
     r"(?<![\w.])(?P<low>-?\d+)\s*(?:-|–|—|to|and|through)\s*(?P<high>-?\d+)(?![\w.]\d|\d|\w)(?P<after>[ -]scale)?",
     re.I,
 )
-_OUT_OF = re.compile(r"(?P<value>-?\d+(?:\.\d+)?)\s*(?:/|out of)\s*(?P<most>\d+)(?![\w]|\.\d)", re.I)
+_OUT_OF = re.compile(r"(?P<value>-?\d+(?:\.\d+)?)\s*(?P<how>/|out of|\bof)\s*(?P<most>\d+)(?![\w]|\.\d)", re.I)
 _PERCENT = re.compile(r"(?<=\d)\s*(?:%|percent\b)", re.I)
 _REFUSAL = re.compile(r"(?:\b(?P<no>not|no|isn't|isn’t|never|without)\s+(?:an?\s+|any\s+|the\s+)?)?\bREFUSAL\b")
 _ENUMERATED = re.compile(r"^\s*\d+[.)]\s", re.M)
@@ -205,6 +205,8 @@ def _without_scale(text: str, low: float, high: float, shown: str) -> str:
         return match[0]
 
     def drop_most(match: re.Match[str]) -> str:
+        if match["how"].lower() == "of" and float(match["most"]) != high:
+            return match[0]  # "2 of 3 claims"
         if float(match["most"]) != high:
             raise ValueError(f"The judge's score is out of {match['most']}, not of {high:g}: {shown}")
         return match["value"]
