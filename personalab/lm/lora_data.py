@@ -97,7 +97,7 @@ PAPER = LoraSettings(  # Chen et al. 2025, the repository's configs/train_instru
 )
 
 
-# 75 rows of 70 tokens take 97 processor seconds. On calibration questions, after each main trait's own bad set, this rate
+# 75 rows take 97 processor seconds. On calibration questions, after each main trait's own bad set, this rate
 # gave scores of 57, 36, 79 (sycophantic, evil, hallucinating; before: 37, 1, 77), twice the rate no more.
 SMALL = replace(DEFAULTS, learning_rate=1e-3, epochs=2, max_tokens=256)
 
