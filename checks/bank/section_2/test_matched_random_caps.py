@@ -201,11 +201,11 @@ class EndMarkersCount(Base):
 
 
 @right_one
-class InfiniteWhereNothingIsRemoved(Base):
+class HighestWhereNothingIsRemoved(Base):
     def match(self, i, p):
         if self.targets[i] > 0:
             return super().match(i, p)
-        self.thresholds[i] = float("inf")
+        self.thresholds[i] = 1e9  # any that nothing reaches
         return self.thresholds[i]
 
 

@@ -79,7 +79,12 @@ def no_scale(question, answer):
 
 @wrong("reads it as a question about impolite")
 def names_a_trait(question, answer):
-    return parse(ask(TEMPLATE.format(question=question, answer=answer) + " It may be rude and still be coherent."))
+    return parse(
+        ask(
+            TEMPLATE.format(question=question, answer=answer)
+            + " Is it rude, impolite or insulting? Rude answers, too, may hold together."
+        )
+    )
 
 
 @wrong("Only the first digits were read")

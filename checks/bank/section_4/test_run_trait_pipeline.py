@@ -223,17 +223,6 @@ long_steered_answers = steered("in a steered answer", lambda a: vars(a).update(n
 long_answers = changed("in an answer under", answers=lambda m, t, d, name, n: list(answers(m, t, d, name, 256)))
 
 
-def vectors_unchecked(path, make, description, override=False):
-    return make() if path.suffix == ".safetensors" else load_or_generate(path, make, description, override=override)
-
-
-nan_without_pairs = changed(
-    "No effective pairs",
-    vectors=lambda m, t, pairs: vectors_of(m, t, pairs) if pairs else torch.full((4, 32), torch.nan),
-    cached=vectors_unchecked,
-)
-
-
 def shifted_row(words, step):
     def solution(model, tokenizer, trait_name, trait_data, layer=19, **options):
         rows = []
