@@ -215,5 +215,5 @@ def load_sae_texts(split: Literal["train", "held_out"]) -> list[Text]:
 
 
 def finetuning_tools() -> ModuleType:
-    """What the bonus of Section 4 is provided with: `personalab.studies.finetuning`."""
-    return importlib.import_module("personalab.studies.finetuning")  # brings in the engine, which takes seconds
+    """What the bonus of Section 4 is provided with: `personalab.bonus`."""
+    return importlib.import_module("personalab.bonus")  # brings in the engine, which takes seconds

@@ -172,7 +172,7 @@ MAKERS = {
     "organism": ("studies.organism", "Finetune the trait organism: 33 minutes on two cores."),
     "organism-report": ("studies.organism_report", "Measure the trait organism: 25 minutes."),
     "sae": ("studies.sae_training", "Train the sparse autoencoder: nine minutes on two cores."),
-    "finetune": ("studies.own_data", "Finetune on your own JSON Lines, or by a configuration: two minutes."),
+    "finetune": ("own_data", "Finetune on your own JSON Lines, or by a configuration: two minutes."),
     "finetuning-study": ("studies.finetuning_study", "Finetune on 24 datasets and measure: an hour; resumes."),
     "judge-fit": ("judging.fit", "Fit the embedded judge's heads on the labelled examples."),
     "coherence": ("studies.coherence", "Fit the coherence that reads, and measure it: six minutes."),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from personalab import own_data
 from personalab.lm.adapters import merged, update_norm
 from personalab.lm.chat import as_messages
 from personalab.lm.finetuning import finetune
@@ -20,7 +21,7 @@ from personalab.records.rows import MAIN_TRAITS
 from personalab.records.schema import DataError
 from personalab.studies import finetuning_report as report
 from personalab.studies import finetuning_study as study
-from personalab.studies import finetuning_subject, own_data, prevention, screening
+from personalab.studies import finetuning_subject, prevention, screening
 from personalab.studies.finetuning_subject import Subject
 
 ROWS = 4

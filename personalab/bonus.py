@@ -16,6 +16,7 @@ from personalab.lm.interventions import Intervention, Through
 from personalab.lm.lora_data import Dialogue
 from personalab.measure.answers import answer_all
 from personalab.measure.intervals import Interval
+from personalab.own_data import finetune_file
 from personalab.records.datasets import OWN, VERSIONS
 from personalab.records.rows import MAIN_TRAITS
 from personalab.studies.finetuning_report import (
@@ -37,7 +38,6 @@ from personalab.studies.finetuning_report import (
 )
 from personalab.studies.finetuning_study import shift_of, study_folder, tune
 from personalab.studies.finetuning_subject import Subject, load_subject
-from personalab.studies.own_data import finetune_file
 from personalab.studies.prevention import Prevented, best, cut, load_prevention, matched, perplexity_ratio, pooled
 
 __all__ = [
