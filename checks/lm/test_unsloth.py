@@ -15,10 +15,9 @@ from personalab.lm.finetuning import finetune
 from personalab.lm.interventions import Steer
 from personalab.lm.lora_data import Dialogue, LoraSettings, TrainingError
 from personalab.lm.tiny import load_tiny_model
-from personalab.lm.unsloth_models import load_unsloth
+from personalab.lm.unsloth_models import VERSION, load_unsloth
 from personalab.paths import ROOT
 
-VERSION = "2026.10.9"
 # Names of the parameters in that version's source (models/loader.py and models/llama.py), **kwargs beside them.
 SIGNATURES = {
     "from_pretrained": [
@@ -141,9 +140,9 @@ def test_the_signatures_are_those_of_the_installed_source():
 
 def test_without_it_the_way_to_get_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "unsloth", None)
-    with pytest.raises(TrainingError, match=r"requirements-unsloth\.txt"):
+    with pytest.raises(TrainingError, match="pip install unsloth=="):
         load_unsloth("some/model", LoraSettings())
 
 
 def test_the_pinned_version_is_the_one_checked():
-    assert f"unsloth=={VERSION}" in (ROOT / "requirements-unsloth.txt").read_text(encoding="utf-8")
+    assert f"unsloth=={VERSION}" in (ROOT / "requirements-gpu.txt").read_text(encoding="utf-8")

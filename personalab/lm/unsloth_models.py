@@ -3,7 +3,7 @@
     model, tokenizer = load_unsloth("Qwen/Qwen2.5-7B-Instruct", PAPER)
     finetune(model, tokenizer, dialogues, PAPER, folder, interventions=[Steer(19, vector, 5.0)])
 
-Install: `pip install -r requirements-unsloth.txt -c constraints.txt`. Our calls are checked against the signatures of
+Install it on top of requirements-gpu.txt: `pip install unsloth==2026.10.9 -c constraints.txt`. Our calls are checked against the signatures of
 that version (`checks/lm/test_unsloth.py`). No GPU has run this path for us yet: tell us what you find.
 """
 
@@ -16,6 +16,8 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from personalab.lm.lora_data import LINEAR, LoraSettings, TrainingError
+
+VERSION = "2026.10.9"  # against whose source our calls are checked
 
 
 def load_unsloth(
@@ -31,7 +33,7 @@ def load_unsloth(
         unsloth = importlib.import_module("unsloth")  # it patches transformers when it is imported, so only here
     except (ImportError, NotImplementedError, RuntimeError) as error:
         raise TrainingError(
-            f"Unsloth cannot be used here ({error}). It needs a GPU and `pip install -r requirements-unsloth.txt -c "
+            f"Unsloth cannot be used here ({error}). It needs a GPU and `pip install unsloth=={VERSION} -c "
             "constraints.txt`; without it, leave --unsloth out."
         ) from error
     fast = unsloth.FastLanguageModel
