@@ -3,8 +3,9 @@
     model, tokenizer = load_unsloth("Qwen/Qwen2.5-7B-Instruct", PAPER)
     finetune(model, tokenizer, dialogues, PAPER, folder, interventions=[Steer(19, vector, 5.0)])
 
-Install it on top of requirements-gpu.txt: `pip install unsloth==2026.10.9 -c constraints.txt`. Our calls are checked against the signatures of
-that version (`checks/lm/test_unsloth.py`). No GPU has run this path for us yet: tell us what you find.
+Install it on top of requirements-gpu.txt: `pip install unsloth==2026.10.9 -c constraints.txt`. Our calls are checked
+against the signatures of that version (`checks/lm/test_unsloth.py`). No GPU has run this path for us yet: tell us what
+you find.
 """
 
 from __future__ import annotations
