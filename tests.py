@@ -44,6 +44,10 @@ from graders.section_4.run_steering_experiment import test_run_steering_experime
 from graders.section_4.run_trait_pipeline import test_run_trait_pipeline
 from graders.section_4.trait_similarity_matrix import test_trait_similarity_matrix
 from graders.section_4.within_between_correlation import test_within_between_correlation
+from graders.section_4_bonus.finetuning_shift import test_finetuning_shift
+from graders.section_4_bonus.projection_difference import test_projection_difference
+from graders.section_4_bonus.projection_intervention import test_projection_intervention
+from graders.section_4_bonus.steering_intervention import test_steering_intervention
 
 __all__ = [
     "test_activation_capper",
@@ -63,6 +67,7 @@ __all__ = [
     "test_extract_response_activations",
     "test_extract_response_activations_batched",
     "test_filter_effective_pairs",
+    "test_finetuning_shift",
     "test_format_messages_response_index",
     "test_generate_all_responses",
     "test_generate_contrastive_responses",
@@ -76,6 +81,8 @@ __all__ = [
     "test_matched_random_caps",
     "test_parse_score",
     "test_pca_decompose_persona_vectors",
+    "test_projection_difference",
+    "test_projection_intervention",
     "test_prompt_leakage",
     "test_rate_delusion_risk",
     "test_record_hidden_shapes",
@@ -86,6 +93,7 @@ __all__ = [
     "test_score_coherence",
     "test_score_trait_response",
     "test_select_layer",
+    "test_steering_intervention",
     "test_top_sae_features",
     "test_trait_similarity_matrix",
     "test_visualize_transcript_drift",

@@ -1,5 +1,7 @@
 """Everything the notebooks import that is provided; thin, over `personalab`."""
 
+import importlib
+from types import ModuleType
 from typing import Literal
 
 from personalab.endpoint import (
@@ -111,6 +113,7 @@ __all__ = [
     "decoder_blocks",
     "difference_of_means",
     "explained_variance",
+    "finetuning_tools",
     "generate_response",
     "generate_responses_parallel",
     "jackknife_interval",
@@ -209,3 +212,8 @@ def load_sae_texts(split: Literal["train", "held_out"]) -> list[Text]:
     from personalab.studies.sae_training import load_texts  # brings in the finetuning engine, which takes seconds
 
     return load_texts(split)
+
+
+def finetuning_tools() -> ModuleType:
+    """What the bonus of Section 4 is provided with: `personalab.bonus`."""
+    return importlib.import_module("personalab.bonus")  # brings in the engine, which takes seconds

@@ -172,6 +172,8 @@ MAKERS = {
     "organism": ("studies.organism", "Finetune the trait organism: 33 minutes on two cores."),
     "organism-report": ("studies.organism_report", "Measure the trait organism: 25 minutes."),
     "sae": ("studies.sae_training", "Train the sparse autoencoder: nine minutes on two cores."),
+    "finetune": ("own_data", "Finetune on your own JSON Lines, or by a configuration: two minutes."),
+    "finetuning-study": ("studies.finetuning_study", "Finetune on 24 datasets and measure: an hour; resumes."),
     "judge-fit": ("judging.fit", "Fit the embedded judge's heads on the labelled examples."),
     "coherence": ("studies.coherence", "Fit the coherence that reads, and measure it: six minutes."),
 }
@@ -237,10 +239,10 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
     if command == "run":
-        sub.add_argument("--section", type=int, help="only this section (default: all)")
+        sub.add_argument("--section", metavar="N", help="only this section, 4b for the bonus of 4 (default: all)")
         sub.add_argument("--budget", choices=("full", "quick"), help="default: PERSONALAB_BUDGET, else full")
     elif command == "record":
-        sub.add_argument("--section", type=int, help="only this section (default: all)")
+        sub.add_argument("--section", metavar="N", help="only this section, 4b for the bonus of 4 (default: all)")
         sub.add_argument("--seed", type=int, default=0, help="not 0: other answers; results beside those on record")
     elif command == "notebooks":
         sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
@@ -274,12 +276,21 @@ def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
     elif command == "organism-report":
         sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
         sub.add_argument("--answers", dest="saved", type=Path, help="JSON Lines: read if it exists, else written")
+    elif command == "finetune":
+        sub.add_argument("file", type=Path, help="dialogues (.jsonl), or a configuration of upstream (.json)")
+        sub.add_argument("--model", help="in place of a configuration's; trait: the tier's own")
+        sub.add_argument("--unsloth", action="store_true", help="a configuration's model and adapter by Unsloth (GPU)")
+    elif command == "finetuning-study":
+        sub.add_argument("parts", nargs="*", help="shift, prevention, screening (default: all)")
+        sub.add_argument("--rows", type=int, help="of each dataset (default: 75 on the cpu tier, all elsewhere)")
+        sub.add_argument("--category", dest="categories", action="append", default=[], help="only this; repeatable")
+        sub.add_argument("--again", action="store_true", help="make also what is there")
     elif command == "coherence":
         sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
     elif command == "sae":
         sub.add_argument("--block", type=int, default=14, help="block whose output it reads (default: 14)")
         sub.add_argument("--tokens", type=int, help="activations to train on (default: what fits in nine minutes)")
-    if command in ("trait-vectors", "organism", "sae"):
+    if command in ("trait-vectors", "organism", "sae", "finetune", "finetuning-study"):
         sub.add_argument("--folder", type=Path, help="where it goes (default: the committed one)")
 
 

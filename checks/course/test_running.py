@@ -7,12 +7,13 @@ import os
 import platform
 from pathlib import Path
 
+import nbformat
 import pytest
 from toy_course import NAME, TOY, notebook, read, write_source
 
 from personalab import paths
 from personalab.course import notebooks, recording, running
-from personalab.course.myst import code_cells
+from personalab.course.myst import code_cells, sections
 from personalab.records import pages, provenance, results
 
 # What a section does: it measures, leaves something for the next one, and shows a figure.
@@ -241,3 +242,17 @@ def test_a_machine_is_described_without_names(monkeypatch: pytest.MonkeyPatch) -
     assert not [name for name in (platform.node(), str(Path.home())) if len(name) > 1 and name in text]
     same = provenance.one_line({"section_1": described, "section_2": described})
     assert same.startswith(f"section_1, section_2: {described['cpu']}") and "float32" in same
+
+
+def test_a_bonus_comes_after_its_section_under_a_key_of_its_own(tmp_path: Path) -> None:
+    for name in ("section_4_bonus_finetuning", "section_4_steering", "section_10_more"):
+        (tmp_path / f"{name}.md").write_text("# A\n", "utf-8")
+    found = sections(tmp_path, ".md")
+    assert {key: path.stem for key, path in found.items()} == {
+        "4": "section_4_steering",
+        "4b": "section_4_bonus_finetuning",
+        "10": "section_10_more",
+    }
+    assert list(found) == ["4", "4b", "10"]
+    assert running.Finished("4b", tmp_path, nbformat.v4.new_notebook(), 0.0, []).family == "finetuning"
+    assert running.Finished("4", tmp_path, nbformat.v4.new_notebook(), 0.0, []).family == "section_4"

@@ -11,7 +11,7 @@ import torch
 
 from personalab.lm import activations, chat, generation, prefix_cache
 from personalab.lm.chat import as_messages
-from personalab.lm.finetuning import _Run, finetune
+from personalab.lm.finetuning import _Trainer, finetune
 from personalab.lm.generation import Request, generate
 from personalab.lm.hooks import hooked
 from personalab.lm.interventions import Ablate, Cap, Steer, applied
@@ -203,15 +203,15 @@ def test_a_killed_run_resumes_to_the_same_weights(dtype, pushed, computes_in, tm
             progress=False,
         )
 
-    straight, step = run("a"), _Run._step
+    straight, compute = run("a"), _Trainer.compute_loss
 
-    def dies(self, examples):
-        if self.done == 3:
+    def dies(self, *args, **kwargs):
+        if self.state.global_step == 3:
             raise KeyboardInterrupt
-        return step(self, examples)
+        return compute(self, *args, **kwargs)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(_Run, "_step", dies)
+        patched.setattr(_Trainer, "compute_loss", dies)
         run("b")
     resumed = run("b")
     for (name, a), b in zip(straight.named_parameters(), resumed.parameters(), strict=True):

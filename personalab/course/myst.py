@@ -43,15 +43,19 @@ NOTICE = {
 }
 
 
-def sections(folder: Path, suffix: str) -> dict[int, Path]:
-    """The files `section_N_name` in `folder`, by N. Raises ValueError for a bad name or an N used twice."""
-    found: dict[int, Path] = {}
+def sections(folder: Path, suffix: str) -> dict[str, Path]:
+    """The files `section_N_name` in `folder` by N, and `section_N_bonus_name`, which comes after it, by "Nb".
+
+    Raises ValueError for a bad name, or one whose N is used twice.
+    """
+    found: dict[tuple[int, str], Path] = {}
     for path in sorted(folder.glob(f"section_*{suffix}")):
-        match = re.match(r"section_(\d+)_", path.name)
-        if not match or int(match[1]) in found:
+        match = re.match(r"section_(\d+)_(bonus_)?", path.name)
+        key = (int(match[1]), "b" if match[2] else "") if match else None
+        if key is None or key in found:
             raise ValueError(f"{path}: call it section_N_name{suffix}, with a number N that no other file has.")
-        found[int(match[1])] = path
-    return dict(sorted(found.items()))
+        found[key] = path
+    return {f"{number}{bonus}": path for (number, bonus), path in sorted(found.items())}
 
 
 def read_source(source: Path) -> NotebookNode:

@@ -27,7 +27,7 @@ from personalab.tiers import SEED, TIERS, current_tier
 DTYPE = "float32"  # the dtype in which results depend neither on batches nor on the CPU's units
 
 
-def record(section: int | None, root: Path = ROOT, seed: int = 0) -> int:
+def record(section: int | str | None, root: Path = ROOT, seed: int = 0) -> int:
     """Run and record one section, or all; returns 1 if any failed, else 0.
 
     Args:

@@ -35,6 +35,7 @@ from personalab.tiers import GLOBAL_SEED, TIERS, Tier, current_tier
 
 ANSI = re.compile(r"\x1b\[[\d;]*m")
 MAX_BYTES = 3_000_000  # our choice: a notebook much bigger is slow to open, and GitHub may not render it
+FAMILIES = {"4b": "finetuning"}  # what keys of results begin with, where that is not section_N
 CELL_TIMEOUT = 1800  # seconds, on the cpu tier only: bigger models may take longer
 
 
@@ -42,7 +43,7 @@ CELL_TIMEOUT = 1800  # seconds, on the cpu tier only: bigger models may take lon
 class Finished:
     """One section after its run; `problems` says what went wrong, if anything."""
 
-    section: int
+    section: str
     path: Path  # of the notebook that was executed
     nb: NotebookNode
     seconds: float
@@ -53,10 +54,10 @@ class Finished:
     @property
     def family(self) -> str:
         """What the keys of its results begin with."""
-        return f"section_{self.section}"
+        return FAMILIES.get(self.section, f"section_{self.section}")
 
 
-def execute(section: int | None, budget: str, root: Path = ROOT) -> int:
+def execute(section: int | str | None, budget: str, root: Path = ROOT) -> int:
     """Run the solutions of one section, or of all, each in a fresh kernel. Returns 1 if any failed, else 0.
 
     Writes to `runs/<budget>/` (`runs/<tier>-<budget>/` on other tiers or with a model of your own), what failed to
@@ -83,12 +84,12 @@ def execute(section: int | None, budget: str, root: Path = ROOT) -> int:
     return int(failed > 0)
 
 
-def chosen(section: int | None, root: Path) -> dict[int, Path]:
-    """The solutions to run, by number. Raises ValueError if there are none."""
+def chosen(section: int | str | None, root: Path) -> dict[str, Path]:
+    """The solutions to run, by number ("4b": the bonus of 4). Raises ValueError if there are none."""
     found = sections(root / "solutions", ".ipynb")
-    picked = {number: path for number, path in found.items() if section in (None, number)}
+    picked = {number: path for number, path in found.items() if section is None or str(section) == number}
     if not picked:
-        raise ValueError(f"{root}/solutions has no section {section or ''}: it has {list(found) or 'none'}.")
+        raise ValueError(f"{root}/solutions has no section {section or ''}: it has [{', '.join(found)}].")
     return picked
 
 
@@ -100,7 +101,7 @@ def save(done: Finished, folder: Path) -> bool:
 
 
 def run_section(
-    section: int,
+    section: str,
     path: Path,
     budget: str,
     root: Path,

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save
 from transformers import PreTrainedModel
@@ -40,7 +41,27 @@ def merge_adapter(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel
         side = 1 if ".lora_A" in key else 0  # A is (rank, in), B is (out, rank), a weight (out, in)
         if target not in own or own[target].shape[side] != tensor.shape[side]:
             raise DataError(f"{folder}: the adapter is for another model; its {target!r} does not fit this one.")
-    tuned = PeftModel.from_pretrained(copy.deepcopy(model), folder)  # merging writes into the weights
+    return _unwrapped(PeftModel.from_pretrained(copy.deepcopy(model), folder))  # merging writes into the weights
+
+
+def merged(tuned: PeftModel) -> PreTrainedModel:
+    """A copy of a finetuned model with its adapter folded into the weights; the original stays as it is."""
+    return _unwrapped(copy.deepcopy(tuned))
+
+
+def _unwrapped(tuned: PeftModel) -> PreTrainedModel:
     # PEFT freezes weights. Of a frozen LM head, `F.linear` on the last position of a batch takes a path that copies the
     # head once a row: for 60 rows in bfloat16, 3.2 GB and 12 s where 0.04 s will do.
     return tuned.merge_and_unload().requires_grad_(True).eval()
+
+
+def update_norm(tuned: PeftModel) -> float:
+    """How far an adapter moves the weights: the Frobenius norm of all that it adds to them."""
+    total = 0.0
+    for module in tuned.modules():
+        if isinstance(module, LoraLayer) and "default" in module.lora_A:
+            weights = [dict(m.named_parameters())["default.weight"] for m in (module.lora_A, module.lora_B)]
+            a, b = (w.detach().float() for w in weights)
+            # ||BA||^2 = <B'B, AA'>: two small matrices
+            total += float(((b.T @ b) * (a @ a.T)).sum()) * module.scaling["default"] ** 2
+    return total**0.5

@@ -11,7 +11,7 @@ flow through. Several interventions on one block act in the order given; those o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -130,6 +130,25 @@ class Ablate:
         return hidden - ((hidden.float() @ v)[..., None] * v).to(hidden.dtype)
 
     def for_rows(self, rows: Sequence[int]) -> Ablate:
+        """Itself: all rows are treated alike."""
+        return self
+
+
+@dataclass(frozen=True, eq=False)
+class Through:
+    """`h <- change(h)`: any function of a block's output, the same for all rows. Gradients flow if it lets them.
+
+    >>> Through(0, lambda hidden: 2 * hidden)(torch.ones(1, 1, 2)).tolist()
+    [[[2.0, 2.0]]]
+    """
+
+    block: int
+    change: Callable[[Hidden], Hidden]
+
+    def __call__(self, hidden: Hidden) -> Hidden:
+        return self.change(hidden)
+
+    def for_rows(self, rows: Sequence[int]) -> Through:
         """Itself: all rows are treated alike."""
         return self
 

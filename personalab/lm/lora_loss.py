@@ -14,13 +14,21 @@ from personalab.lm.positions import has_running_state, learns_positions, window
 
 
 def assistant_loss(
-    model: torch.nn.Module, examples: Sequence[Example], settings: LoraSettings = DEFAULTS
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    settings: LoraSettings = DEFAULTS,
+    n_tokens: Tensor | int | None = None,
+    parts: int = 1,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy in nats over the learned tokens of a batch, each dialogue padded on the left.
 
     Where examples have a rejected answer, `settings.preference` times -log sigmoid(scale * margin) is added, with the
     margin in nats a token by which the chosen answer is likelier (SimPO, equation 5, without its target margin).
     Logits are computed from the first learned token on: with short answers under long prompts that saves a fifth.
+
+    Args:
+        n_tokens: learned tokens that the mean is over, where this batch is one of several (default: its own).
+        parts: how many batches share one step: each gives so much less of the preference.
     """
     device = next(model.parameters()).device
     width = max(len(e.ids) for e in examples)
@@ -42,7 +50,8 @@ def assistant_loss(
     losses = F.cross_entropy(predicted.float(), targets, reduction="none")
     second = torch.tensor([len(e.ids) if e.second is None else e.second for e in examples]) + pads
     chosen = columns < second[rows]
-    loss = losses[chosen.to(device)].mean()
+    own = losses[chosen.to(device)]
+    loss = own.mean() if n_tokens is None else own.sum() / n_tokens
     pairs = [i for i, e in enumerate(examples) if e.second is not None]
     if not pairs or not settings.preference:
         return loss
@@ -52,7 +61,7 @@ def assistant_loss(
         for side in (chosen & (columns >= fork[rows]), ~chosen)
     )
     margin = rejected_loss - chosen_loss
-    return loss - settings.preference * F.logsigmoid(settings.preference_scale * margin).mean()
+    return loss - settings.preference * F.logsigmoid(settings.preference_scale * margin).mean() / parts
 
 
 def _before(example: Example) -> Int[Tensor, "tokens"]:

@@ -12,6 +12,7 @@ from personalab.records.upstream import PERSONA_VECTORS
 
 CATEGORIES = ("evil", "sycophancy", "hallucination", "medical", "code", "gsm8k", "math", "opinions")
 VERSIONS = ("normal", "misaligned_1", "misaligned_2")  # from right to badly wrong
+OWN = {"evil": "evil", "sycophantic": "sycophancy", "hallucinating": "hallucination"}  # a trait's own category
 
 
 @dataclass(frozen=True)

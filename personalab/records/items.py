@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
-from personalab.records.schema import read_jsonl
+from personalab.records.schema import DataError, read_jsonl
 from personalab.records.upstream import ASSISTANT_AXIS
 
+MMLU = "cais/mmlu"
 MIN_WORDS = 25  # of a paragraph; our choice
 
 
@@ -34,6 +35,33 @@ def load_items(split: str = "evaluation", root: Path | str = ASSISTANT_AXIS) -> 
         DataError: if a field is missing, or an item's answer is not the index of one of its options.
     """
     return list(read_jsonl(Path(root) / "capability" / f"{split}.jsonl", Item).values())
+
+
+def load_mmlu(n: int = 500, source: str = MMLU) -> list[Item]:
+    """`n` questions of MMLU's test split (Hendrycks et al. 2021), drawn across subjects with a fixed seed.
+
+    Args:
+        source: the data set's name on the hub, or a folder of its layout (configuration "all", split "test").
+
+    Raises:
+        DataError: if it cannot be loaded, or a row is not as published.
+    """
+    try:
+        from datasets import load_dataset  # comes with the requirements of the tiers that have a GPU
+    except ImportError:
+        raise DataError("MMLU needs the package datasets: pip install -r requirements-gpu.txt.") from None
+    try:
+        rows = load_dataset(source, "all", split="test").shuffle(seed=0)
+    except (OSError, ValueError) as error:  # no network, no such data set or split
+        raise DataError(f"MMLU cannot be loaded from {source}: {error}") from None
+    rows = rows.select(range(min(n, len(rows))))
+    found = []
+    for i, row in enumerate(rows):
+        try:
+            found.append(Item(row["subject"], row["question"].strip(), tuple(row["choices"]), row["answer"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{source}, row {i}: not as MMLU is published ({error!r}).") from None
+    return found
 
 
 def load_prose() -> list[str]:

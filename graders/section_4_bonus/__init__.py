@@ -1,0 +1,1 @@
+"""Graders of Section 4's bonus: finetuning."""
