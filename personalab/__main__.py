@@ -168,7 +168,7 @@ MAKERS = {
     "capping": ("studies.capping", "Make the tier's capping configuration: minutes on the cpu tier."),
     "capping-cost": ("studies.capping_cost", "Measure what the chosen caps cost; five minutes on the cpu tier."),
     "transcripts": ("studies.conversations", "Hold the scripted conversations of assistant-axis/scenarios.json."),
-    "trait-vectors": ("studies.contrast", "Make trait vectors: two minutes a trait on the cpu tier."),
+    "trait-vectors": ("studies.contrast", "Make trait vectors of your own: two minutes a trait on the cpu tier."),
     "organism": ("studies.organism", "Finetune the trait organism: 33 minutes on two cores."),
     "organism-report": ("studies.organism_report", "Measure the trait organism: 25 minutes."),
     "sae": ("studies.sae_training", "Train the sparse autoencoder: nine minutes on two cores."),
@@ -291,7 +291,8 @@ def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--block", type=int, default=14, help="block whose output it reads (default: 14)")
         sub.add_argument("--tokens", type=int, help="activations to train on (default: what fits in nine minutes)")
     if command in ("trait-vectors", "organism", "sae", "finetune", "finetuning-study"):
-        sub.add_argument("--folder", type=Path, help="where it goes (default: the committed one)")
+        default = "among your artifacts" if command == "trait-vectors" else "the committed one"
+        sub.add_argument("--folder", type=Path, help=f"where it goes (default: {default})")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

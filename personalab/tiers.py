@@ -5,9 +5,12 @@ Block indices count decoder blocks from 0. The output of block `k` is `hidden_st
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from types import MappingProxyType
 
 EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
@@ -16,14 +19,18 @@ TRAIT_ORGANISM = "trait-organism"  # the embedded model with this course's adapt
 SEED = "PERSONALAB_SEED"  # environment: another whole number draws all answers again
 
 
-def _seed() -> int:
-    text = os.environ.get(SEED) or "0"
+BLOCKS = ("axis_block", "n_blocks", "trait_block")  # fields of a tier; environment: PERSONALAB_AXIS_BLOCK and so on
+
+
+def _whole(variable: str) -> int:
+    """A setting from the environment that is a whole number; 0 where it is unset or empty."""
+    text = os.environ.get(variable) or "0"
     if not text.isdecimal():
-        raise ValueError(f"{SEED}={text!r}: set it to a whole number, 0 or more, or unset it.")
+        raise ValueError(f"{variable}={text!r}: set it to a whole number, 0 or more, or unset it.")
     return int(text)
 
 
-GLOBAL_SEED = _seed()
+GLOBAL_SEED = _whole(SEED)
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Tier:
     response_model: str  # behind the chat endpoint
     judge_model: str  # behind the chat endpoint
     axis_block: int  # block whose output is read in section 1
-    n_blocks: int  # depth of persona_model, which load_model checks
+    n_blocks: int  # depth of persona_model, which load_model checks (0: not known)
     trait_block: int  # where the organism's report steers; Section 4 takes the block that Section 3 chose
     capping_upstream: str = (
         ""  # folder of the paper's vectors on the hub; "": `python -m personalab capping` makes them
@@ -71,6 +78,28 @@ class Tier:
     def embedded(self) -> bool:
         """Whether responses and judge run in process, without a key or a network."""
         return self.response_model == EMBEDDED_MODEL
+
+    @property
+    def judged_here(self) -> bool:
+        """Whether the embedded judge scores, without a key."""
+        return self.judge_model == EMBEDDED_JUDGE
+
+    @property
+    def studies_organism(self) -> bool:
+        """Whether Sections 3 and 4 study the trait organism, with which the plain embedded model can be compared."""
+        return self.trait_model == TRAIT_ORGANISM and self.persona_model == EMBEDDED_MODEL
+
+    @property
+    def folder(self) -> str:
+        """Where runs leave their files under `artifacts/`: the tier's name, and what models of your own they rest on.
+
+        Models that are not the tier's own have a folder to themselves, so that their vectors and the course's, or
+        another model's, never lie side by side.
+        """
+        ids = ("persona_model", "capping_model", "trait_model")
+        usual = TIERS.get(self.name)
+        own = dict.fromkeys(getattr(self, f) for f in ids if not usual or getattr(self, f) != getattr(usual, f))
+        return "/".join([self.name, *filter(None, ["+".join(map(folder_name, own))])])
 
     @property
     def budget(self) -> Budget:
@@ -149,15 +178,34 @@ def use_tier(name: str, **overrides: object) -> Tier:
     return _active
 
 
+def folder_name(model: str) -> str:
+    """A model's id as the name of a folder; that of a folder on this machine with a mark, since two may share a name.
+
+    >>> folder_name("Qwen/Qwen2.5-0.5B-Instruct")
+    'Qwen--Qwen2.5-0.5B-Instruct'
+    """
+    if Path(model).is_dir():
+        path = Path(model).resolve()
+        model = f"{path.name}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    return re.sub(r"[^\w.-]+", "--", model).strip(".-") or "model"
+
+
 def current_tier() -> Tier:
     """The tier in force: the last `use_tier`, else `PERSONALAB_TIER`, else `cpu`.
 
-    `PERSONALAB_PERSONA_MODEL`, `PERSONALAB_RESPONSE_MODEL`, … (any field that is a model id) override its ids.
+    `PERSONALAB_PERSONA_MODEL`, `PERSONALAB_RESPONSE_MODEL`, … (any field that is a model id) override its ids, and
+    `PERSONALAB_AXIS_BLOCK`, `PERSONALAB_N_BLOCKS` and `PERSONALAB_TRAIT_BLOCK` its blocks.
+
+    Raises:
+        ValueError: for an unknown tier, or blocks that are no whole number.
     """
     if _active is not None:
         return _active
     ids = [f.name for f in fields(Tier) if f.name.endswith("_model")]
-    overrides = {f: os.environ[f"PERSONALAB_{f.upper()}"] for f in ids if f"PERSONALAB_{f.upper()}" in os.environ}
+    overrides: dict[str, object] = {
+        f: os.environ[name] for f in ids if (name := f"PERSONALAB_{f.upper()}") in os.environ
+    }
+    overrides |= {f: _whole(name) for f in BLOCKS if os.environ.get(name := f"PERSONALAB_{f.upper()}")}
     return use_tier(os.environ.get("PERSONALAB_TIER", "cpu"), **overrides)
 
 

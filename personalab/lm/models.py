@@ -43,7 +43,7 @@ def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokeni
     weights, so that a hook on one copy cannot reach another, the chat endpoint's included.
 
     Raises:
-        ValueError: for an unknown kind.
+        ValueError: for an unknown kind, or a persona model that is not as deep as the tier says.
         EmbeddedModelError: if the embedded weights are missing and cannot be fetched.
     """
     tier = current_tier()
@@ -54,7 +54,25 @@ def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokeni
         model, tokenizer = _load_embedded(model_id, resolve_dtype(tier))
     else:
         model, tokenizer = _load_hub(model_id, tier)
+    if kind == "persona":
+        check_depth(model, tier)
     return model.eval(), tokenizer
+
+
+def check_depth(model: nn.Module, tier: Tier) -> None:
+    """Raise ValueError unless the persona model is as deep as the tier says: its block for the axis is a share of that.
+
+    The message names the blocks to set: the same share of the depth that the model has.
+    """
+    depth = n_blocks(model)
+    if tier.n_blocks in (0, depth):
+        return
+    block = min(round(tier.axis_block * depth / tier.n_blocks), depth - 1)
+    raise ValueError(
+        f"{tier.persona_model} has {depth} blocks; the tier {tier.name!r} expects {tier.n_blocks} and reads the axis "
+        f"after block {tier.axis_block}. For the same share of the depth, set PERSONALAB_N_BLOCKS={depth} and "
+        f"PERSONALAB_AXIS_BLOCK={block}, or call use_tier({tier.name!r}, …, n_blocks={depth}, axis_block={block})."
+    )
 
 
 def _load_embedded(model_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from personalab.files import write_all
-from personalab.paths import ROOT
-from personalab.tiers import current_tier
+from personalab.paths import ROOT, artifacts_dir
+from personalab.tiers import TRAIT_ORGANISM, current_tier
 
 FOLDER = ROOT / "persona_vectors" / "sae"
 BLOCK = 14  # half the embedded model's depth; our choice
@@ -128,8 +128,9 @@ def load_sae(path: Path | str | None = None) -> Autoencoder:
     """An autoencoder from a folder in sae-lens's format, in float32.
 
     Args:
-        path: default: the one for the current tier: this course's own for the embedded trait model, GemmaScope's for
-            the Gemma 2 that Section 1 of the larger tiers studies (downloaded once, through sae-lens).
+        path: default: the one for the current tier: this course's own for the embedded trait model, yours for another
+            (`tier_folder`), GemmaScope's for the Gemma 2 that Section 1 of the larger tiers studies (downloaded once,
+            through sae-lens).
 
     Raises:
         SaeError: if the folder holds none, if there is none for this tier, or if it takes sae-lens and that is absent.
@@ -138,7 +139,7 @@ def load_sae(path: Path | str | None = None) -> Autoencoder:
         tier = current_tier()
         if not tier.embedded:
             return _gemma_scope(tier.persona_model)
-        path = FOLDER / tier.trait_model
+        path = tier_folder()
     folder = Path(path)
     if not (folder / CONFIG).exists():
         raise SaeError(f"{folder} holds no {CONFIG}: train one with `python -m personalab sae`.")
@@ -148,6 +149,34 @@ def load_sae(path: Path | str | None = None) -> Autoencoder:
     sae = TopKSAE(config["d_in"], config["d_sae"], config["k"], config["metadata"])
     sae.load_state_dict({name: t.float() for name, t in load_file(folder / WEIGHTS).items()})
     return sae.requires_grad_(False).eval()
+
+
+def find_sae() -> Autoencoder | None:
+    """`load_sae()`, or None, after a line that says so, where none is known for the current tier's models.
+
+    Raises:
+        SaeError: if there is one that takes sae-lens, and that is absent.
+    """
+    tier = current_tier()
+    if tier.embedded:
+        known, subject, others = (
+            (tier_folder() / CONFIG).exists(),
+            tier.trait_model,
+            "`python -m personalab sae` trains one",
+        )
+    else:
+        known, subject = tier.persona_model in GEMMA_SCOPE, tier.persona_model
+        others = f"there are those of {', '.join(GEMMA_SCOPE)}"
+    if known:
+        return load_sae()
+    print(f"No autoencoder is known for {subject}, so what needs one is left out ({others}).")
+    return None
+
+
+def tier_folder() -> Path:
+    """Where the trait model's autoencoder lies, or would: the course's own, or for a model of yours among artifacts."""
+    tier = current_tier()
+    return FOLDER / TRAIT_ORGANISM if tier.trait_model == TRAIT_ORGANISM else artifacts_dir(tier.folder) / "sae"
 
 
 def _is_ours(config: Mapping[str, Any]) -> bool:

@@ -46,9 +46,9 @@ INOCULATION = 0  # which of the trait's five system prompts is shown in training
 
 def study_folder() -> Path:
     """Where the current tier's study lies: committed on `cpu`, among your artifacts elsewhere."""
-    if current_tier().name == "cpu":
+    if current_tier().folder == "cpu":
         return PERSONA_VECTORS / "finetuning"
-    return artifacts_dir(current_tier().name) / "finetuning"
+    return artifacts_dir(current_tier().folder) / "finetuning"
 
 
 def tune(
