@@ -1,6 +1,7 @@
 """What one section leaves for the next: your own run's where it exists, else the committed reference.
 
-`artifacts/<tier>/` holds your runs; `artifacts/reference/<tier>/` is written by `python -m personalab record` only.
+`artifacts/<tier>/` holds your runs (a model of your own has a folder in it: `tiers.Tier.folder`);
+`artifacts/reference/<tier>/` is written by `python -m personalab record` only.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from personalab.records.vectors import load_vectors, save_vectors
 
 def save_artifact(name: str, content: Mapping[str, Tensor] | Any, **metadata: object) -> Path:
     """Write tensors (`name` ends in .safetensors, with metadata) or JSON for later sections; returns the path."""
-    path = artifacts_dir(tiers.current_tier().name) / name
+    path = artifacts_dir(tiers.current_tier().folder) / name
     if path.suffix == ".safetensors":
         return save_vectors(path, content, **{"budget": tiers.budget(), "seed": tiers.GLOBAL_SEED, **metadata})
     write(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -64,7 +65,7 @@ def find_artifact(name: str, committed: Path | None = None, *, advice: str) -> t
     Raises:
         FileNotFoundError: if this tier has neither, closing with the advice.
     """
-    own, committed = artifacts_dir(tiers.current_tier().name) / name, committed or reference_dir() / name
+    own, committed = artifacts_dir(tiers.current_tier().folder) / name, committed or reference_dir() / name
     if own.exists():
         return own, "your own run"
     if committed.exists():
@@ -73,5 +74,5 @@ def find_artifact(name: str, committed: Path | None = None, *, advice: str) -> t
 
 
 def reference_dir() -> Path:
-    """Folder of the current tier's committed artifacts."""
-    return ROOT / "artifacts" / "reference" / tiers.current_tier().name
+    """Folder of the current tier's committed artifacts; for a model of your own there are none."""
+    return ROOT / "artifacts" / "reference" / tiers.current_tier().folder

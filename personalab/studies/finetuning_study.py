@@ -48,7 +48,7 @@ def study_folder() -> Path:
     """Where the current tier's study lies: committed on `cpu`, among your artifacts elsewhere."""
     if current_tier().name == "cpu":
         return PERSONA_VECTORS / "finetuning"
-    return artifacts_dir(current_tier().name) / "finetuning"
+    return artifacts_dir(current_tier().folder) / "finetuning"
 
 
 def tune(
