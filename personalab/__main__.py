@@ -192,7 +192,8 @@ def _ensure_weights() -> None:
     from personalab import tiers
     from personalab.setup import weights
 
-    if _setting(tiers.current_tier).embedded:
+    tier = _setting(tiers.current_tier)
+    if tier.embedded or tier.judged_here:
         for model in weights.MODELS:
             model.ensure()
 

@@ -59,7 +59,11 @@ def run_cells(section: str) -> dict[str, float]:
 
 @pytest.mark.parametrize(("family", "without"), [("qwen2", "evil"), ("gemma2", None), ("llama", "sycophantic")])
 def test_sections_3_and_4_on_another_model(
-    family: str, without: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    family: str,
+    without: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model, tokenizer = load_tiny_model(family, n_blocks=DEPTH)
     folder = tmp_path / family
@@ -68,11 +72,8 @@ def test_sections_3_and_4_on_another_model(
     monkeypatch.setenv(ARTIFACTS, str(tmp_path / "artifacts"))
     monkeypatch.setenv("PERSONALAB_DTYPE", "float32")
     monkeypatch.chdir(ROOT / "instructions")
-    models = dict.fromkeys(("persona_model", "capping_model", "trait_model", "response_model"), str(folder))
-    depth = {"n_blocks": DEPTH, "axis_block": DEPTH - 1, "trait_block": 1}
     budgets = MappingProxyType({"full": SMALL, "quick": SMALL})
-    attention = "eager" if family == "gemma2" else "sdpa"
-    tiers.use_tier("cpu", judge_model="toy", attention=attention, budgets=budgets, **models, **depth)
+    tiers.use_tier("local", str(folder), judge_model="toy", budgets=budgets)
     before = _committed()
     with scripted_replies(judge_without(without)):
         took = {section: run_cells(section) for section in SECTIONS}

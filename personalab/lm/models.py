@@ -50,12 +50,29 @@ def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokeni
     model_id = getattr(tier, f"{kind}_model", None)
     if model_id is None or kind == "judge":
         raise ValueError(f"Unknown model kind {kind!r}: use 'persona', 'capping', 'trait' or 'response'.")
-    if model_id in (EMBEDDED_MODEL, TRAIT_ORGANISM):
-        model, tokenizer = _load_embedded(model_id, resolve_dtype(tier))
-    else:
-        model, tokenizer = _load_hub(model_id, tier)
+    model, tokenizer = load_named(model_id)
     if kind == "persona":
         check_depth(model, tier)
+    return model, tokenizer
+
+
+def load_named(model_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model by its name, in eval mode, and its tokenizer; the current tier decides dtype and attention.
+
+    Args:
+        model_id: the embedded model's or the organism's name, an id on the Hugging Face hub, or a folder.
+
+    Raises:
+        EmbeddedModelError: if the embedded weights are missing and cannot be fetched.
+        OSError: if there is no such model on the hub or on this machine.
+    """
+    tier = current_tier()
+    if model_id in (EMBEDDED_MODEL, TRAIT_ORGANISM):
+        model, tokenizer = _load_embedded(model_id, resolve_dtype(tier))
+    elif tier.in_process:  # several uses of one model in one process
+        model, tokenizer = _load_shared(model_id, tier)
+    else:
+        model, tokenizer = _load_hub(model_id, tier)
     return model.eval(), tokenizer
 
 
@@ -89,6 +106,14 @@ def _load_embedded(model_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, 
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
             tokenizer = AutoTokenizer.from_pretrained(folder)
             _pristine[key] = (guarded(model.eval(), tokenizer), tokenizer)
+    model, tokenizer = _pristine[key]
+    return twin(model), copy.deepcopy(tokenizer)
+
+
+def _load_shared(model_id: str, tier: Tier) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    key = (model_id, resolve_dtype(tier, "cuda" if torch.cuda.is_available() else "cpu"))
+    if key not in _pristine:
+        _pristine[key] = _load_hub(model_id, tier)
     model, tokenizer = _pristine[key]
     return twin(model), copy.deepcopy(tokenizer)
 

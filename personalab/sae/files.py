@@ -137,9 +137,9 @@ def load_sae(path: Path | str | None = None) -> Autoencoder:
     """
     if path is None:
         tier = current_tier()
-        if not tier.embedded:
-            return _gemma_scope(tier.persona_model)
         path = tier_folder()
+        if not tier.in_process or (tier.persona_model in GEMMA_SCOPE and not (path / CONFIG).exists()):
+            return _gemma_scope(tier.persona_model)
     folder = Path(path)
     if not (folder / CONFIG).exists():
         raise SaeError(f"{folder} holds no {CONFIG}: train one with `python -m personalab sae`.")
@@ -158,18 +158,12 @@ def find_sae() -> Autoencoder | None:
         SaeError: if there is one that takes sae-lens, and that is absent.
     """
     tier = current_tier()
-    if tier.embedded:
-        known, subject, others = (
-            (tier_folder() / CONFIG).exists(),
-            tier.trait_model,
-            "`python -m personalab sae` trains one",
-        )
-    else:
-        known, subject = tier.persona_model in GEMMA_SCOPE, tier.persona_model
-        others = f"there are those of {', '.join(GEMMA_SCOPE)}"
-    if known:
+    if (tier.in_process and (tier_folder() / CONFIG).exists()) or tier.persona_model in GEMMA_SCOPE:
         return load_sae()
-    print(f"No autoencoder is known for {subject}, so what needs one is left out ({others}).")
+    print(
+        f"No autoencoder is known for {tier.trait_model}, so what needs one is left out. `python -m personalab sae` "
+        f"trains one; there are ready ones for {', '.join(GEMMA_SCOPE)}."
+    )
     return None
 
 

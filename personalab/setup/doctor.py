@@ -157,8 +157,10 @@ def problems_of(tier: tiers.Tier, machine: Machine) -> list[Problem]:
     """Everything that keeps `tier` from running here."""
     found = hardware_problems(tier.name, machine)
     found += package_problems(wanted_packages(ROOT / "requirements.txt"), _packages_fix())
-    if tier.embedded:
-        return found + weights_problems()
+    if tier.judged_here:
+        found += weights_problems()
+    if tier.in_process and tier.judged_here:
+        return found
     keys = key_settings()
     if not any(keys[key] for key in ENDPOINT_KEYS):
         fix = "copy .env.example to .env and fill one in"
@@ -185,7 +187,7 @@ def _report(tier: tiers.Tier, machine: Machine) -> dict[str, str]:
         "Speed": _speed(),
         "Computes in": _dtype(tier),
         "Keys": ", ".join(f"{key} {'yes' if there else 'no'}" for key, there in key_settings().items()),
-        "Network": "not tested; needed once for set-up" if tier.embedded else "not tested; needed",
+        "Network": "not tested; needed once for set-up" if tier.in_process else "not tested; needed",
         "Largest tier": fitting_tier(machine) or "none: too little memory",
         "Current tier": f"{tier.name} ({tier.machine})",
     }

@@ -25,6 +25,7 @@ from personalab.files import write
 from personalab.lm.interventions import Cap, Intervention, Steer
 from personalab.lm.models import load_model, n_blocks
 from personalab.measure.capability import multiple_choice, prose_nll
+from personalab.paths import artifacts_dir
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_jailbreaks
 from personalab.records.schema import DataError
@@ -94,7 +95,10 @@ def _hub_config(tier: Tier) -> dict[str, Any]:
 
 
 def config_folder() -> Path:
-    """Where the current tier's configuration lies."""
+    """Where the current tier's configuration lies: beside your other runs for a model that is not the tier's own."""
+    tier = current_tier()
+    if tier.folder != tier.name:
+        return artifacts_dir(tier.folder) / "capping"
     return ASSISTANT_AXIS / "capping" / current_tier().capping_model.rpartition("/")[2]
 
 

@@ -25,7 +25,7 @@ from personalab.judging.rubrics import TRAITS
 from personalab.lm.activations import mean_response_activations
 from personalab.lm.chat import Message, as_messages
 from personalab.lm.models import load_model
-from personalab.measure.answers import AnswerScores, contrastive_answers, score_answers
+from personalab.measure.answers import AnswerScores, contrastive_answers, score_answers, trait_rubric
 from personalab.paths import artifacts_dir
 from personalab.records.artifacts import find_artifact, reference_dir
 from personalab.records.upstream import PERSONA_VECTORS, Trait, load_trait_artifacts
@@ -73,6 +73,7 @@ class Contrast:
     vectors: Float[Tensor, "L d"]
     n_pairs: int  # effective ones
     n_asked: int
+    pairs: Sequence[tuple[Sequence[Message], Sequence[Message]]] = ()  # the effective ones: with the trait, without
 
 
 def committed_folder() -> Path:
@@ -139,7 +140,7 @@ def contrast(
     pairs = [{"pos": p, "neg": n} for p, n in zip(trait.positive, trait.negative, strict=True)]
     data = {"instruction": pairs, "questions": trait.questions[:n_questions]}
     rows = contrastive_answers(model, tokenizer, {trait.name: data}, max_tokens=max_tokens)[trait.name]
-    scores = _judged(trait.name, rows)
+    scores = _judged(trait, rows)
     good: dict[str, dict[tuple[str, int], Sequence[Message]]] = {"pos": {}, "neg": {}}
     for row, score, coherence in zip(rows, *scores, strict=True):
         worked = score >= SHOWN if row["polarity"] == "pos" else score < SHOWN  # not where it is NaN, a refusal
@@ -154,15 +155,15 @@ def contrast(
         mean_response_activations(model, tokenizer, [good[side][key] for key in kept]).mean(dim=0)
         for side in ("pos", "neg")
     )
-    return Contrast(pos - neg, len(kept), n_asked)
+    return Contrast(pos - neg, len(kept), n_asked, [(good["pos"][key], good["neg"][key]) for key in kept])
 
 
-def _judged(trait: str, rows: Sequence[Mapping[str, str]]) -> AnswerScores:
-    """By the tier's judge alone: on the embedded tier its coherence is one of form, as when the vectors were made."""
-    if not current_tier().embedded:
+def _judged(trait: Trait, rows: Sequence[Mapping[str, str]]) -> AnswerScores:
+    """By the tier's judge alone: the embedded one's coherence is one of form, as when the vectors were made."""
+    if not current_tier().judged_here:
         return score_answers(trait, [r["question"] for r in rows], [r["response"] for r in rows])
     asked = [{"question": r["question"], "answer": r["response"]} for r in rows]
-    columns = (score_responses(rubric, asked) for rubric in (f"trait:{trait}", "coherence"))
+    columns = (score_responses(rubric, asked) for rubric in (trait_rubric(trait), "coherence"))
     return AnswerScores(*(np.array(column, dtype=float) for column in columns))
 
 
