@@ -300,7 +300,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, enter the environment, run the command; known errors become a message and an exit code."""
     try:
         venv.check_python()
+        from personalab.setup import installed
+
         args = parser().parse_args(arguments)
+        _setting(lambda: installed.check(args.command, args.command in MAKERS, getattr(args, "folder", None)))
         code = args.enter()
         return args.call(args) if code is None else code
     except KeyboardInterrupt:
