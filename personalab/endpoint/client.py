@@ -51,9 +51,9 @@ def make_client(base_url: str | None = None, api_key: str | None = None) -> open
 
     Without `base_url` and without `OPENAI_BASE_URL`, the `cpu` tier answers in process and ignores keys; so does
     `local`, whose own model answers in process whatever `OPENAI_BASE_URL` says. Other tiers go to OpenRouter
-    (`OPENROUTER_API_KEY`), or to OpenAI if only `OPENAI_API_KEY` is set. Variables come from the environment, then from `.env` in the repository's root. A plain `http://` URL is
-    taken for a server of your own (vLLM, Ollama) and needs no key. Rate limits, server errors and timeouts
-    are retried.
+    (`OPENROUTER_API_KEY`), or to OpenAI if only `OPENAI_API_KEY` is set. Variables come from the environment, then from
+    `.env` in the repository's root. A plain `http://` URL is taken for a server of your own (vLLM, Ollama) and needs no
+    key. Rate limits, server errors and timeouts are retried.
 
     Raises:
         MissingKeyError: if the server needs a key and none is set, naming the variable and the file.
@@ -95,8 +95,8 @@ def _build(base_url: str, api_key: str) -> openai.OpenAI:
 
 def _resolve(base_url: str | None, api_key: str | None, model: str | None = None) -> tuple[str, str]:
     """Base URL and key from the arguments, the environment, `.env` and the tier, in this order."""
-    file = paths.workplace() / ".env"
-    in_file = dotenv_values(stream=io.StringIO(paths.dotenv_text(paths.workplace())), interpolate=False)
+    file = paths.ROOT / ".env"
+    in_file = dotenv_values(stream=io.StringIO(paths.dotenv_text(paths.ROOT)), interpolate=False)
     settings = {**in_file, **os.environ}
     openrouter_key, openai_key, default_url = (
         (settings.get(name) or "").strip() for name in ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
