@@ -20,8 +20,9 @@ from personalab.course.myst import code_cells, read_source
 from personalab.endpoint.scripted import scripted_replies
 from personalab.lm.tiny import load_tiny_model
 from personalab.paths import ARTIFACTS, ROOT
+from personalab.records.upstream import load_trait_artifacts
 
-SMALL = tiers.Budget(n_questions=4, max_tokens=8, n_bootstrap=20, n_permutations=50)
+SMALL = tiers.Budget(n_questions=4, max_tokens=8, n_bootstrap=100, n_permutations=50)
 SECTIONS = ("section_3_contrastive_prompting", "section_4_steering")
 DEPTH = 3
 PARTS = {
@@ -34,7 +35,8 @@ pytestmark = pytest.mark.slow
 
 
 def judge_without(trait: str | None) -> Callable[[Sequence[dict[str, str]], str], str]:
-    """A judge with no sense that scores by a checksum; where it looks for `trait`, it never finds it."""
+    """A judge with no sense that scores by a checksum; where it is asked about `trait`, it never finds it."""
+    about = load_trait_artifacts("extract")[trait].eval_prompt.partition("{question}")[0] if trait else None
 
     def reply(messages: Sequence[dict[str, str]], _model: str) -> str:
         prompt = messages[-1]["content"]
@@ -42,7 +44,7 @@ def judge_without(trait: str | None) -> Callable[[Sequence[dict[str, str]], str]
             return json.dumps(PARTS)
         if "coheren" in prompt.partition("[QUESTION START]")[0]:
             return "80"
-        return "0" if trait and trait in prompt else str(zlib.crc32(prompt.encode()) % 101)
+        return "0" if about and prompt.startswith(about) else str(zlib.crc32(prompt.encode()) % 101)
 
     return reply
 
