@@ -73,6 +73,8 @@ def test_sections_3_and_4_on_another_model(
     tokenizer.save_pretrained(folder)
     monkeypatch.setenv(ARTIFACTS, str(tmp_path / "artifacts"))
     monkeypatch.setenv("PERSONALAB_DTYPE", "float32")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.setattr(tiers, "_active", None)
     monkeypatch.chdir(ROOT / "instructions")
     budgets = MappingProxyType({"full": SMALL, "quick": SMALL})
     tiers.use_tier("local", str(folder), judge_model="toy", budgets=budgets)
