@@ -189,7 +189,7 @@ class TestTraitVectors:
             return made
 
         monkeypatch.setattr(contrast, "load_model", lambda _kind: (None, None))
-        monkeypatch.setattr(contrast, "load_trait_artifacts", lambda _split: load_trait_artifacts("extract"))
+        monkeypatch.setenv("PERSONALAB_DTYPE", "float32")  # else it is set for all that follows
         monkeypatch.setattr(contrast, "contrast", contrasted)
         contrast.make(["evil", "humorous"])
         assert "evil" in (printed := capsys.readouterr().out) and "More questions will not help" in printed
