@@ -184,6 +184,8 @@ def test_correlations_find_what_is_there_and_nothing_along_random_directions():
     found = report.correlations(made_up(), vectors, "evil", n_resamples=200)
     assert found["shift_r"].value == pytest.approx(1.0, abs=1e-6)
     assert abs(found["shift_r_loss"].value) < 0.6 and found["shift_r_random"].value < 0.8
+    further = found["shift_r_minus_judge"]
+    assert further.value == pytest.approx(1 - found["shift_r_judge"].value) and further.ci.low > 0
     noisy = report.correlations(made_up(noise=5.0), vectors, "evil", n_resamples=200)["shift_r"]
     assert noisy.ci.low < noisy.value < noisy.ci.high
 
@@ -237,6 +239,8 @@ def test_planted_rows_are_drawn_from_the_name_and_ranked():
     assert report.screening_auc(rows, "projection").value == 1.0
     assert report.screening_auc(rows, "words").value == report.screening_auc(rows, "loss").value == 0.5
     assert report.screening_auc(rows, "projection", only_unseen=True).n == 3 * report.N_PLANTED
+    assert report.screening_difference(rows, "projection", "words") == (0.5, (0.5, 0.5), 3 * report.N_PLANTED)
+    assert report.screening_difference(rows, "projection", "judge").value == 0.0
 
 
 def test_what_is_missing_is_named(tmp_path):
