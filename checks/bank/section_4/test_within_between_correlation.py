@@ -303,7 +303,8 @@ share_of_the_rest = variable("same in each group", lambda part, v: np.ptp(part) 
 sign_of_the_values = variable("y = -0.1.*below zero", lambda part, v: np.ptp(part) <= 1e-9 * v.max())
 wide_tolerance = variable("no larger than 0.01.*share of the values' own size", lambda part, v: np.ptp(part) < 0.02)
 no_ties_allowed = variable(
-    "same mean of x.*two equal", lambda part, v: np.ptp(part) <= 1e-9 * np.abs(v).max() or len(set(part)) < len(part)
+    "same mean of x.*two equal",
+    lambda part, v: np.ptp(part) <= 1e-9 * np.abs(v).max() or len(set(part)) < len(part) < len(v),
 )
 
 
@@ -315,7 +316,7 @@ def exact_between(x, y, groups):
     means = [[np.mean(v) for v in side.values()] for side in (a, b)]
     if any(all(np.ptp(v) == 0 for v in side.values()) for side in (a, b)) or min(map(np.ptp, means)) == 0:
         raise ValueError("constant")
-    return pearsonr(centred(x, groups), centred(y, groups)).statistic, pearsonr(*means).statistic
+    return pearsonr(centred(x, groups), centred(y, groups)).statistic, np.corrcoef(*means)[0, 1]
 
 
 @wrong("which x never varies: within")
@@ -323,7 +324,8 @@ def flat_groups_left_out(x, y, groups):
     """Of x alone: what y does there no longer counts."""
     kept = [i for i, g in enumerate(groups) if np.ptp(np.asarray(x)[np.asarray(groups) == g]) > 0]
     between = plain_loops(x, y, groups)[1]
-    return plain_loops(*(np.asarray(v)[kept] for v in (x, y, groups)))[0], between
+    x, y, groups = (np.asarray(v)[kept] for v in (x, y, groups))
+    return safe_r(centred(x, groups), centred(y, groups)), between
 
 
 @wrong("within: ")
