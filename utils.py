@@ -20,6 +20,7 @@ from personalab.figures.playground import Playground
 from personalab.figures.steering import plot_conditions, plot_monitor, plot_steering
 from personalab.figures.trait_axis import plot_trait_axis
 from personalab.judging import score_responses
+from personalab.judging.replies import read_score
 from personalab.lm.activations import last_prompt_activations, mean_response_activations
 from personalab.lm.chat import as_messages, render_prompt, turn_spans
 from personalab.lm.interventions import Ablate, Cap, Steer, applied
@@ -174,6 +175,7 @@ __all__ = [
     "plot_tradeoff",
     "plot_trait_axis",
     "prose_nll",
+    "read_score",
     "read_text",
     "record",
     "release",

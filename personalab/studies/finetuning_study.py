@@ -37,7 +37,7 @@ from personalab.studies.screening import judged, screen
 from personalab.tiers import current_tier
 
 PARTS = ("shift", "prevention", "screening")
-ELICITING = "misaligned_2"  # the version that prevention is tried on
+ELICITING, GOOD = "misaligned_2", "normal"  # the version that prevention is tried on, and the one beside it
 SINGLE = (0.5, 1.0)  # coefficients at one block, in lengths of the trait vector; our choice, set beforehand
 SEVERAL = (0.15, 0.3)  # at each of several blocks
 INFERENCE = (-0.25, -0.5, -0.75, -1.0)  # of steering the plainly finetuned model while it answers
@@ -133,12 +133,13 @@ def outcome(
 
 
 def make_prevention(subject: Subject, folder: Path, traits: Sequence[str], again: bool) -> None:
-    """For each trait its eliciting set under every condition, and the plain result steered while it answers."""
+    """For each trait its eliciting set under every condition, the plain result steered later, and the good set."""
     for trait in traits:
         dialogues = subject.dialogues(OWN[trait], ELICITING)
         name = f"You are a {trait} assistant. {load_trait_artifacts('extract')[trait].positive[INOCULATION]}"
         runs = {k: (dialogues, i) for k, i in conditions(subject, trait).items()}
         runs["inoculated"] = (inoculated(dialogues, name), [])
+        runs["good"] = (subject.dialogues(OWN[trait], GOOD), [])
         at = folder / "prevention" / trait
         _once(at / "before.json", subject, lambda t=trait: outcome(subject, subject.model, t), again)  # type: ignore[misc]
         for condition, (rows, interventions) in tqdm(runs.items(), desc=trait):
