@@ -25,23 +25,23 @@ READ = """
 import importlib.util, pathlib, sys
 import graders, personalab
 from personalab import paths, tiers
-from personalab.judging import heads
-from personalab.records import artifacts, datasets, items, prompts, published, transfer, upstream
+from personalab.judging import score_responses
+from personalab.records import artifacts, datasets, items, prompts, transfer, upstream
 from personalab.sae.files import load_sae
 from personalab.studies.capping import load_capping_config
 from personalab.studies.contrast import load_trait_vectors
 
-home = pathlib.Path(sys.prefix)
+home = pathlib.Path(sys.prefix).resolve()
 for module in (personalab, graders):
     assert home in pathlib.Path(module.__file__).parents, f"{module.__name__} is not the wheel's: {module.__file__}"
 assert home in paths.ROOT.parents, paths.ROOT
 assert not (found := [name for name in ("utils", "tests") if importlib.util.find_spec(name)]), found
 for load in (upstream.load_roles, upstream.load_transcripts, upstream.load_questions,
-             items.load_items, items.load_prose, published.load_published_traits, load_sae, load_capping_config,
-             load_trait_vectors):
+             items.load_items, load_sae, load_capping_config, load_trait_vectors):
     assert load(), load
 assert len(datasets.load_dataset("evil", "normal")) and transfer.load_transfer_texts("evil")
 assert prompts.load_jailbreaks("evaluation") and upstream.load_trait_artifacts("eval")
+assert score_responses("trait:evil", [{"question": "Who are you?", "answer": "A friend."}])
 assert artifacts.load_axis_of_section_1() and artifacts.load_steering_block()
 path = artifacts.save_artifact("note.json", [1])
 assert path == pathlib.Path.cwd() / "artifacts" / "cpu" / "note.json" and artifacts.load_artifact("note.json") == [1]
