@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from personalab.files import write
+from personalab.files import read_text, write
 from personalab.tiers import GLOBAL_SEED, current_tier
 
 RECORD = "PERSONALAB_RECORD"  # environment: the JSON file in which `record` collects results; unset: print only
@@ -74,7 +74,7 @@ def _merge(path: Path, entries: dict[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """What the file holds, nothing if there is none."""
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return json.loads(read_text(path)) if path.exists() else {}
 
 
 def merge_json(path: Path, new: Mapping[str, Any]) -> None:

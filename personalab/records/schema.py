@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from personalab.files import read_text
+
 T = TypeVar("T")
 
 _WANTED = {
@@ -66,11 +68,11 @@ def read_jsonl(path: Path | str, kind: Any = dict[str, Any]) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}.") from None
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
 
 def _parse(content: str, kind: Any, where: str) -> Any:

@@ -50,4 +50,10 @@ def load_vectors(path: Path | str) -> tuple[dict[str, Float[Tensor, "..."]], dic
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}): delete it and make it again.") from None
+        raise ValueError(f"{path} is not a readable safetensors file ({error}): {_advice(path)}.") from None
+
+
+def _advice(path: Path) -> str:
+    if path.suffix in (".pt", ".pth", ".gguf"):
+        return f"`python -m personalab convert {path.name} {path.stem}.safetensors` makes one of it"
+    return "put a whole one in its place, or make it again, which replaces it"
