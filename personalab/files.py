@@ -49,9 +49,7 @@ def read_text(path: Path) -> str:
     try:
         return content.decode(encoding).replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text ({error.reason}, byte {error.start}): save it as UTF-8."
-        ) from None
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}): save it as UTF-8.") from None
 
 
 def keep_copy(path: Path, folder: Path) -> Path:

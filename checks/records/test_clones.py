@@ -13,7 +13,13 @@ from personalab.paths import ROOT
 from personalab.records import clones, upstream
 from personalab.records.datasets import load_dataset
 from personalab.records.items import load_items
-from personalab.records.prompts import load_contrasts, load_graded_prompts, load_jailbreaks, load_scenarios, load_systems
+from personalab.records.prompts import (
+    load_contrasts,
+    load_graded_prompts,
+    load_jailbreaks,
+    load_scenarios,
+    load_systems,
+)
 from personalab.records.schema import DataError
 from personalab.records.transfer import load_transfer_texts
 from personalab.sae.files import load_sae
@@ -72,8 +78,14 @@ def trait_file() -> dict[str, object]:
 def test_the_model_is_named(clone):
     assert upstream.load_roles()["pirate"].prompts[0] == "You are SmolLM, 0."
     assert upstream.load_roles(model_name="Gemma")["pirate"].prompts[4] == "You are Gemma, 4."
-    names = {"google/gemma-2-27b-it": "Gemma", "Qwen/Qwen3-32B": "Qwen", "meta-llama/Llama-3.3-70B": "Llama", "/m/7": "7"}
+    names = {
+        "google/gemma-2-27b-it": "Gemma",
+        "Qwen/Qwen3-32B": "Qwen",
+        "meta-llama/Llama-3.3-70B": "Llama",
+        "/m/7": "7",
+    }
     assert {model: clones.short_name(model) for model in names} == names
+    assert clones.short_name("/m/7") == "7"
 
 
 def test_case_studies_of_two_models_stay_apart(clone, capsys):
@@ -104,13 +116,13 @@ def test_both_published_clones_drop_in(monkeypatch):
     assert all(len(names) >= 9 and set(names) <= set(roles) for names in groups.values())
     assert len(upstream.load_questions()) == 240 and len(upstream.load_traits()) > 200
     assert load_jailbreaks("evaluation") and load_items() and load_scenarios().case_studies
-    assert {*upstream.load_case_studies("Qwen/Qwen3-32B")} == {*upstream.load_case_studies()}
-    unsteered = [upstream.load_case_studies(m)["delusion_unsteered"].conversation for m in
-                 ("Qwen/Qwen3-32B", "meta-llama/Llama-3.3-70B-Instruct", "SmolLM2-135M-Instruct")]  # fmt: skip
-    assert len({str(conversation) for conversation in unsteered}) == 3
+    scenarios = {f"{case}_{how}" for case in ("delusion", "jailbreak", "selfharm") for how in ("unsteered", "capped")}
+    assert {*upstream.load_case_studies("Qwen/Qwen3-32B")} == scenarios
+    models = ("Qwen/Qwen3-32B", "meta-llama/Llama-3.3-70B-Instruct", "SmolLM2-135M-Instruct")
+    assert len({str(upstream.load_case_studies(m)["delusion_unsteered"].conversation) for m in models}) == 3
     assert len([n for n in upstream.load_transcripts() if n.startswith("persona_drift/writing")]) == 5
-    theirs = upstream.load_trait_artifacts("extract")
-    assert len(theirs) == 7 and theirs["evil"] != upstream.load_trait_artifacts("extract", clones.PERSONA_VECTORS)["evil"]
+    theirs, ours = (upstream.load_trait_artifacts("extract", root) for root in (None, clones.PERSONA_VECTORS))
+    assert len(theirs) == 7 and theirs["evil"] != ours["evil"]
     assert len(load_graded_prompts("evil")) == 8 and load_transfer_texts("evil")
     assert load_dataset("evil", "normal") == load_dataset("evil", "normal", clones.PERSONA_VECTORS)
     assert load_contrasts("evil") and load_systems() and load_sae()

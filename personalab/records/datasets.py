@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from personalab import files
 from personalab.records.clones import PERSONA_VECTORS, located
-from personalab.records.schema import DataError, Turn, read_jsonl
+from personalab.records.schema import DataError, WeightedTurn, is_learned, read_jsonl
 
 CATEGORIES = ("evil", "sycophancy", "hallucination", "medical", "code", "gsm8k", "math", "opinions")
 VERSIONS = ("normal", "misaligned_1", "misaligned_2")  # from right to badly wrong
@@ -19,10 +19,10 @@ OWN = {"evil": "evil", "sycophantic": "sycophancy", "hallucinating": "hallucinat
 class TrainingRow:
     """A conversation with at least one assistant turn to learn from."""
 
-    messages: tuple[Turn, ...]
+    messages: tuple[WeightedTurn, ...]
 
     def __post_init__(self) -> None:
-        if not any(m["role"] == "assistant" and m["content"].strip() for m in self.messages):
+        if not any(map(is_learned, self.messages)):
             raise ValueError("no assistant turn to learn from")
 
 

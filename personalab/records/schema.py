@@ -33,6 +33,7 @@ class DataError(ValueError):
 
 if TYPE_CHECKING:
     Turn = dict[str, str]
+    WeightedTurn = dict[str, Any]
 else:
 
     class Turn(TypedDict):
@@ -40,6 +41,16 @@ else:
 
         role: Literal["system", "user", "assistant"]
         content: str
+
+    class WeightedTurn(Turn, total=False):
+        """A message that finetuning learns to write, or with weight 0 only reads, as in OpenAI's format."""
+
+        weight: Literal[0, 1]
+
+
+def is_learned(turn: WeightedTurn) -> bool:
+    """Whether finetuning learns to write a message: an assistant's, with something in it, not of weight 0."""
+    return turn["role"] == "assistant" and bool(turn["content"].strip()) and turn.get("weight") != 0
 
 
 def read_as(path: Path | str, kind: type[T] | GenericAlias) -> T:

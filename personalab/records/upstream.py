@@ -156,7 +156,8 @@ def load_traits(root: Path | str | None = None) -> dict[str, Trait]:
     Raises:
         DataError: if there are none, or one lacks a field.
     """
-    return {p.stem: load_trait(p) for p in _json_files(root_of(root, ASSISTANT_AXIS) / "data" / "traits" / "instructions")}
+    folder = root_of(root, ASSISTANT_AXIS) / "data" / "traits" / "instructions"
+    return {p.stem: load_trait(p) for p in _json_files(folder)}
 
 
 def load_trait_artifacts(split: str, root: Path | str | None = None) -> dict[str, Trait]:
