@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from personalab.files import read_text, write
+from personalab.files import read_text, write, write_all
 from personalab.records.schema import DataError
 from personalab.records.torch_files import load_pt
-from personalab.records.vectors import load_vectors, save_vectors
+from personalab.records.vectors import load_vectors, packed
 
 CONVENTION = "block (in config.json); minus the axis, except 'axis' (towards the Assistant)"
 
@@ -72,7 +72,7 @@ def _check_experiment(experiment: Mapping[str, Any], vectors: Mapping[str, Any],
 
 
 def write_capping(path: Path | str, config: Mapping[str, Any], *, model: str, seed: object) -> None:
-    """Write a configuration: to upstream's `.pt`, else to a folder of ours, vectors before the JSON that names them.
+    """Write a configuration: to upstream's `.pt`, else to a folder of ours, whose two files change together.
 
     Args:
         model: id of the model that it is for.
@@ -86,6 +86,6 @@ def write_capping(path: Path | str, config: Mapping[str, Any], *, model: str, se
         return
     tensors = {name: entry["vector"] for name, entry in config["vectors"].items()}
     bare = {name: {k: v for k, v in entry.items() if k != "vector"} for name, entry in config["vectors"].items()}
-    save_vectors(path / "vectors.safetensors", tensors, model=model, convention=CONVENTION, seed=seed)
-    text = json.dumps({**config, "vectors": bare, "model": model}, indent=1)
-    write(path / "config.json", text + "\n")
+    text = json.dumps({**config, "vectors": bare, "model": model}, indent=1) + "\n"
+    weights = packed("vectors.safetensors", tensors, model=model, convention=CONVENTION, seed=seed)
+    write_all({path / "vectors.safetensors": weights, path / "config.json": text})

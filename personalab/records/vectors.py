@@ -27,13 +27,18 @@ def save_vectors(path: Path | str, vectors: Mapping[str, Float[Tensor, "..."]], 
         ValueError: if one of those three is missing, or a vector holds NaN or infinity.
     """
     path = Path(path)
-    if missing := [k for k in REQUIRED_METADATA if k not in metadata]:
-        raise ValueError(f"{path.name}: metadata {missing} missing; vectors nobody can place are of no use.")
-    if bad := [name for name, v in vectors.items() if not torch.isfinite(v).all()]:
-        raise ValueError(f"{path.name}: vectors {bad} hold NaN or infinity.")
-    tensors = {name: v.detach().cpu().contiguous().clone() for name, v in vectors.items()}
-    write(path, save(tensors, {k: str(v) for k, v in metadata.items()}))
+    write(path, packed(path.name, vectors, **metadata))
     return path
+
+
+def packed(name: str, vectors: Mapping[str, Float[Tensor, "..."]], **metadata: object) -> bytes:
+    """What `save_vectors` writes, for files that must change together; `name` is for its errors."""
+    if missing := [k for k in REQUIRED_METADATA if k not in metadata]:
+        raise ValueError(f"{name}: metadata {missing} missing; vectors nobody can place are of no use.")
+    if bad := [key for key, v in vectors.items() if not torch.isfinite(v).all()]:
+        raise ValueError(f"{name}: vectors {bad} hold NaN or infinity.")
+    tensors = {key: v.detach().cpu().contiguous().clone() for key, v in vectors.items()}
+    return save(tensors, {k: str(v) for k, v in metadata.items()})
 
 
 def load_vectors(path: Path | str) -> tuple[dict[str, Float[Tensor, "..."]], dict[str, str]]:
