@@ -82,9 +82,11 @@ def test_rows_of_which_nothing_is_known_are_refused(tmp_path, rows, model):
         read_foreign(tmp_path / "mine.pt")
     assert len(read_foreign(tmp_path / "mine.pt", rows="hidden_states").vectors) == L
     assert len(read_foreign(tmp_path / "mine.pt", shape=Shape("m", L, D)).vectors) == L
-    for wrong in ({"rows": "blocks", "shape": Shape("m", L, D)}, {"shape": Shape("m", L, D + 1)}):
-        with pytest.raises(DataError, match=rf"mine\.pt is not for m: . blocks, 8 wide, the model 4 blocks, {D}"):
-            read_foreign(tmp_path / "mine.pt", **wrong)
+    wrong = {"it has 5 blocks, 8 wide; the model has 4 blocks, 8 wide": {"rows": "blocks", "shape": Shape("m", L, D)}}
+    wrong["it has 4 blocks, 8 wide; the model has 4 blocks, 9 wide"] = {"shape": Shape("m", L, D + 1)}
+    for says, arguments in wrong.items():
+        with pytest.raises(DataError, match=rf"mine\.pt is not for m: {says}"):
+            read_foreign(tmp_path / "mine.pt", **arguments)
         assert (tmp_path / "mine.pt").exists()
     convert(tmp_path / "mine.pt", tmp_path / "mine.safetensors", model)
     with pytest.raises(ValueError, match="No config of"):

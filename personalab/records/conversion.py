@@ -84,8 +84,8 @@ def read_foreign(path: Path | str, rows: Rows | None = None, shape: Shape | None
     if shape is None:
         return found
     if found.vectors.shape != (shape.n_blocks, shape.d_model):
-        here = "{} blocks, {} wide".format(*found.vectors.shape)
-        raise DataError(f"{path} is not for {shape.model}: {here}, the model {shape.n_blocks} blocks, {shape.d_model}.")
+        here, there = ("{} blocks, {} wide".format(*s) for s in (found.vectors.shape, (shape.n_blocks, shape.d_model)))
+        raise DataError(f"{path} is not for {shape.model}: it has {here}; the model has {there}.")
     return replace(found, metadata=found.metadata | {"model": shape.model})
 
 
