@@ -19,7 +19,7 @@ from personalab.lm.tiny import load_tiny_model
 from personalab.records.datasets import TrainingRow
 from personalab.records.schema import DataError
 
-SETTINGS = LoraSettings(epochs=6, batch_tokens=200, save_every=1)
+SETTINGS = LoraSettings(epochs=6, max_steps=5, batch_tokens=200, save_every=1)
 DIALOGUES = [Dialogue(as_messages(None, f"question {i}", "an answer")) for i in range(8)]
 
 
@@ -54,7 +54,10 @@ def test_the_whole_one_is_taken(adapter):
     [
         (lambda w, key: w.pop(key), "is missing, like 0 more"),
         (lambda w, key: w.update({key: torch.full_like(w[key], torch.nan)}), "holds NaN or infinity"),
-        (lambda w, key: w.update({key.replace("lora_A", "lora_A.other"): w[key]}), "another model|has no place"),
+        (
+            lambda w, key: w.update({key.replace("lora_A", "lora_A.other"): w[key].clone()}),
+            "another model|has no place",
+        ),
     ],
     ids=["missing", "NaN", "more"],
 )
@@ -89,8 +92,15 @@ def test_settings_of_another_family_are_refused(adapter):
         merge_adapter(load_tiny_model("llama")[0], adapter)
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "adapter_model.safetensors", "scheduler.pt", "trainer_state.json"])
-@pytest.mark.parametrize("how", ["cut", "gone"])
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        ("optimizer.pt", "cut"),
+        ("adapter_model.safetensors", "cut"),
+        ("scheduler.pt", "gone"),
+        ("trainer_state.json", "cut"),
+    ],
+)
 def test_damaged_checkpoints_are_named_and_training_begins_anew(tmp_path, monkeypatch, capsys, name, how):
     model, tokenizer = load_tiny_model("llama")
     stop = lora_watch.Watch.on_log
