@@ -54,6 +54,7 @@ from personalab.records.results import record
 from personalab.records.steps import load_or_generate, steps_dir, steps_in
 from personalab.records.transfer import load_transfer_texts
 from personalab.records.upstream import (
+    load_case_studies,
     load_questions,
     load_role_groups,
     load_roles,
@@ -124,6 +125,7 @@ __all__ = [
     "last_prompt_activations",
     "load_artifact",
     "load_capping_config",
+    "load_case_studies",
     "load_graded_prompts",
     "load_items",
     "load_jailbreaks",

@@ -161,6 +161,12 @@ def current_tier() -> Tier:
     return use_tier(os.environ.get("PERSONALAB_TIER", "cpu"), **overrides)
 
 
+def run_name(budget_name: str) -> str:
+    """Folder in `runs/` of the current tier at a budget: "quick", or "colab-quick" if it is not the plain cpu tier."""
+    tier = current_tier()
+    return budget_name if tier == TIERS["cpu"] else f"{tier.name}-{budget_name}"
+
+
 def budget() -> str:
     """`full` (default) or `quick`, from `PERSONALAB_BUDGET`.
 

@@ -101,7 +101,7 @@ def _pack_tensors(content: Any, name: str) -> bytes:
 
 
 def _unpack_json(data: bytes) -> Any:
-    return json.loads(data.decode("utf-8"))
+    return json.loads(data.decode("utf-8-sig"))
 
 
 def _unpack_tensors(data: bytes) -> Any:
