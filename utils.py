@@ -46,7 +46,7 @@ from personalab.measure.separation import (
     permuted_differences,
     separation,
 )
-from personalab.records.artifacts import load_artifact, load_steering_block, save_artifact
+from personalab.records.artifacts import load_artifact, load_axis_of_section_1, load_steering_block, save_artifact
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_graded_prompts, load_jailbreaks
 from personalab.records.published import load_published_traits
@@ -64,7 +64,7 @@ from personalab.records.upstream import (
     load_transcripts,
 )
 from personalab.records.vectors import load_vectors, save_vectors
-from personalab.sae.files import load_sae, sae_block
+from personalab.sae.files import find_sae, load_sae, sae_block
 from personalab.sae.statistics import (
     Text,
     dead_features,
@@ -79,7 +79,7 @@ from personalab.sae.statistics import (
 from personalab.studies.axes import measure_axes, role_states, typical_states
 from personalab.studies.capping import caps, load_capping_config, threshold_to_cap
 from personalab.studies.capping_cost import capping_conditions, capping_cost
-from personalab.studies.contrast import PARAPHRASED, load_trait_vectors, save_trait_vectors
+from personalab.studies.contrast import PARAPHRASED, load_trait_vectors, save_trait_vectors, traits_that_work
 from personalab.studies.jailbreaks import answer_jailbreaks, answered, score_roleplay
 from personalab.studies.matched import removed_norms, turn_batch
 from personalab.studies.trait_parts import compose_trait_artifact
@@ -115,6 +115,7 @@ __all__ = [
     "decoder_blocks",
     "difference_of_means",
     "explained_variance",
+    "find_sae",
     "finetuning_tools",
     "generate_response",
     "generate_responses_parallel",
@@ -124,6 +125,7 @@ __all__ = [
     "l0",
     "last_prompt_activations",
     "load_artifact",
+    "load_axis_of_section_1",
     "load_capping_config",
     "load_case_studies",
     "load_graded_prompts",
@@ -198,6 +200,7 @@ __all__ = [
     "steps_in",
     "threshold_to_cap",
     "token_activations",
+    "traits_that_work",
     "turn_batch",
     "turn_spans",
     "typical_states",

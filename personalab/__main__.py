@@ -160,7 +160,7 @@ MAKERS = {
     "capping": ("studies.capping", "Make the tier's capping configuration: minutes on the cpu tier."),
     "capping-cost": ("studies.capping_cost", "Measure what the chosen caps cost; five minutes on the cpu tier."),
     "transcripts": ("studies.conversations", "Hold the scripted conversations of assistant-axis/scenarios.json."),
-    "trait-vectors": ("studies.contrast", "Make trait vectors: two minutes a trait on the cpu tier."),
+    "trait-vectors": ("studies.contrast", "Make trait vectors of your own: two minutes a trait on the cpu tier."),
     "organism": ("studies.organism", "Finetune the trait organism: 33 minutes on two cores."),
     "organism-report": ("studies.organism_report", "Measure the trait organism: 25 minutes."),
     "sae": ("studies.sae_training", "Train the sparse autoencoder: nine minutes on two cores."),
@@ -186,7 +186,8 @@ def _ensure_weights() -> None:
     from personalab import tiers
     from personalab.setup import weights
 
-    if _setting(tiers.current_tier).embedded:
+    tier = _setting(tiers.current_tier)
+    if tier.embedded or tier.judged_here:
         for model in weights.MODELS:
             model.ensure()
 
@@ -293,14 +294,18 @@ def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--block", type=int, default=14, help="block whose output it reads (default: 14)")
         sub.add_argument("--tokens", type=int, help="activations to train on (default: what fits in nine minutes)")
     if command in ("trait-vectors", "organism", "sae", "finetune", "finetuning-study"):
-        sub.add_argument("--folder", type=Path, help="where it goes (default: the committed one)")
+        default = "among your artifacts" if command == "trait-vectors" else "the committed one"
+        sub.add_argument("--folder", type=Path, help=f"where it goes (default: {default})")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, enter the environment, run the command; known errors become a message and an exit code."""
     try:
         venv.check_python()
+        from personalab.setup import installed
+
         args = parser().parse_args(arguments)
+        _setting(lambda: installed.check(args.command, args.command in MAKERS, getattr(args, "folder", None)))
         code = args.enter()
         return args.call(args) if code is None else code
     except KeyboardInterrupt:

@@ -7,6 +7,8 @@ import os
 import threading
 from pathlib import Path
 
+from personalab.paths import SHIPPED
+
 
 def write(path: Path, content: str | bytes, *, sync: bool = True) -> None:
     """Write all or nothing, text as UTF-8 with LF on every platform, in a folder that is made if there is none.
@@ -19,7 +21,16 @@ def write(path: Path, content: str | bytes, *, sync: bool = True) -> None:
 
 
 def write_all(files: dict[Path, str | bytes], *, sync: bool = True) -> None:
-    """Write every draft first and put them in place last: a full disk or a kill before that changes no file."""
+    """Write every draft first and put them in place last: a full disk or a kill before that changes no file.
+
+    Raises:
+        PermissionError: for a file of the installed package.
+    """
+    if shipped := [path for path in files if path.absolute().is_relative_to(SHIPPED)]:
+        raise PermissionError(
+            f"{shipped[0]} belongs to the installed package, which stays as it is: name another folder, or work in a "
+            "clone of the repository."
+        )
     own = f"{os.getpid()}-{threading.get_ident()}"  # neither another process nor another thread writes our drafts
     drafts = {path: path.with_name(f"{path.name}.{own}.tmp") for path in files}
     try:

@@ -1,4 +1,8 @@
-"""Where things live: the repository, the user's cache, the artifacts of a tier."""
+"""Where things live: the course's data, the user's cache, the artifacts of a tier.
+
+In a checkout all but the cache lies in the repository. An installed wheel carries the data in `personalab/shipped` and
+never writes there: what runs leave goes into the folder you work in.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,10 @@ from pathlib import Path
 
 from personalab.files import read_text
 
-ROOT = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
+SHIPPED = _PACKAGE / "shipped"  # made by the wheel's build (pyproject.toml)
+INSTALLED = SHIPPED.is_dir()
+ROOT = SHIPPED if INSTALLED else _PACKAGE.parent  # holds persona_vectors/, assistant-axis/, artifacts/reference/
 ARTIFACTS = "PERSONALAB_ARTIFACTS"  # environment: in place of `artifacts/`, so that a run leaves a learner's alone
 
 
@@ -28,6 +35,11 @@ def _platform_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
 
 
+def workplace() -> Path:
+    """Folder for `artifacts/`, `runs/` and `.env`: the checkout, or with an installed wheel the current one."""
+    return Path.cwd() if INSTALLED else ROOT
+
+
 def dotenv_text(root: Path) -> str:
     """The text of `.env` in `root`, "" if there is none; Windows editors save UTF-8 with a mark, or UTF-16.
 
@@ -41,8 +53,8 @@ def dotenv_text(root: Path) -> str:
 def artifacts_dir(tier: str) -> Path:
     """What one section's run leaves for the next ones, one folder a tier, created on demand.
 
-    `artifacts/` in the repository, or the folder that the environment variable `PERSONALAB_ARTIFACTS` names.
+    `artifacts/` in `workplace()`, or the folder that the environment variable `PERSONALAB_ARTIFACTS` names.
     """
-    folder = Path(os.environ.get(ARTIFACTS) or ROOT / "artifacts").expanduser() / tier
+    folder = Path(os.environ.get(ARTIFACTS) or workplace() / "artifacts").expanduser() / tier
     folder.mkdir(parents=True, exist_ok=True)
     return folder

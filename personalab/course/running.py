@@ -72,7 +72,7 @@ def execute(section: int | str | None, budget: str, root: Path = ROOT) -> int:
     artifacts, failed = folder / "artifacts", 0
     with one_writer(folder):  # two runs at once would delete each other's steps and read half of each other's artifacts
         for number, path in chosen(section, root).items():
-            shutil.rmtree(artifacts / tier.name / "steps", ignore_errors=True)  # a run measures, it doesn't remember
+            shutil.rmtree(artifacts / tier.folder / "steps", ignore_errors=True)  # a run measures, it doesn't remember
             done = run_section(number, path, budget, root, artifacts)
             failed += bool(done.problems)
             if save(done, folder if not done.problems else root / "runs" / "failed"):
@@ -139,7 +139,7 @@ def _environment(tier: Tier, budget: str, root: Path, scratch: str) -> dict[str,
     """
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([str(root), str(ROOT), env.get("PYTHONPATH", "")])))
-    fresh = {"PERSONALAB_RESPONSE_CACHE": "off"} if tier.embedded and budget == "full" else {}
+    fresh = {"PERSONALAB_RESPONSE_CACHE": "off"} if tier.in_process and budget == "full" else {}
     setting = {"PERSONALAB_BUDGET": budget, "PERSONALAB_TIER": tier.name, "TQDM_DISABLE": "1"}
     return env | setting | fresh | {RECORD: str(Path(scratch, "results.json"))}
 

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from personalab.endpoint import generate_responses_parallel
 from personalab.judging import score_responses
 from personalab.judging.replies import read_score
+from personalab.judging.rubrics import Rubric
 from personalab.lm.chat import Message, as_messages
 from personalab.lm.generation import generate, requests_for
 from personalab.lm.interventions import Intervention
 from personalab.measure.coherence import read_coherence
-from personalab.records.upstream import load_trait_artifacts
+from personalab.records.upstream import Trait, load_trait_artifacts
 from personalab.tiers import current_tier
 
 COHERENCE_PROMPT = """You judge how coherent an answer of a chat assistant is, whatever it says.
@@ -125,23 +126,32 @@ def contrastive_answers(
 
 
 def score_answers(
-    trait: str, questions: Sequence[str], answers: Sequence[str], *, coherence: bool = True
+    trait: str | Trait, questions: Sequence[str], answers: Sequence[str], *, coherence: bool = True
 ) -> AnswerScores:
     """Trait and coherence of each answer. An empty answer gets 0 on both.
 
-    The trait is scored by the tier's judge. So is coherence, except on the embedded tier, whose judge sees form more
-    than sense: there `personalab.measure.coherence.read_coherence` scores it.
+    The trait is scored by the tier's judge. So is coherence, except where that is the embedded judge, which sees form
+    more than sense: there `personalab.measure.coherence.read_coherence` scores it.
 
     Args:
+        trait: the name of one that comes with the course, or one of your own.
         coherence: False leaves it out (all NaN), where nobody asks for it: it takes longer than the trait.
     """
     rows = [{"question": q, "answer": a} for q, a in zip(questions, answers, strict=True)]
     unread = np.full(len(rows), np.nan)
-    if current_tier().embedded:  # in this process, all at once
-        scored = _column(score_responses(f"trait:{trait}", rows))
+    if current_tier().judged_here:  # in this process, all at once
+        scored = _column(score_responses(trait_rubric(trait), rows))
         return AnswerScores(scored, read_coherence(questions, answers) if coherence else unread)
-    scored = _column(_ask_judge(load_trait_artifacts("extract")[trait].eval_prompt, rows))
+    template = trait.eval_prompt if isinstance(trait, Trait) else load_trait_artifacts("extract")[trait].eval_prompt
+    scored = _column(_ask_judge(template, rows))
     return AnswerScores(scored, _column(_ask_judge(COHERENCE_PROMPT, rows)) if coherence else unread)
+
+
+def trait_rubric(trait: str | Trait) -> Rubric | str:
+    """What the embedded judge scores by: a head of its own for seven traits, instruction pairs for others (weak)."""
+    if isinstance(trait, str):
+        return f"trait:{trait}"
+    return Rubric("trait", trait.name, positive=trait.positive, negative=trait.negative)
 
 
 def _column(scores: Sequence[float | None]) -> Float[np.ndarray, "n"]:

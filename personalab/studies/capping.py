@@ -23,6 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from personalab.lm.interventions import Cap, Intervention, Steer
 from personalab.lm.models import load_model, n_blocks
 from personalab.measure.capability import multiple_choice, prose_nll
+from personalab.paths import artifacts_dir
 from personalab.records.capping_files import read_capping, write_capping
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_jailbreaks
@@ -75,7 +76,10 @@ def _hub_config(tier: Tier) -> dict[str, Any]:
 
 
 def config_folder() -> Path:
-    """Where the current tier's configuration lies."""
+    """Where the current tier's configuration lies: beside your other runs for a model that is not the tier's own."""
+    tier = current_tier()
+    if tier.folder != tier.name:
+        return artifacts_dir(tier.folder) / "capping"
     return ASSISTANT_AXIS / "capping" / current_tier().capping_model.rpartition("/")[2]
 
 

@@ -28,7 +28,7 @@ from personalab.lm.finetuning import finetune
 from personalab.lm.interventions import Ablate, Intervention, Steer
 from personalab.lm.lora_data import Dialogue
 from personalab.lm.models import n_blocks, twin
-from personalab.paths import ROOT, artifacts_dir
+from personalab.paths import artifacts_dir, workplace
 from personalab.records.datasets import CATEGORIES, OWN, VERSIONS
 from personalab.records.rows import MAIN_TRAITS
 from personalab.records.upstream import PERSONA_VECTORS, load_trait_artifacts
@@ -46,9 +46,9 @@ INOCULATION = 0  # which of the trait's five system prompts is shown in training
 
 def study_folder() -> Path:
     """Where the current tier's study lies: committed on `cpu`, among your artifacts elsewhere."""
-    if current_tier().name == "cpu":
+    if current_tier().folder == "cpu":
         return PERSONA_VECTORS / "finetuning"
-    return artifacts_dir(current_tier().name) / "finetuning"
+    return artifacts_dir(current_tier().folder) / "finetuning"
 
 
 def tune(
@@ -161,7 +161,7 @@ def make_prevention(subject: Subject, folder: Path, traits: Sequence[str], again
 
 def _adapter(folder: Path, trait: str) -> Path:
     """Where the plainly finetuned adapter waits for steering; not for the repository."""
-    return ROOT / "runs" / "finetuning" / folder.name / trait
+    return workplace() / "runs" / "finetuning" / folder.name / trait
 
 
 def _steered(subject: Subject, folder: Path, trait: str, again: bool) -> None:
