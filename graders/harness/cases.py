@@ -29,6 +29,7 @@ from torch import Tensor
 
 from graders.harness import expect
 from graders.harness.expect import check
+from personalab.records import progress
 
 _GRADERS = Path(__file__).resolve().parents[1]
 _OURS = (_GRADERS, _GRADERS.parent / "personalab", Path(sysconfig.get_path("stdlib")))
@@ -206,8 +207,13 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
         every = cast("Generator[Case, None, None]", cases(*args, **kwargs))
         # one_thread by its module: the benchmark puts another in its place
         with expect.one_thread(), closing(every):  # what a generator opened it closes, whatever happens
-            for case in every:
-                _judge(case, _observed(case, work))
+            try:
+                for case in every:
+                    _judge(case, _observed(case, work))
+            except AssertionError as error:
+                progress.note(cases.__name__, str(error))
+                raise
+        progress.note(cases.__name__, "")
         print(f"{cases.__name__}: all checks passed.")
 
     given = inspect.signature(cases)
@@ -219,12 +225,49 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
     return graded
 
 
+@dataclass(frozen=True)
+class Said:
+    """In place of what a case observes: what the learner is told, since their work raised an error."""
+
+    text: str
+
+
+def observations(of: Iterator[Case], work: Any) -> list[Any]:
+    """What each case observes, as data, without any judge; after an error of the work its `Said` is the last."""
+    seen: list[Any] = []
+    with expect.one_thread(), closing(cast("Generator[Case, None, None]", of)) as every:
+        for case in every:
+            try:
+                seen.append(_observed(case, work))
+            except AssertionError as error:
+                return [*seen, Said(str(error))]
+    return seen
+
+
+def verdict(of: Iterator[Case], seen: Sequence[Any]) -> str:
+    """What judges say of these observations, the first that refuses; "" where all is well.
+
+    The cases are a list of their own: none of them has observed anything.
+    """
+    with expect.one_thread(), closing(cast("Generator[Case, None, None]", of)) as every:
+        for i, case in enumerate(every):
+            if i == len(seen):
+                return f"{case.what}: your work ended the process here."
+            try:
+                if isinstance(seen[i], Said):
+                    return seen[i].text
+                _judge(case, seen[i])
+            except AssertionError as error:
+                return str(error) or f"{case.what}: refused."
+    return ""
+
+
 def _observed(case: Case, work: Any) -> Any:
     try:
         return plain(case.observe(work))
     except NotImplementedError:
         raise AssertionError(
-            "Nothing to grade yet: your function, or one it calls, still raises NotImplementedError."
+            f"{progress.STUB}: your function, or one it calls, still raises NotImplementedError."
         ) from None
     except Exception as error:
         hint = f"\n  {case.hint}" if case.hint else ""

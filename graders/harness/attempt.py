@@ -1,0 +1,153 @@
+"""The process of a submission: it runs the cells, and all that it gives back are observations."""
+
+import ast
+import json
+import linecache
+import os
+import re
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from graders.harness.cases import Case, Said, observations, raised
+from graders.harness.paper import dumps
+from graders.harness.watch import CELL, Watch
+
+_MAGIC = re.compile(r"^([ \t]*)[%!].*$", re.M)
+_KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is done for one cell.
+
+    Attributes:
+        kind: "solution", whose cell is executed; "other", of which definitions are; or "grader".
+        name: the cell's.
+        source: its code, unless it is a grader.
+        work: of a grader, the expression that it grades; `of` is the solution's name.
+    """
+
+    kind: str
+    name: str
+    source: str = ""
+    work: str = ""
+    of: str = ""
+
+
+class Attempt:
+    """One run through the steps.
+
+    Args:
+        namespace: where cells are executed, as the set-up has left it.
+        cases: by grader, a function that gives its cases.
+        to: where everything noticed goes: {"at": step}, {"error": …}, {"did": …}, {"end": …}, or observations.
+    """
+
+    def __init__(
+        self, namespace: dict[str, Any], cases: dict[str, Callable[[], Iterator[Case]]], to: Connection
+    ) -> None:
+        self.namespace, self.cases, self._to = namespace, cases, to
+        self._own, self._errors = False, dict[str, str]()
+        self._send_bytes, self._exit, self._pid = to.send_bytes, os._exit, os.getpid()
+        os.register_at_fork(after_in_child=self._in_child)
+
+    def run(self, steps: Sequence[Step], skip: Collection[int], watch: Watch) -> None:
+        """All steps but those to skip."""
+        for i, step in enumerate(steps):
+            if i in skip:
+                continue
+            self.tell(at=i)
+            if step.kind == "grader":
+                self._observe(step, self._errors.get(step.of, ""), watch)
+            else:
+                self._execute(step)
+            if os.getpid() != self._pid:  # a copy of this process that the cell has made
+                self._exit(1)
+            if did := watch.replaced(self.namespace):
+                self.tell(did=did)
+                self._exit(1)
+        self.tell(end=True)
+
+    def tell(self, **what: Any) -> None:
+        """Send a message."""
+        self._send_bytes(b"J" + json.dumps(what).encode())
+
+    def _in_child(self) -> None:
+        """Copies of this process have nothing to say, unless they are ours."""
+        if not self._own:
+            with suppress(OSError):
+                self._to.close()
+
+    def _execute(self, step: Step) -> None:
+        file = f"{CELL}{step.name}>"
+        try:
+            code = _compiled(step.source, file, whole=step.kind == "solution")
+            exec(code, self.namespace)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit too
+            if step.kind == "solution":
+                self._errors[step.name] = str(raised(error))
+
+    def _observe(self, step: Step, stopped: str, watch: Watch) -> None:
+        """In a process of its own, so that what a function does to the models is gone with it."""
+        self._own = True
+        child = os.fork()
+        if child:
+            self._own = False
+            status = os.waitpid(child, 0)[1]
+            if status:
+                self.tell(ended=os.waitstatus_to_exitcode(status))
+            return
+        try:
+            self._own, own = False, os.getpid()
+            payload = self._seen(step, stopped)
+            if os.getpid() == own:
+                if did := watch.replaced(self.namespace):
+                    self.tell(did=did)
+                self._send_bytes(b"O" + payload)
+        finally:
+            self._exit(0)
+
+    def _seen(self, step: Step, stopped: str) -> bytes:
+        try:
+            work = eval(step.work, self.namespace)
+        except Exception as error:
+            where = f" The cell that should make it stopped: {stopped}" if stopped else ""
+            return dumps([Said(f"There is no {step.work} to grade ({raised(error)}).{where}")])
+        try:
+            return dumps(observations(self.cases[step.name](), work))
+        except ValueError as error:
+            return dumps([Said(f"{error}")])
+        except BaseException as error:  # SystemExit, KeyboardInterrupt: never the grader's
+            return dumps([Said(f"expected a result, found {type(error).__name__}: {error!s:.300}")])
+
+
+def _compiled(source: str, file: str, whole: bool) -> Any:
+    """The cell's code, or of a cell that is no exercise its imports, functions, classes and constants."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # IPython's own lines
+        source = _MAGIC.sub(r"\1pass", source)
+        tree = ast.parse(source, file)
+    linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
+    if not whole:
+        tree.body = [node for node in tree.body if isinstance(node, _KEPT) or _is_constant(node)]
+    return compile(tree, file, "exec")
+
+
+def _is_constant(node: ast.stmt) -> bool:
+    calls = (ast.Call, ast.Await, ast.Yield, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    return isinstance(node, ast.Assign | ast.AnnAssign) and not any(isinstance(n, calls) for n in ast.walk(node))
+
+
+def silence() -> None:
+    """What a submission prints goes nowhere; nor can it read what is typed."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(nothing, stream)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for good
