@@ -189,6 +189,8 @@ class Cohort:
             os.chown(self.place, self.user, self.user)
         confined.give_up_rights(self.user, confined.Limits(*self.section.limits))
         silence()
+        os.closerange(3, writer.fileno())
+        os.closerange(writer.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
         shutil.copytree(self.template, self.place, dirs_exist_ok=True)
         for name in ("workbook", ".home", ".tmp"):
             (self.place / name).mkdir(exist_ok=True)

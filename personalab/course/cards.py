@@ -9,7 +9,7 @@ from pathlib import Path
 from personalab.course.cells import name, read
 from personalab.course.myst import sections
 
-_TITLE = re.compile(r"^#{2,4} Exercise: (.+)$", re.M)
+_TITLE = re.compile(r"^#{2,4} Exercise(?: \(bonus\))?: (.+)$", re.M)
 _MINUTES = re.compile(r"^> \*\*Difficulty\*\* ([●○]+) .*?(\d+) minutes", re.M)
 _FOLDED = re.compile(r"<details>\s*<summary>(Hint[^<]*)</summary>(.*?)</details>", re.S)
 
