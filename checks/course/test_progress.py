@@ -71,7 +71,7 @@ def test_hints_are_the_cards(workbook: Path) -> None:
     text = progress.hint("parse_score", workbook.parent)
     assert text.startswith("1.1 ") and text.count("\n\nHint") == 2
     assert progress.hint("", workbook.parent) == text
-    with pytest.raises(ValueError, match="No exercise '9.9'"):
+    with pytest.raises(ValueError, match=r"No exercise '9\.9'"):
         progress.hint("9.9", workbook.parent)
 
 

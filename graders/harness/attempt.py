@@ -44,14 +44,14 @@ class Attempt:
     Args:
         namespace: where cells are executed, as the set-up has left it.
         cases: by grader, a function that gives its cases.
-        to: where everything noticed goes: {"at": step}, {"error": …}, {"did": …}, {"end": …}, or observations.
+        to: where everything noticed goes: {"at": step}, {"stopped": …}, {"did": …}, {"end": …}, or observations.
     """
 
     def __init__(
         self, namespace: dict[str, Any], cases: dict[str, Callable[[], Iterator[Case]]], to: Connection
     ) -> None:
         self.namespace, self.cases, self._to = namespace, cases, to
-        self._own, self._errors = False, dict[str, str]()
+        self._own = False
         self._send_bytes, self._exit, self._pid = to.send_bytes, os._exit, os.getpid()
         os.register_at_fork(after_in_child=self._in_child)
 
@@ -62,7 +62,7 @@ class Attempt:
                 continue
             self.tell(at=i)
             if step.kind == "grader":
-                self._observe(step, self._errors.get(step.of, ""), watch)
+                self._observe(step, watch)
             else:
                 self._execute(step)
             if os.getpid() != self._pid:  # a copy of this process that the cell has made
@@ -85,15 +85,13 @@ class Attempt:
     def _execute(self, step: Step) -> None:
         file = f"{CELL}{step.name}>"
         try:
-            code = _compiled(step.source, file, whole=step.kind == "solution")
-            exec(code, self.namespace)
-        except KeyboardInterrupt:
-            raise
+            for code in _compiled(step.source, file, whole=step.kind == "solution"):
+                with suppress(*([] if step.kind == "solution" else [Exception])):
+                    exec(code, self.namespace)
         except BaseException as error:  # SystemExit too
-            if step.kind == "solution":
-                self._errors[step.name] = str(raised(error))
+            self.tell(stopped=str(raised(error))[:1000])
 
-    def _observe(self, step: Step, stopped: str, watch: Watch) -> None:
+    def _observe(self, step: Step, watch: Watch) -> None:
         """In a process of its own, so that what a function does to the models is gone with it."""
         self._own = True
         child = os.fork()
@@ -105,7 +103,7 @@ class Attempt:
             return
         try:
             self._own, own = False, os.getpid()
-            payload = self._seen(step, stopped)
+            payload = self._seen(step)
             if os.getpid() == own:
                 if did := watch.replaced(self.namespace):
                     self.tell(did=did)
@@ -113,12 +111,11 @@ class Attempt:
         finally:
             self._exit(0)
 
-    def _seen(self, step: Step, stopped: str) -> bytes:
+    def _seen(self, step: Step) -> bytes:
         try:
             work = eval(step.work, self.namespace)
         except Exception as error:
-            where = f" The cell that should make it stopped: {stopped}" if stopped else ""
-            return dumps([Said(f"There is no {step.work} to grade ({raised(error)}).{where}")])
+            return dumps([Said(f"There is no {step.work} to grade ({raised(error)}).")])
         try:
             return dumps(observations(self.cases[step.name](), work))
         except ValueError as error:
@@ -127,17 +124,18 @@ class Attempt:
             return dumps([Said(f"expected a result, found {type(error).__name__}: {error!s:.300}")])
 
 
-def _compiled(source: str, file: str, whole: bool) -> Any:
-    """The cell's code, or of a cell that is no exercise its imports, functions, classes and constants."""
+def _compiled(source: str, file: str, whole: bool) -> list[Any]:
+    """The cell's code; of a cell that is no exercise each import, function, class and constant by itself."""
     try:
-        tree = ast.parse(source)
+        tree = ast.parse(source, file)
     except SyntaxError:  # IPython's own lines
         source = _MAGIC.sub(r"\1pass", source)
         tree = ast.parse(source, file)
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    if not whole:
-        tree.body = [node for node in tree.body if isinstance(node, _KEPT) or _is_constant(node)]
-    return compile(tree, file, "exec")
+    if whole:
+        return [compile(tree, file, "exec")]
+    kept = [node for node in tree.body if isinstance(node, _KEPT) or _is_constant(node)]
+    return [compile(ast.Module([node], []), file, "exec") for node in kept]
 
 
 def _is_constant(node: ast.stmt) -> bool:

@@ -163,7 +163,7 @@ def attempted(observe: Callable[[Any], Any], work: Any) -> Any:
     return attempt(lambda: observe(work))
 
 
-def raised(error: Exception) -> Raised:
+def raised(error: BaseException) -> Raised:
     """An error as data."""
     kinds = tuple(kind.__name__ for kind in type(error).__mro__[:-2])
     return Raised(kinds, str(error), _learners_line(error.__traceback__))

@@ -30,7 +30,7 @@ import torch
 from graders.harness import confined
 from graders.harness.attempt import Attempt, Step, silence
 from graders.harness.cases import Case, verdict
-from graders.harness.paper import loads
+from graders.harness.paper import loads, set_aside
 from graders.harness.trial import Trial
 from graders.harness.watch import Stub, Watch
 
@@ -79,8 +79,7 @@ class Cohort:
 
     def _clear_desk(self) -> None:
         """Graders leave the copy of the course, and what imports find."""
-        for name in [name for name in sys.modules if name.partition(".")[0] == "graders"]:
-            del sys.modules[name]
+        set_aside()
         shutil.rmtree(self.place / "graders")
         (self.place / "tests.py").unlink()
         self.place.rename(self.template)
@@ -127,10 +126,12 @@ class Cohort:
         trial = Trial(steps, self.section.seconds)
         while not trial.done():
             self._try(trial)
-        return {
-            steps[i].name: trial.lost[i] if i in trial.lost else self._verdict(steps[i].name, trial.seen[i])
-            for i in trial.graders
-        }
+        found = {}
+        for i, step in ((i, steps[i]) for i in trial.graders):
+            text = trial.lost[i] if i in trial.lost else self._verdict(step.name, trial.seen[i])
+            stopped = trial.stopped.get(step.of) if text else None
+            found[step.name] = f"{text}\nThe cell stopped at {stopped}" if stopped else text
+        return found
 
     def _try(self, trial: Trial) -> None:
         """One confined process runs what is left, watched over by one that is not."""

@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import io
 import sys
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import numpy.dtypes
@@ -30,6 +32,16 @@ _NUMPY = [
 ]
 
 
+_graders: dict[str, ModuleType] = {}  # kept by `set_aside`
+
+
+def set_aside() -> None:
+    """Take graders' modules away from `import` and `sys.modules`: what runs in this process from now on has none."""
+    _graders.update({name: m for name, m in sys.modules.items() if name.partition(".")[0] == "graders"})
+    for name in _graders:
+        sys.modules.pop(name, None)
+
+
 def dumps(seen: Any) -> bytes:
     """What `plain` has made of the work's results, as bytes.
 
@@ -40,7 +52,9 @@ def dumps(seen: Any) -> bytes:
     """
     buffer = io.BytesIO()
     try:
-        torch.save(_exact(seen, {}), buffer)
+        data = _exact(seen, {})
+        with mock.patch.dict(sys.modules, _graders):  # records are written by the names of their classes
+            torch.save(data, buffer)
     except Exception as error:  # whatever a learner's object does
         raise ValueError(f"what your work gave cannot be written down as data: {error}") from error
     return buffer.getvalue()
@@ -61,7 +75,7 @@ def loads(data: bytes) -> Any:
 
 def _records() -> list[Any]:
     """Classes of records that graders observe."""
-    modules = [module for name, module in sys.modules.items() if name.startswith("graders.")]
+    modules = [module for name, module in (sys.modules | _graders).items() if name.startswith("graders.")]
     found = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
     return [
         kind

@@ -24,12 +24,14 @@ class Trial:
 
     Args:
         seconds: limits for one step and for all.
+        stopped: by solution, the error at which its cell stopped.
     """
 
     steps: Sequence[Step]
     seconds: tuple[float, float]
     seen: dict[int, bytes] = field(default_factory=dict)
     lost: dict[int, str] = field(default_factory=dict)
+    stopped: dict[str, str] = field(default_factory=dict)
     end: float = 0.0
 
     def __post_init__(self) -> None:
@@ -46,7 +48,7 @@ class Trial:
 
     def lose(self, step: int, does: str) -> None:
         """The step, and the graders of the exercise if it is a solution."""
-        why = f"{self.steps[step].name}: your code {does}."
+        why = f"{self.steps[step].name}: your code {does}{'' if does.endswith('?') else '.'}"
         solution = self.steps[step].kind == "solution"
         for i in [step, *(i for i in self.graders if solution and self.steps[i].of == self.steps[step].name)]:
             self.seen.pop(i, None)
@@ -94,6 +96,8 @@ class Trial:
             raise _Over(f"{said['did']}, and nothing but what the exercise asks for counts")
         if isinstance(said.get("seen"), bytes) and at >= 0:
             self.seen.setdefault(at, said["seen"])  # type: ignore[arg-type]
+        elif "stopped" in said and at >= 0:
+            self.stopped[self.steps[at].name] = str(said["stopped"])
         elif "ended" in said and at >= 0:
             self.lose(at, f"{_ENDS} (exit code {said['ended']!s:.20})")
         elif "end" in said or "at" in said:
