@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from graders.harness.cases import Case, Said, observations, raised
+from graders.harness.cases import Case, raised
+from graders.harness.distance import Said, observations
 from graders.harness.paper import dumps
 from graders.harness.watch import CELL, Watch
 

@@ -209,7 +209,7 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
         with expect.one_thread(), closing(every):  # what a generator opened it closes, whatever happens
             try:
                 for case in every:
-                    _judge(case, _observed(case, work))
+                    judge(case, observed(case, work))
             except AssertionError as error:
                 progress.note(cases.__name__, str(error))
                 raise
@@ -225,44 +225,8 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
     return graded
 
 
-@dataclass(frozen=True)
-class Said:
-    """In place of what a case observes: what the learner is told, since their work raised an error."""
-
-    text: str
-
-
-def observations(of: Iterator[Case], work: Any) -> list[Any]:
-    """What each case observes, as data, without any judge; after an error of the work its `Said` is the last."""
-    seen: list[Any] = []
-    with expect.one_thread(), closing(cast("Generator[Case, None, None]", of)) as every:
-        for case in every:
-            try:
-                seen.append(_observed(case, work))
-            except AssertionError as error:
-                return [*seen, Said(str(error))]
-    return seen
-
-
-def verdict(of: Iterator[Case], seen: Sequence[Any]) -> str:
-    """What judges say of these observations, the first that refuses; "" where all is well.
-
-    The cases are a list of their own: none of them has observed anything.
-    """
-    with expect.one_thread(), closing(cast("Generator[Case, None, None]", of)) as every:
-        for i, case in enumerate(every):
-            if i == len(seen):
-                return f"{case.what}: your work ended the process here."
-            try:
-                if isinstance(seen[i], Said):
-                    return seen[i].text
-                _judge(case, seen[i])
-            except AssertionError as error:
-                return str(error) or f"{case.what}: refused."
-    return ""
-
-
-def _observed(case: Case, work: Any) -> Any:
+def observed(case: Case, work: Any) -> Any:
+    """What a case observes, as data; an error of the work becomes AssertionError, with a message for the learner."""
     try:
         return plain(case.observe(work))
     except NotImplementedError:
@@ -274,16 +238,16 @@ def _observed(case: Case, work: Any) -> Any:
         raise AssertionError(f"{case.what}: expected a result, found {raised(error)}{hint}") from error
 
 
-def _judge(case: Case, observed: Any) -> None:
+def judge(case: Case, seen: Any) -> None:
     """The situation comes first in what a judge says; what no judge foresaw is said too."""
     try:
-        case.judge(observed)
+        case.judge(seen)
     except AssertionError as error:
         text = str(error)
         raise AssertionError(text if text.startswith(case.what) else f"{case.what}: {text}") from None
     except Exception as error:
         raise AssertionError(
-            f"{case.what}: found {observed!r:.300}, of which the grader can make nothing ({type(error).__name__}: "
+            f"{case.what}: found {seen!r:.300}, of which the grader can make nothing ({type(error).__name__}: "
             f"{error}). Is it of the kind that the exercise asks for?"
         ) from error
 

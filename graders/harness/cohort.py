@@ -29,7 +29,8 @@ import torch
 
 from graders.harness import confined
 from graders.harness.attempt import Attempt, Step, silence
-from graders.harness.cases import Case, verdict
+from graders.harness.cases import Case
+from graders.harness.distance import verdict
 from graders.harness.paper import loads, set_aside
 from graders.harness.trial import Trial
 from graders.harness.watch import Stub, Watch
