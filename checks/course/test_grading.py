@@ -13,6 +13,7 @@ from checks import cohort
 from personalab.course import grade_report, grading
 from personalab.course.cells import dumps, read
 from personalab.course.marking import GradingError, Settings
+from personalab.course.myst import code_cells
 from personalab.course.submissions import kind_of, releases, steps
 from personalab.files import write
 from personalab.paths import ROOT
@@ -27,13 +28,13 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Section 1 with a few of its exercises."""
     folder = tmp_path_factory.mktemp("release")
     nb = read(ROOT / "exercises" / "section_1_persona_space.ipynb")
-    cells, keep = [], True
-    for cell in nb.cells:
-        if cell.cell_type == "code" and kind_of(cell) == "solution":
+    code, keep = code_cells(nb), True
+    nb.cells = code[:3]  # the set-up
+    for cell in code[3:]:
+        if kind_of(cell) == "solution":
             keep = cell.metadata["nbgrader"]["grade_id"] in SOME
-        if cell.cell_type == "code" and keep and (kind_of(cell) != "other" or not cells or len(cells) < 3):
-            cells.append(cell)
-    nb.cells = cells
+        if keep and kind_of(cell) != "other":
+            nb.cells.append(cell)
     write(folder / "section_1_persona_space.ipynb", dumps(nb))
     return folder
 
@@ -76,7 +77,7 @@ def test_what_is_graded_is_not_graded_again_and_grades_the_same_twice(
     folder = tmp_path / "handed_in"
     cohort.write_all(made[:4], folder)
     again = grading.grade([folder], out, settings(release))  # the same files under the same names
-    assert again.graded == run.graded[:0] + [g for g in run.graded if g.student in {m.name for m in made[:4]}]
+    assert again.graded == [one for one in run.graded if one.student in {m.name for m in made[:4]}]
     new = grading.grade([folder], tmp_path / "other.csv", settings(release, draw=run.draws["1"]))
     assert [(g.points, g.comments) for g in new.graded] == [(g.points, g.comments) for g in again.graded]
 
