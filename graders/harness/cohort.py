@@ -118,8 +118,8 @@ class Cohort:
             os._exit(1)
 
     def _separate(self) -> None:
-        hidden = [Path(p) for p in (*self.section.hidden, *confined.TEMPORARY, Path.home())]
-        keep = [Path(p) for p in (sys.prefix, sys.base_prefix, *sys.path, self.template) if p]
+        hidden = [Path.home(), *map(Path, self.section.hidden), *map(Path, confined.TEMPORARY)]
+        keep = [self.template, *(Path(p) for p in (sys.prefix, sys.base_prefix, *sys.path) if p)]
         confined.separate(self.place, hidden, keep)
 
     def grade(self, steps: Sequence[Step]) -> dict[str, str]:

@@ -26,8 +26,8 @@ _EXACT: dict[type, Any] = {
 _NUMPY = [
     np.ndarray,
     np.dtype,
-    np._core.multiarray._reconstruct,
-    np._core.multiarray.scalar,
+    np.zeros(1).__reduce__()[0],  # what makes arrays and scalars again
+    np.float64(0).__reduce__()[0],
     *(kind for name, kind in vars(numpy.dtypes).items() if name.endswith("DType")),
 ]
 
@@ -91,11 +91,13 @@ def _exact(value: Any, seen: dict[int, Any]) -> Any:
     if id(value) in seen:
         return seen[id(value)]
     if type(value) is dict:
-        seen[id(value)] = copied = {}
+        copied: dict[Any, Any] = {}
+        seen[id(value)] = copied
         copied.update((_exact(k, seen), _exact(v, seen)) for k, v in value.items())
         return copied
     if type(value) is list:
-        seen[id(value)] = items = []
+        items: list[Any] = []
+        seen[id(value)] = items
         items.extend(_exact(v, seen) for v in value)
         return items
     return _exact_other(value, seen)

@@ -5,13 +5,12 @@ Verdicts do not depend on it, since they are made elsewhere. It keeps honest wha
 
 import builtins
 import copy
-import importlib
 import importlib.abc
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -31,7 +30,8 @@ _REACHING = {
 }
 _FRAMES = {"gi_frame", "tb_frame", "cr_frame", "ag_frame"}
 _NETWORK = {"socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"}
-_GO_BETWEENS = {Path(__import__(name).__file__ or "").parent / f"{name}.py" for name in ("inspect",)}
+_EVENTS = _REACHING | _NETWORK | {"object.__getattr__"}
+_INSPECT = inspect.getfile(inspect)  # a go-between: who calls it counts
 
 
 class Reached(RuntimeError):
@@ -59,7 +59,8 @@ class Watch:
         libraries = [sys.modules[name] for name in _LIBRARIES if name in sys.modules]
         self._owners: list[Any] = [builtins, copy, torch, torch.Tensor, torch.nn.Module, *libraries, *modules]
         self._before = [dict(vars(owner)) for owner in self._owners]
-        self._imported = {m.__name__: m for m in self._owners if sys.modules.get(getattr(m, "__name__", "")) is m}
+        modules = [owner for owner in self._owners if isinstance(owner, ModuleType)]
+        self._imported = {m.__name__: m for m in modules if sys.modules.get(m.__name__) is m}
         self._note, self._busy = note, False
 
     def install(self) -> None:
@@ -82,23 +83,18 @@ class Watch:
         return ""
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
-        if self._busy or event not in _REACHING | _NETWORK | {"object.__getattr__", "import"}:
+        if self._busy or event not in _EVENTS:
             return
         self._busy = True
         try:
             if event in _NETWORK:
                 raise PermissionError("There is no network while work is graded.")
-            inner = event == "object.__getattr__" and args[1] not in _FRAMES
-            if inner or event == "import":
-                return
-            if _of_a_submission(sys._getframe(1)):
-                self._refuse(args[1] if event == "object.__getattr__" else event)
+            what = args[1] if event == "object.__getattr__" else event
+            if what in _REACHING | _FRAMES and _of_a_submission(sys._getframe(1)):
+                self._note(f"reaches for {what}")
+                raise Reached(f"{what} is out of reach while work is graded.")
         finally:
             self._busy = False
-
-    def _refuse(self, what: str) -> NoReturn:
-        self._note(f"reaches for {what}")
-        raise Reached(f"{what} is out of reach while work is graded.")
 
 
 class _OutOfReach(importlib.abc.MetaPathFinder):
@@ -121,5 +117,5 @@ def _callers(frame: FrameType | None) -> Iterator[str]:
 
 def _of_a_submission(frame: FrameType | None) -> bool:
     """Whether the nearest code, `inspect` apart, is a cell's, or was made from a string."""
-    file = next((f for f in _callers(frame) if Path(f) not in _GO_BETWEENS and f != __file__), "")
+    file = next((f for f in _callers(frame) if f not in (_INSPECT, __file__)), "")
     return file.startswith(CELL) or file == "<string>"
