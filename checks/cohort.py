@@ -167,12 +167,16 @@ IN_THE_FUNCTION = {
         r"\w",
     ),
     "os._exit": ("import os\nos._exit(0)", "ends the process"),
-    "an endless loop": ("while True:\n    pass", "takes longer than"),
+    "an endless loop": ("while True:\n    pass", "s of computing"),
     "an endless loop that nothing stops": (
-        "while True:\n    try:\n        import time; time.sleep(9)\n    except BaseException:\n        pass",
-        "takes longer than",
+        "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"
+        "while True:\n    try:\n        pass\n    except BaseException:\n        pass",
+        "s of computing",
     ),
-    "a process bomb": ("import os\nwhile True:\n    os.fork()", r"BlockingIOError|takes longer|ends the process"),
+    "a process bomb": (
+        "import os\nwhile True:\n    os.fork()",
+        r"BlockingIOError|takes (longer|more)|ends the process",
+    ),
     "all memory": ("return bytearray(1 << 36)", "MemoryError"),
     "the network": ("import socket\nreturn socket.create_connection(('192.0.2.1', 80))", "no network"),
     "solutions on the disk": (

@@ -50,7 +50,7 @@ def graded(release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[lis
 
 
 def settings(release: Path, **other: object) -> Settings:
-    return Settings(folder=release, tiny=True, seconds=4, notebook_seconds=60, **other)
+    return Settings(folder=release, tiny=True, seconds=5, **other)
 
 
 def test_every_grade_is_right(graded: tuple[list, grading.Run, Path]) -> None:

@@ -3,9 +3,13 @@
 import ast
 import json
 import linecache
+import math
 import os
 import re
+import resource
+import signal
 import sys
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +21,7 @@ from graders.harness.distance import Said, observations
 from graders.harness.paper import dumps
 from graders.harness.watch import CELL, Watch
 
+OUT_OF_TIME = 152  # exit code: the shell's for SIGXCPU
 _MAGIC = re.compile(r"^([ \t]*)[%!].*$", re.M)
 _KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -46,15 +51,17 @@ class Attempt:
         namespace: where cells are executed, as the set-up has left it.
         cases: by grader, a function that gives its cases.
         to: where everything noticed goes: {"at": step}, {"stopped": …}, {"did": …}, {"end": …}, or observations.
+        seconds: of computing, for a step.
     """
 
     def __init__(
-        self, namespace: dict[str, Any], cases: dict[str, Callable[[], Iterator[Case]]], to: Connection
+        self, namespace: dict[str, Any], cases: dict[str, Callable[[], Iterator[Case]]], to: Connection, seconds: float
     ) -> None:
         self.namespace, self.cases, self._to = namespace, cases, to
-        self._own = False
+        self._own, self._seconds = False, math.ceil(seconds)
         self._send_bytes, self._exit, self._pid = to.send_bytes, os._exit, os.getpid()
         os.register_at_fork(after_in_child=self._in_child)
+        signal.signal(signal.SIGXCPU, lambda *_: self._exit(OUT_OF_TIME))  # the first of a namespace ignores defaults
 
     def run(self, steps: Sequence[Step], skip: Collection[int], watch: Watch) -> None:
         """All steps but those to skip."""
@@ -85,6 +92,7 @@ class Attempt:
 
     def _execute(self, step: Step) -> None:
         file = f"{CELL}{step.name}>"
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + self._seconds, resource.RLIM_INFINITY))
         try:
             for code in _compiled(step.source, file, whole=step.kind == "solution"):
                 with suppress(*([] if step.kind == "solution" else [Exception])):
@@ -104,6 +112,8 @@ class Attempt:
             return
         try:
             self._own, own = False, os.getpid()
+            signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CPU, (self._seconds, self._seconds + 1))
             payload = self._seen(step)
             if os.getpid() == own:
                 if did := watch.replaced(self.namespace):

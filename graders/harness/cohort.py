@@ -180,8 +180,10 @@ class Cohort:
             skip = {*trial.seen, *trial.lost}
             attempt.run(trial.steps, skip, self._watch(attempt))
             os._exit(0)
-        writer.close()
-        os.waitpid(child, 0)
+        status = os.waitpid(child, 0)[1]
+        if status:
+            with contextlib.suppress(OSError):
+                writer.send_bytes(b"J" + json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode())
         stop()
 
     def _confine(self, writer: Connection) -> Attempt:
@@ -199,7 +201,7 @@ class Cohort:
         os.environ |= {"HOME": f"{self.place}/.home", "TMPDIR": f"{self.place}/.tmp"}
         tempfile.tempdir = None
         os.chdir(self.place / "workbook")
-        return Attempt(self.namespace, self.cases, writer)
+        return Attempt(self.namespace, self.cases, writer, self.section.seconds[0])
 
     def _watch(self, attempt: Attempt) -> Watch:
         watch = Watch(self.modules, lambda what: attempt.tell(did=what))

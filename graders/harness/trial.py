@@ -1,15 +1,17 @@
 """What is known of one submission, from what its process says and from when it stops saying anything."""
 
 import json
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-from graders.harness.attempt import Step
+from graders.harness.attempt import OUT_OF_TIME, Step
 from graders.harness.confined import FILE_BYTES
 
 STARTING = 120  # seconds for a process to begin
+WAITING = 10  # times the seconds of computing: on a busy machine, or for who sleeps
 _MEDDLES = "meddles with what is sent to the grader"
 _ENDS = "ends the process that runs it"
 
@@ -23,7 +25,7 @@ class Trial:
     """Observations by step, and what each lost step was lost to.
 
     Args:
-        seconds: limits for one step and for all.
+        seconds: limits for one step, of computing, and for all, of waiting.
         stopped: by solution, the error at which its cell stopped.
     """
 
@@ -69,7 +71,7 @@ class Trial:
                 at = self._take(said, at)
                 if at == len(self.steps):
                     return
-                limit = self.seconds[0]
+                limit = WAITING * self.seconds[0]
         except _Over as over:
             if at < 0:
                 raise RuntimeError(f"The confined process cannot start: it {over}") from None
@@ -99,7 +101,9 @@ class Trial:
         elif "stopped" in said and at >= 0:
             self.stopped[self.steps[at].name] = str(said["stopped"])
         elif "ended" in said and at >= 0:
-            self.lose(at, f"{_ENDS} (exit code {said['ended']!s:.20})")
+            killed = said["ended"] in (-signal.SIGXCPU, -signal.SIGKILL, OUT_OF_TIME)
+            takes = f"takes more than {self.seconds[0]:.0f} s of computing, or all memory"
+            self.lose(at, takes if killed else f"{_ENDS} (exit code {said['ended']!s:.20})")
         elif "end" in said or "at" in said:
             if at in self.graders and at not in self.seen:
                 self.lost.setdefault(at, f"{self.steps[at].name}: your code {_ENDS}.")

@@ -29,7 +29,7 @@ class Settings:
         section: grade this one only; notebooks of others are named and get nothing.
         jobs: how many notebooks at once.
         tiny: a tiny model in place of the notebook's.
-        seconds, notebook_seconds: limits for one cell or exercise, and for a notebook.
+        seconds, notebook_seconds: limits for one cell or exercise, of computing, and for a notebook, by the clock.
         processes, memory: limits; the latter in bytes a process.
         draw: of hidden cases; None for another one each time.
     """
@@ -39,7 +39,7 @@ class Settings:
     jobs: int = 2
     tiny: bool = False
     seconds: float = 60
-    notebook_seconds: float = 300
+    notebook_seconds: float = 900
     processes: int = 200
     memory: int = 4 << 30
     draw: int | None = None
