@@ -165,6 +165,7 @@ class Cohort:
 
         signal.signal(signal.SIGTERM, stop)
         try:
+            confined.die_with_parent(signal.SIGTERM)
             if self.separate:
                 self._separate()
             else:

@@ -112,7 +112,12 @@ def give_up_rights(user: int, limits: Limits) -> None:
         os.setuid(user)
     _call("capset", (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
     _call("prctl", _NO_NEW_PRIVS, 1, 0, 0, 0)
-    _call("prctl", _PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    die_with_parent(signal.SIGKILL)
+
+
+def die_with_parent(by: int) -> None:
+    """Get the signal `by` when the process that started this one ends."""
+    _call("prctl", _PDEATHSIG, by, 0, 0, 0)
 
 
 def end(process: int, user: int | None) -> None:
