@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 
 from personalab.course.marking import GradingError, Section, Settings
 from personalab.course.submissions import NotOursError, Release, releases, steps
@@ -36,6 +37,7 @@ class Graded:
         comments: what the grader says, by exercise; "" where all is well.
         points: reached and possible, by exercise.
         remark: why it could not be graded; "" if it could.
+        seconds, computed: by the clock, and of processor time.
     """
 
     path: str
@@ -46,6 +48,7 @@ class Graded:
     points: dict[str, tuple[int, int]] = field(default_factory=dict)
     remark: str = ""
     seconds: float = 0.0
+    computed: float = 0.0
 
     @property
     def reached(self) -> int:
@@ -142,7 +145,7 @@ class State:
                 saved = json.loads(path.read_text("utf-8"))
                 if saved["key"] == self._key:
                     self.draws, self.protection = saved["draws"], saved["protection"]
-                    self._graded = {row["path"]: Graded(**row) for row in saved["graded"]}
+                    self._graded = {row["path"]: _restored(row) for row in saved["graded"]}
             except (ValueError, KeyError, TypeError) as error:
                 raise GradingError(f"{path} is no state of a grading ({error}): move it away.") from error
 
@@ -170,6 +173,11 @@ class State:
         rows = [asdict(graded) for graded in self._graded.values()]
         about = {"key": self._key, "draws": self.draws, "protection": self.protection, "graded": rows}
         write(self._path, json.dumps(about, indent=1) + "\n", sync=False)
+
+
+def _restored(row: dict[str, Any]) -> Graded:
+    """As it was before it became JSON, which has no tuples."""
+    return Graded(**row | {"points": {name: (got, of) for name, (got, of) in row["points"].items()}})
 
 
 def _fingerprint(settings: Settings, known: Mapping[str, Release]) -> str:
@@ -202,9 +210,9 @@ def _grade_section(
                     new, plan = queue.get_nowait()
                 except Empty:
                     return
-                found, seconds = section.grade(plan)
+                found, seconds, computed = section.grade(plan)
                 points = {e.name: (e.points * (found[e.name] == ""), e.points) for e in release.exercises}
-                state.add(replace(new, comments=found, points=points, seconds=seconds))
+                state.add(replace(new, comments=found, points=points, seconds=seconds, computed=computed))
                 print(
                     f"{new.path}: {sum(p for p, _ in points.values())} of {release.points}, {seconds:.1f} s", flush=True
                 )
@@ -228,7 +236,7 @@ def _begun(release: Release, settings: Settings, hidden: Sequence[Path], state: 
     draws = [draw] if draw is not None else [1 + secrets.randbelow(10**6) for _ in range(DRAWS)]
     for number in draws:
         section = Section(release, settings, hidden, number)
-        found, seconds = section.grade(steps(solutions, {release.section: release})[1])
+        found, seconds, _ = section.grade(steps(solutions, {release.section: release})[1])
         wrong = {name: text for name, text in found.items() if text}
         if not wrong:
             print(f"section {release.section}, draw {number}: the course's solutions pass, {seconds:.1f} s", flush=True)

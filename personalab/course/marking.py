@@ -79,14 +79,14 @@ class Section:
         }
         self.protection = str(self._ask(about)["protection"])
 
-    def grade(self, plan: list[dict[str, str]]) -> tuple[dict[str, str], float]:
-        """What the graders say by exercise, and how many seconds it took.
+    def grade(self, plan: list[dict[str, str]]) -> tuple[dict[str, str], float, float]:
+        """What the graders say by exercise, how many seconds it took, and how many of them were computing.
 
         Raises:
             GradingError: the process has ended.
         """
         answer = self._ask(plan)
-        return answer["found"], answer["seconds"]
+        return answer["found"], answer["seconds"], answer["computed"]
 
     def _ask(self, what: Any) -> dict[str, Any]:
         assert self._process.stdin and self._process.stdout
