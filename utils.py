@@ -2,7 +2,7 @@
 
 import importlib
 from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from personalab.endpoint import (
     BatchError,
@@ -84,6 +84,9 @@ from personalab.studies.jailbreaks import answer_jailbreaks, answered, score_rol
 from personalab.studies.matched import removed_norms, turn_batch
 from personalab.studies.trait_parts import compose_trait_artifact
 from personalab.tiers import current_tier, use_tier
+
+if TYPE_CHECKING:
+    from personalab.course.progress import Progress
 
 __all__ = [
     "COHERENCE_PROMPT",
@@ -176,6 +179,7 @@ __all__ = [
     "plot_sweep",
     "plot_tradeoff",
     "plot_trait_axis",
+    "progress",
     "prose_nll",
     "read_score",
     "read_text",
@@ -224,3 +228,8 @@ def load_sae_texts(split: Literal["train", "held_out"]) -> list[Text]:
 def finetuning_tools() -> ModuleType:
     """What the bonus of Section 4 is provided with: `personalab.bonus`."""
     return importlib.import_module("personalab.bonus")  # brings in the engine, which takes seconds
+
+
+def progress() -> "Progress":
+    """Which exercises pass in your workbook, and which is next: a small table, kept across sessions."""
+    return importlib.import_module("personalab.course.progress").progress()

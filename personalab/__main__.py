@@ -140,6 +140,51 @@ def judge(args: argparse.Namespace) -> int:
     return 0
 
 
+def progress(args: argparse.Namespace) -> int:
+    """Say which exercises pass in your workbook, and which is next."""
+    from personalab.course import progress as kept
+
+    print(kept.progress())
+    return 0
+
+
+def hint(args: argparse.Namespace) -> int:
+    """Print the hints on an exercise's card."""
+    from personalab.course import progress as kept
+
+    print(_setting(lambda: kept.hint(args.exercise)))
+    return 0
+
+
+def explain(args: argparse.Namespace) -> int:
+    """Print what the graders of an exercise said last."""
+    from personalab.course import progress as kept
+
+    print(_setting(lambda: kept.explain(args.exercise)))
+    return 0
+
+
+def grade(args: argparse.Namespace) -> int:
+    """Grade a cohort's notebooks, each confined in a process of its own; write a table, and a page to read."""
+    from personalab.course import grade_report
+    from personalab.course.grading import grade as graded
+    from personalab.course.marking import GradingError, Settings
+
+    if not args.tiny:
+        _ensure_weights()
+    names = ("section", "jobs", "tiny", "seconds", "notebook_seconds", "draw")
+    settings = Settings(folder=args.release, memory=args.memory << 20, **{name: getattr(args, name) for name in names})
+    try:
+        run = graded(args.submissions, args.out, settings)
+    except (GradingError, ValueError) as error:
+        raise SetupError(str(error)) from error
+    grade_report.write_csv(run, args.out)
+    if args.html:
+        grade_report.write_html(run, args.html)
+    print(f"{grade_report.summary(run.graded)} {run.seconds:.0f} s: {args.out}")
+    return 0
+
+
 def bench(args: argparse.Namespace) -> int:
     """Run every benchmarks/bench_*.py; the first failure's exit code is returned."""
     _ensure_weights()
@@ -221,7 +266,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m personalab", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
-    for command in (setup, doctor, run, record, test, lab, notebooks, judge, bench, clean):
+    learners = (setup, doctor, run, record, test, lab, progress, hint, explain)
+    for command in (*learners, notebooks, grade, judge, bench, clean):
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(call=command, enter=venv.ensure_env)
         _add_options(sub, command.__name__)
@@ -243,6 +289,10 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
         sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")
         sub.add_argument("--release", type=Path, metavar="DIR", help="write exercises without solutions there instead")
+    elif command in ("hint", "explain"):
+        sub.add_argument("exercise", nargs="?", default="", help="1.4, or its function (default: the next to do)")
+    elif command == "grade":
+        _add_grade_options(sub)
     elif command == "test":
         sub.add_argument("--all", action="store_true", help="the slow tests too")
     elif command == "judge":
@@ -259,6 +309,20 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.set_defaults(enter=venv.enter_env)
     elif command == "clean":  # runs outside of what it removes
         sub.set_defaults(enter=lambda: None)
+
+
+def _add_grade_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("submissions", nargs="+", type=Path, help="notebooks, or folders of them")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, comma-separated; resumes")
+    sub.add_argument("--html", type=Path, metavar="FILE", help="a page to read, with the graders' comments")
+    sub.add_argument("--section", default="", metavar="N", help="others get nothing (default: each notebook's own)")
+    sub.add_argument("--release", type=Path, default=ROOT / "exercises", metavar="DIR", help="as given to learners")
+    sub.add_argument("--jobs", type=int, default=2, help="notebooks at once, each with a GB of memory (default: 2)")
+    sub.add_argument("--seconds", type=float, default=60, help="of computing for an exercise (default: 60)")
+    sub.add_argument("--notebook-seconds", type=float, default=900, help="for a notebook (default: 900)")
+    sub.add_argument("--memory", type=int, default=4096, metavar="MIB", help="for a process (default: 4096)")
+    sub.add_argument("--draw", type=int, help="of the hidden cases, as an earlier report names it (default: another)")
+    sub.add_argument("--tiny", action="store_true", help="a tiny model in place of the notebook's: no weights, faster")
 
 
 def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from graders.harness.cases import Case, called_with, check_form
 from graders.harness.differences import difference, same
 from graders.harness.expect import check, check_close, check_tensor
+from personalab.lm.tiny import drawn
 
 NAMES = ["zebra", "default", "ant", "assistant", "moon", "bard", "helper"]  # in an order that is not alphabetical
 DEFAULTS = ["default", "assistant", "helper"]
@@ -25,7 +26,7 @@ NO_SIGN = "negative similarities were lost"
 
 def persona_vectors(seed: int, d: int = 12) -> dict[str, Float[Tensor, "d"]]:
     """Vectors of different norms around a common mean."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(drawn(seed))
     common = 5 * torch.randn(d, generator=generator)
     return {
         name: (common + (1 + i) * torch.randn(d, generator=generator)) * (1 + 0.3 * i) for i, name in enumerate(NAMES)
