@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from personalab.files import write
+from personalab.records.schema import DataError, read_as
 from personalab.tiers import GLOBAL_SEED, current_tier
 
 RECORD = "PERSONALAB_RECORD"  # environment: the JSON file in which `record` collects results; unset: print only
@@ -73,8 +74,15 @@ def _merge(path: Path, entries: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What the file holds, nothing if there is none."""
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    """What the file holds, nothing if there is none.
+
+    Raises:
+        DataError: if it is damaged; it stays as it is.
+    """
+    try:
+        return read_as(path, dict[str, Any]) if path.exists() else {}
+    except DataError as error:
+        raise DataError(f"{error} Put its last whole version back, or move it away.") from None
 
 
 def merge_json(path: Path, new: Mapping[str, Any]) -> None:
