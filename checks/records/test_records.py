@@ -14,6 +14,7 @@ from personalab import tiers
 from personalab.measure import intervals
 from personalab.paths import ROOT
 from personalab.records import artifacts, pages, results, vectors
+from personalab.records.schema import DataError
 
 META = {"model": "m", "convention": "block 3", "seed": 0}
 
@@ -105,6 +106,16 @@ def test_a_damaged_results_file_is_named_and_kept(tmp_path, content, says):
 def test_record_refuses_what_is_not_a_result(key, value, ci):
     with pytest.raises(ValueError, match=key):
         results.record(key, value, ci=ci)
+
+
+@pytest.mark.parametrize("content", ["", "null", "[1]", '{"section_1/a": ', "[" * 100_000])
+def test_damaged_results_are_named_and_stay(content, tmp_path, monkeypatch):
+    target = tmp_path / "results.json"
+    target.write_text(content)
+    monkeypatch.setenv("PERSONALAB_RECORD", str(target))
+    with pytest.raises(DataError, match=r"results\.json"):
+        results.record("section_1/b", 0.5)
+    assert target.read_text() == content
 
 
 def test_the_pages_follow_the_results(tmp_path, monkeypatch):

@@ -207,7 +207,9 @@ def test_changed_weights_of_the_same_size_are_found_by_the_doctor(shop: Shop, mo
     assert "delete" in doctor.weights_problems()[0].fix
 
 
-@pytest.mark.parametrize("manifest", ["", "{}", '{"files": {}}', '{"files": {"model.safetensors": {}}}'])
+@pytest.mark.parametrize(
+    "manifest", ["", "{}", "null", "[1]", "[" * 100_000, '{"files": {}}', '{"files": {"model.safetensors": {}}}']
+)
 def test_a_damaged_manifest_is_rebuilt(shop: Shop, manifest: str) -> None:
     folder = shop.model.ensure()
     (folder / weights.MANIFEST).write_text(manifest)

@@ -69,7 +69,7 @@ def load_or_generate(
     if not override and path.exists():
         try:
             content = unpack(path.read_bytes())
-        except (ValueError, SafetensorError) as error:
+        except (ValueError, RecursionError, SafetensorError) as error:
             print(f"{description}: {path.name} cannot be read ({type(error).__name__}), so it is made again")
         else:
             print(f"{description}: read from {path.name}")

@@ -124,7 +124,7 @@ def damage_of(folder: Path) -> str | None:
         return ABSENT
     try:
         sizes = {name: entry["size"] for name, entry in _read_manifest(folder).items()}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"{MANIFEST} cannot be read ({error!r})"
     if WEIGHTS not in sizes:
         return f"{MANIFEST} does not list {WEIGHTS}"
