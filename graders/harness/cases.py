@@ -180,14 +180,15 @@ def fails(what: str, run: Callable[[Any], Any], why: str) -> Case:
     return Case(what, partial(attempted, run), judge)
 
 
+def check_value_error(found: Any, call: str, why: str) -> None:
+    """What was attempted raised ValueError: a value instead of an error is an invented one."""
+    check(isinstance(found, Raised), f"{call} returned {found!r}; it must raise ValueError: {why}")
+    check("ValueError" in found.kinds, f"{call} raised {found}; raise ValueError: {why}")
+
+
 def refused(call: str, run: Callable[[Any], Any], why: str) -> Case:
-    """The work must raise ValueError here: a value instead of an error is an invented one."""
-
-    def judge(found: Any) -> None:
-        check(isinstance(found, Raised), f"{call} returned {found!r}; it must raise ValueError: {why}")
-        check("ValueError" in found.kinds, f"{call} raised {found}; raise ValueError: {why}")
-
-    return Case(call, partial(attempted, run), judge)
+    """The work must raise ValueError here."""
+    return Case(call, partial(attempted, run), lambda found: check_value_error(found, call, why))
 
 
 def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
