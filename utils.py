@@ -2,7 +2,7 @@
 
 import importlib
 from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from personalab.endpoint import (
     BatchError,
@@ -54,6 +54,7 @@ from personalab.records.results import record
 from personalab.records.steps import load_or_generate, steps_dir, steps_in
 from personalab.records.transfer import load_transfer_texts
 from personalab.records.upstream import (
+    load_case_studies,
     load_questions,
     load_role_groups,
     load_roles,
@@ -83,6 +84,9 @@ from personalab.studies.jailbreaks import answer_jailbreaks, answered, score_rol
 from personalab.studies.matched import removed_norms, turn_batch
 from personalab.studies.trait_parts import compose_trait_artifact
 from personalab.tiers import current_tier, use_tier
+
+if TYPE_CHECKING:
+    from personalab.course.progress import Progress
 
 __all__ = [
     "COHERENCE_PROMPT",
@@ -126,6 +130,7 @@ __all__ = [
     "load_artifact",
     "load_axis_of_section_1",
     "load_capping_config",
+    "load_case_studies",
     "load_graded_prompts",
     "load_items",
     "load_jailbreaks",
@@ -174,6 +179,7 @@ __all__ = [
     "plot_sweep",
     "plot_tradeoff",
     "plot_trait_axis",
+    "progress",
     "prose_nll",
     "read_score",
     "read_text",
@@ -222,3 +228,8 @@ def load_sae_texts(split: Literal["train", "held_out"]) -> list[Text]:
 def finetuning_tools() -> ModuleType:
     """What the bonus of Section 4 is provided with: `personalab.bonus`."""
     return importlib.import_module("personalab.bonus")  # brings in the engine, which takes seconds
+
+
+def progress() -> "Progress":
+    """Which exercises pass in your workbook, and which is next: a small table, kept across sessions."""
+    return importlib.import_module("personalab.course.progress").progress()

@@ -1,7 +1,8 @@
-"""Writing files: whole or not at all."""
+"""Files: written whole or not at all, read as editors save them."""
 
 from __future__ import annotations
 
+import codecs
 import os
 import threading
 from pathlib import Path
@@ -45,6 +46,21 @@ def write_all(files: dict[Path, str | bytes], *, sync: bool = True) -> None:
     finally:
         for path in drafts.values():
             path.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file as editors save it: UTF-8, with or without a mark in front, or UTF-16 with its own.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for another encoding, naming the file and the first byte that is wrong.
+    """
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    try:
+        return content.decode(encoding).replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}): save it as UTF-8.") from None
 
 
 def keep_copy(path: Path, folder: Path) -> Path:

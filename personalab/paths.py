@@ -6,10 +6,11 @@ never writes there: what runs leave goes into the folder you work in.
 
 from __future__ import annotations
 
-import codecs
 import os
 import sys
 from pathlib import Path
+
+from personalab.files import read_text
 
 _PACKAGE = Path(__file__).resolve().parent
 SHIPPED = _PACKAGE / "shipped"  # made by the wheel's build (pyproject.toml)
@@ -46,12 +47,7 @@ def dotenv_text(root: Path) -> str:
         ValueError: if it is neither UTF-8 nor, with its byte order mark, UTF-16.
     """
     file = root / ".env"
-    content = file.read_bytes() if file.exists() else b""
-    encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 ({error.reason}, byte {error.start}): save it as UTF-8.") from error
+    return read_text(file) if file.exists() else ""
 
 
 def artifacts_dir(tier: str) -> Path:

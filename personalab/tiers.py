@@ -277,6 +277,12 @@ def current_tier() -> Tier:
     return use_tier(os.environ.get("PERSONALAB_TIER") or (LOCAL if model else "cpu"), model, **overrides)
 
 
+def run_name(budget_name: str) -> str:
+    """Folder in `runs/` of the current tier at a budget: "quick", or "colab-quick" if it is not the plain cpu tier."""
+    tier = current_tier()
+    return budget_name if tier == TIERS["cpu"] else f"{tier.folder.replace('/', '-')}-{budget_name}"
+
+
 def budget() -> str:
     """`full` (default) or `quick`, from `PERSONALAB_BUDGET`.
 

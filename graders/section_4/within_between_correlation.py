@@ -16,6 +16,7 @@ from torch import Tensor
 from graders.harness.cases import Case, called_with, check_form, grader, kind_of, refused
 from graders.harness.differences import same
 from graders.harness.expect import check, check_close, tolerance
+from personalab.lm.tiny import drawn
 
 _EXACT = tolerance(torch.float32, exact=1e-4)
 _HINT = (
@@ -61,7 +62,7 @@ def test_within_between_correlation() -> Iterator[Case]:
 
 def _rows(sizes: Sequence[int], labels: Sequence[Any], seed: int, slope: float = 0.4, shuffled: bool = True) -> _Rows:
     """Group means that rise together, and rows around them that follow a slope of their own."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(drawn(seed))
     places = rng.permutation(len(sizes)).repeat(sizes)
     means = rng.normal(scale=0.8, size=len(sizes)).repeat(sizes)
     apart = rng.gamma(1.5, size=places.size)  # skewed: a median is no mean, a rank no value

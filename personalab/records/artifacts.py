@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from personalab import tiers
-from personalab.files import write
+from personalab.files import read_text, write
 from personalab.paths import ROOT, artifacts_dir
 from personalab.records.vectors import load_vectors, save_vectors
 
@@ -37,7 +37,7 @@ def load_artifact(name: str) -> Any:
     """
     path, whose = find_artifact(name, advice="run the section that its name begins with first")
     print(f"{name}: {whose}")
-    return load_vectors(path) if path.suffix == ".safetensors" else json.loads(path.read_text(encoding="utf-8"))
+    return load_vectors(path) if path.suffix == ".safetensors" else json.loads(read_text(path))
 
 
 def load_steering_block() -> int:

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from personalab.files import write_all
+from personalab.files import read_text, write_all
 from personalab.paths import ROOT, artifacts_dir
 from personalab.tiers import TRAIT_ORGANISM, current_tier
 
@@ -143,7 +143,7 @@ def load_sae(path: Path | str | None = None) -> Autoencoder:
     folder = Path(path)
     if not (folder / CONFIG).exists():
         raise SaeError(f"{folder} holds no {CONFIG}: train one with `python -m personalab sae`.")
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = json.loads(read_text(folder / CONFIG))
     if not _is_ours(config):
         return _sae_lens().load_from_disk(folder, dtype="float32")
     sae = TopKSAE(config["d_in"], config["d_sae"], config["k"], config["metadata"])

@@ -136,6 +136,11 @@ def is_installed(venv: Path, root: Path, layers: Sequence[str]) -> bool:
     return venv_python(venv).exists() and all(stamp.get(layer) == fingerprint(root, layer) for layer in layers)
 
 
+def made_by_us(venv: Path) -> bool:
+    """Whether `install` made this environment, or was cut short while it did."""
+    return (venv / _STAMP).exists() or (venv / _UNFINISHED).exists()
+
+
 def _read_stamp(venv: Path) -> dict[str, str]:
     try:
         return json.loads((venv / _STAMP).read_text())

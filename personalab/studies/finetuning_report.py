@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from personalab.files import read_text
 from personalab.measure.auc import auc, auc_with_interval
 from personalab.measure.intervals import Interval, bootstrap_draws, bootstrap_interval
 from personalab.records.datasets import CATEGORIES, OWN, VERSIONS
@@ -60,11 +61,11 @@ def read_result(path: Path) -> dict[str, Any]:
         DataError: if it is missing or damaged.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(read_text(path)))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run `python -m personalab finetuning-study`.") from None
     except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): delete it and run the study again.") from None
+        raise DataError(f"{path} is not JSON ({error}): run the study again, which makes it anew.") from None
 
 
 def mean_scores(found: Mapping[str, Sequence[float | None]]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from personalab.files import write
+from personalab.files import read_text, write
 from personalab.lm.adapters import merge_adapter, merged, save_adapter, update_norm
 from personalab.lm.finetuning import finetune
 from personalab.lm.interventions import Ablate, Intervention, Steer
@@ -193,7 +193,7 @@ def _once(path: Path, subject: Subject, run: Callable[[], dict[str, Any]], again
     about = provenance(subject)
     if path.exists() and not again:
         try:
-            old = json.loads(path.read_text(encoding="utf-8"))
+            old = json.loads(read_text(path))
         except ValueError:
             old = {}
         if all(old.get(key) == value for key, value in about.items() if key != "dtype"):
