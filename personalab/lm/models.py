@@ -43,18 +43,53 @@ def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokeni
     weights, so that a hook on one copy cannot reach another, the chat endpoint's included.
 
     Raises:
-        ValueError: for an unknown kind.
+        ValueError: for an unknown kind, or a persona model that is not as deep as the tier says.
         EmbeddedModelError: if the embedded weights are missing and cannot be fetched.
     """
     tier = current_tier()
     model_id = getattr(tier, f"{kind}_model", None)
     if model_id is None or kind == "judge":
         raise ValueError(f"Unknown model kind {kind!r}: use 'persona', 'capping', 'trait' or 'response'.")
+    model, tokenizer = load_named(model_id)
+    if kind == "persona":
+        check_depth(model, tier)
+    return model, tokenizer
+
+
+def load_named(model_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model by its name, in eval mode, and its tokenizer; the current tier decides dtype and attention.
+
+    Args:
+        model_id: the embedded model's or the organism's name, an id on the Hugging Face hub, or a folder.
+
+    Raises:
+        EmbeddedModelError: if the embedded weights are missing and cannot be fetched.
+        OSError: if there is no such model on the hub or on this machine.
+    """
+    tier = current_tier()
     if model_id in (EMBEDDED_MODEL, TRAIT_ORGANISM):
         model, tokenizer = _load_embedded(model_id, resolve_dtype(tier))
+    elif tier.in_process:  # several uses of one model in one process
+        model, tokenizer = _load_shared(model_id, tier)
     else:
         model, tokenizer = _load_hub(model_id, tier)
     return model.eval(), tokenizer
+
+
+def check_depth(model: nn.Module, tier: Tier) -> None:
+    """Raise ValueError unless the persona model is as deep as the tier says: its block for the axis is a share of that.
+
+    The message names the blocks to set: the same share of the depth that the model has.
+    """
+    depth = n_blocks(model)
+    if tier.n_blocks in (0, depth):
+        return
+    block = min(round(tier.axis_block * depth / tier.n_blocks), depth - 1)
+    raise ValueError(
+        f"{tier.persona_model} has {depth} blocks; the tier {tier.name!r} expects {tier.n_blocks} and reads the axis "
+        f"after block {tier.axis_block}. For the same share of the depth, set PERSONALAB_N_BLOCKS={depth} and "
+        f"PERSONALAB_AXIS_BLOCK={block}, or call use_tier({tier.name!r}, …, n_blocks={depth}, axis_block={block})."
+    )
 
 
 def _load_embedded(model_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -71,6 +106,14 @@ def _load_embedded(model_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, 
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
             tokenizer = AutoTokenizer.from_pretrained(folder)
             _pristine[key] = (guarded(model.eval(), tokenizer), tokenizer)
+    model, tokenizer = _pristine[key]
+    return twin(model), copy.deepcopy(tokenizer)
+
+
+def _load_shared(model_id: str, tier: Tier) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    key = (model_id, resolve_dtype(tier, "cuda" if torch.cuda.is_available() else "cpu"))
+    if key not in _pristine:
+        _pristine[key] = _load_hub(model_id, tier)
     model, tokenizer = _pristine[key]
     return twin(model), copy.deepcopy(tokenizer)
 
