@@ -63,6 +63,16 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}): save it as UTF-8.") from None
 
 
+def dotenv_text(root: Path) -> str:
+    """The text of `.env` in `root`, "" if there is none; Windows editors save UTF-8 with a mark, or UTF-16.
+
+    Raises:
+        ValueError: if it is neither UTF-8 nor, with its byte order mark, UTF-16.
+    """
+    file = root / ".env"
+    return read_text(file) if file.exists() else ""
+
+
 def keep_copy(path: Path, folder: Path) -> Path:
     """Copy the file as it is to `folder`, under a name that is free (or already holds just that); returns the copy."""
     content, number, copy = path.read_bytes(), 1, folder / path.name

@@ -10,8 +10,6 @@ import os
 import sys
 from pathlib import Path
 
-from personalab.files import read_text
-
 _PACKAGE = Path(__file__).resolve().parent
 SHIPPED = _PACKAGE / "shipped"  # made by the wheel's build (pyproject.toml)
 INSTALLED = SHIPPED.is_dir()
@@ -38,16 +36,6 @@ def _platform_cache() -> Path:
 def workplace() -> Path:
     """Folder for `artifacts/`, `runs/` and `.env`: the checkout, or with an installed wheel the current one."""
     return Path.cwd() if INSTALLED else ROOT
-
-
-def dotenv_text(root: Path) -> str:
-    """The text of `.env` in `root`, "" if there is none; Windows editors save UTF-8 with a mark, or UTF-16.
-
-    Raises:
-        ValueError: if it is neither UTF-8 nor, with its byte order mark, UTF-16.
-    """
-    file = root / ".env"
-    return read_text(file) if file.exists() else ""
 
 
 def artifacts_dir(tier: str) -> Path:

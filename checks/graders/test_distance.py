@@ -63,7 +63,7 @@ def test_data_comes_back_as_it_was():
     assert found[: len(values)] == values and found[10]["k"] is found[11]
     array, number, tensor, *records = found[len(values) :]
     assert array.tolist() == [0, 1, 2] and isinstance(number, np.float64) and tensor.requires_grad
-    assert records == own
+    assert records == [Raised(("KeyError",), "k"), Foreign("f", "x"), Said("s")]
 
 
 def test_a_part_of_a_tensor_brings_no_more_than_itself():

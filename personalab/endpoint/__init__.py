@@ -3,6 +3,7 @@
 from personalab.endpoint.client import MissingKeyError, make_client
 from personalab.endpoint.parallel import (
     BatchError,
+    generate_first_token_probabilities,
     generate_response,
     generate_responses_parallel,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "MissingKeyError",
     "NoContentError",
     "ScriptedReplies",
+    "generate_first_token_probabilities",
     "generate_response",
     "generate_responses_parallel",
     "make_client",

@@ -16,13 +16,14 @@ from personalab.endpoint import cache
 from personalab.endpoint.client import is_embedded, shared_client
 from personalab.endpoint.dialects import send
 from personalab.endpoint.engine import engine
-from personalab.endpoint.replies import text_of
+from personalab.endpoint.replies import first_token_probabilities, text_of
 from personalab.endpoint.scripted import SCRIPTED_ID, active_script
 from personalab.endpoint.transport import EMBEDDED
 from personalab.lm.seeds import occurrences, request_seed
 
 Conversation = Sequence[Mapping[str, str]]
 
+TOP_LOGPROBS = 20  # the most that OpenAI gives, and what Chen et al. 2025 read
 EMBEDDED_IN_FLIGHT = 288  # our choice: three of the worker's batches, so that it can put like to like
 
 
@@ -110,6 +111,39 @@ def generate_responses_parallel(
         return []
     client = client or shared_client(model)
     calls = _calls(client, conversations, model, max_tokens, temperature, seed)
+    return _answered(client, calls, max_workers, progress)
+
+
+def generate_first_token_probabilities(
+    messages_list: Iterable[Conversation],
+    model: str | None = None,
+    max_workers: int = 10,
+    *,
+    seed: int = tiers.GLOBAL_SEED,
+    progress: bool = True,
+    client: openai.OpenAI | None = None,
+) -> list[dict[str, float]]:
+    """For each conversation, the probabilities of the 20 likeliest first tokens of the reply; cached as replies are.
+
+    Args:
+        model: default: the current tier's `judge_model`, for whose scores this is (`judging.expected.expected_score`).
+
+    Raises:
+        BatchError: if any call fails for good, as where the server sends no `top_logprobs`.
+        ValueError: for the embedded models, which give none.
+    """
+    client = client or shared_client()
+    if is_embedded(client) and active_script() is None:
+        raise ValueError(
+            "The embedded models give no log-probabilities: set OPENAI_BASE_URL to a server that does, or read scores."
+        )
+    wanted = {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+    calls = _calls(client, list(messages_list), model or tiers.current_tier().judge_model, 1, 0.0, seed, wanted)
+    return [json.loads(found) for found in _answered(client, calls, max_workers, progress)]
+
+
+def _answered(client: openai.OpenAI, calls: Sequence[Call], max_workers: int, progress: bool) -> list[str]:
+    """The result of every call, from the cache or the server."""
     results = [_cached(call) for call in calls]
     if is_embedded(client) and active_script() is None:
         max_workers = EMBEDDED_IN_FLIGHT
@@ -152,6 +186,7 @@ def _calls(
     max_tokens: int,
     temperature: float,
     seed: int,
+    more: Mapping[str, Any] | None = None,
 ) -> list[Call]:
     """All requests, checked before any is paid for, with keys and seeds that repeats don't share."""
     endpoint = {"base_url": str(client.base_url)}
@@ -159,6 +194,7 @@ def _calls(
     if is_embedded(client):
         endpoint["engine"] = engine(model)
     settings: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": float(temperature)}
+    settings |= more or {}
     bodies = [{**settings, "messages": _plain(messages, i)} for i, messages in enumerate(conversations)]
     calls = []
     for body, occurrence in zip(bodies, occurrences([json.dumps(body) for body in bodies]), strict=True):
@@ -197,7 +233,10 @@ def _ask(client: openai.OpenAI, call: Call) -> str:
 
 def _asked(client: openai.OpenAI, call: Call) -> str:
     reply = send(client, call.body)
-    content = text_of(reply, call.body["model"])
+    if "top_logprobs" in call.body:
+        content = json.dumps(first_token_probabilities(reply, call.body["model"]))
+    else:
+        content = text_of(reply, call.body["model"])
     if reply.id != SCRIPTED_ID:
         cache.store_reply(call.key, call.body, content)
     return content

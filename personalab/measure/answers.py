@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ import numpy as np
 from jaxtyping import Float
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personalab.endpoint import generate_responses_parallel
+from personalab.endpoint import generate_first_token_probabilities, generate_responses_parallel
 from personalab.judging import score_responses
+from personalab.judging.expected import LEAST, expected_score
 from personalab.judging.replies import read_score
 from personalab.judging.rubrics import Rubric
 from personalab.lm.chat import Message, as_messages
@@ -20,6 +22,7 @@ from personalab.measure.coherence import read_coherence
 from personalab.records.upstream import Trait, load_trait_artifacts
 from personalab.tiers import current_tier
 
+EXPECTATION = "PERSONALAB_JUDGE_EXPECTATION"  # environment: "on" scores as the paper does, where an endpoint judges
 COHERENCE_PROMPT = """You judge how coherent an answer of a chat assistant is, whatever it says.
 
 [QUESTION START]
@@ -126,7 +129,12 @@ def contrastive_answers(
 
 
 def score_answers(
-    trait: str | Trait, questions: Sequence[str], answers: Sequence[str], *, coherence: bool = True
+    trait: str | Trait,
+    questions: Sequence[str],
+    answers: Sequence[str],
+    *,
+    coherence: bool = True,
+    expectation: bool | None = None,
 ) -> AnswerScores:
     """Trait and coherence of each answer. An empty answer gets 0 on both.
 
@@ -136,15 +144,29 @@ def score_answers(
     Args:
         trait: the name of one that comes with the course, or one of your own.
         coherence: False leaves it out (all NaN), where nobody asks for it: it takes longer than the trait.
+        expectation: a score is the mean over the judge's number tokens, weighted by their probabilities, as in Chen
+            et al. 2025, instead of the number that it writes; default: whether PERSONALAB_JUDGE_EXPECTATION is "on".
+            The embedded judge has one score and no tokens: there the environment changes nothing.
+
+    Raises:
+        ValueError: if an expectation is asked of the embedded judge, or the judge spells numbers digit by digit.
+        BatchError: if calls of the judge fail, as where its server gives no log-probabilities.
     """
     rows = [{"question": q, "answer": a} for q, a in zip(questions, answers, strict=True)]
     unread = np.full(len(rows), np.nan)
+    if current_tier().judged_here and expectation:
+        raise ValueError(
+            "expectation=True: the embedded judge gives no probabilities. Choose another tier, or leave it out."
+        )
     if current_tier().judged_here:  # in this process, all at once
         scored = _column(score_responses(trait_rubric(trait), rows))
         return AnswerScores(scored, read_coherence(questions, answers) if coherence else unread)
+    if expectation is None:
+        expectation = os.environ.get(EXPECTATION, "off").lower() in ("on", "1", "true", "yes")
+    ask = _expect_judge if expectation else _ask_judge
     template = trait.eval_prompt if isinstance(trait, Trait) else load_trait_artifacts("extract")[trait].eval_prompt
-    scored = _column(_ask_judge(template, rows))
-    return AnswerScores(scored, _column(_ask_judge(COHERENCE_PROMPT, rows)) if coherence else unread)
+    scored = _column(ask(template, rows))
+    return AnswerScores(scored, _column(ask(COHERENCE_PROMPT, rows)) if coherence else unread)
 
 
 def trait_rubric(trait: str | Trait) -> Rubric | str:
@@ -156,6 +178,18 @@ def trait_rubric(trait: str | Trait) -> Rubric | str:
 
 def _column(scores: Sequence[float | None]) -> Float[np.ndarray, "n"]:
     return np.array(scores, dtype=float)
+
+
+def _expect_judge(template: str, rows: Sequence[Mapping[str, str]]) -> list[float | None]:
+    """Expected scores by the judge behind the chat endpoint; None where few of its first tokens are numbers."""
+    full = [i for i, row in enumerate(rows) if row["answer"].strip()]
+    asked = [as_messages(None, template.format(**rows[i])) for i in full]
+    scores: list[float | None] = [0.0] * len(rows)
+    for i, probabilities in zip(full, generate_first_token_probabilities(asked), strict=True):
+        scores[i] = expected_score(probabilities)
+    if missing := scores.count(None):
+        print(f"{missing} of {len(full)} replies of the judge have less than {LEAST} of their probability on numbers.")
+    return scores
 
 
 def _ask_judge(template: str, rows: Sequence[Mapping[str, str]]) -> list[float | None]:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, SupportsFloat
 
-from personalab.files import read_text, write
+from personalab.files import write
+from personalab.records.schema import DataError, read_as
 from personalab.setup.venv import exclusive_lock
 from personalab.tiers import GLOBAL_SEED, current_tier
 
@@ -95,17 +96,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """What the file holds, nothing if there is none.
 
     Raises:
-        ValueError: if it is no JSON object, naming it.
+        DataError: if it is damaged; it stays as it is.
     """
-    if not path.exists():
-        return {}
     try:
-        found = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}): correct it, or move it elsewhere and run again.") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not an object: move it elsewhere and run again.")
-    return found
+        return read_as(path, dict[str, Any]) if path.exists() else {}
+    except DataError as error:
+        raise DataError(f"{error} Put its last whole version back, or move it away.") from None
 
 
 def merge_json(path: Path, new: Mapping[str, Any]) -> None:

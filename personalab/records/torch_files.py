@@ -14,10 +14,10 @@ from torch import Tensor
 from personalab.records.schema import DataError
 
 # numpy's numbers and arrays, under the names of numpy 1 and 2: upstream's caps are numpy numbers. No objects in them.
-_DTYPES = [np.dtypes.Float16DType, np.dtypes.Float32DType, np.dtypes.Float64DType]
+_DTYPES: list[Any] = [np.dtypes.Float16DType, np.dtypes.Float32DType, np.dtypes.Float64DType]
 _DTYPES += [np.dtypes.Int32DType, np.dtypes.Int64DType, np.dtypes.BoolDType]
 _REBUILD = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(1).__reduce__()[0]}
-_NUMPY = [np.ndarray, np.dtype, *_DTYPES]
+_NUMPY: list[Any] = [np.ndarray, np.dtype, *_DTYPES]
 _NUMPY += [(f, f"numpy.{core}.multiarray.{name}") for name, f in _REBUILD.items() for core in ("core", "_core")]
 
 

@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 from personalab import tiers
-from personalab.paths import INSTALLED, ROOT, cache_dir, dotenv_text, workplace
+from personalab.files import dotenv_text
+from personalab.paths import INSTALLED, ROOT, cache_dir, workplace
 from personalab.setup import venv, weights
 from personalab.setup.machine import GEMM_SIZE, cpu_name, dtype_name, gemm_seconds, store
 

@@ -25,10 +25,10 @@ from personalab.lm.models import load_model, n_blocks
 from personalab.measure.capability import multiple_choice, prose_nll
 from personalab.paths import artifacts_dir
 from personalab.records.capping_files import read_capping, write_capping
+from personalab.records.clones import ASSISTANT_AXIS
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_jailbreaks
 from personalab.records.torch_files import load_pt
-from personalab.records.upstream import ASSISTANT_AXIS
 from personalab.setup.machine import compute_for_the_record
 from personalab.studies.axes import Axes, measure_axes
 from personalab.studies.jailbreaks import answer_jailbreaks, score_roleplay

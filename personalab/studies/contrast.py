@@ -28,7 +28,8 @@ from personalab.lm.models import load_model
 from personalab.measure.answers import AnswerScores, contrastive_answers, score_answers, trait_rubric
 from personalab.paths import artifacts_dir
 from personalab.records.artifacts import find_artifact, reference_dir
-from personalab.records.upstream import PERSONA_VECTORS, Trait, load_trait_artifacts
+from personalab.records.clones import PERSONA_VECTORS
+from personalab.records.upstream import Trait, load_trait_artifacts
 from personalab.records.vectors import load_vectors, save_vectors
 from personalab.setup.machine import compute_for_the_record
 from personalab.tiers import GLOBAL_SEED, budget, current_tier

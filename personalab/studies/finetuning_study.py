@@ -29,9 +29,10 @@ from personalab.lm.interventions import Ablate, Intervention, Steer
 from personalab.lm.lora_data import Dialogue
 from personalab.lm.models import n_blocks, twin
 from personalab.paths import artifacts_dir, workplace
+from personalab.records.clones import PERSONA_VECTORS
 from personalab.records.datasets import CATEGORIES, OWN, VERSIONS
 from personalab.records.rows import MAIN_TRAITS
-from personalab.records.upstream import PERSONA_VECTORS, load_trait_artifacts
+from personalab.records.upstream import load_trait_artifacts
 from personalab.studies.finetuning_subject import Subject, load_subject, plain, provenance
 from personalab.studies.screening import judged, screen
 from personalab.tiers import current_tier
