@@ -244,7 +244,8 @@ def screening_auc(screening: Mapping[str, Mapping[str, Any]], way: str, only_uns
 
 def screening_difference(screening: Mapping[str, Mapping[str, Any]], way: str, against: str) -> Found:
     """AUC of one way to tell planted rows minus that of another, on the same rows, which are resampled."""
-    draws, values, n = [], [], 0
+    draws: list[Float[np.ndarray, "rows"]] = []
+    values, n = [], 0
     for trait, name in OWN.items():
         if name not in screening:
             continue
