@@ -121,6 +121,15 @@ def notebooks(args: argparse.Namespace) -> int:
     return 0
 
 
+def site(args: argparse.Namespace) -> int:
+    """Make the reading site in runs/site/html: sections with their outputs, documentation, API."""
+    from personalab.course import site as pages
+
+    code = pages.build(args.folder or ROOT / "runs" / "site", api=not args.no_api)
+    print(f"{(args.folder or ROOT / 'runs' / 'site') / 'html' / 'index.html'}")
+    return code
+
+
 def judge(args: argparse.Namespace) -> int:
     """Score the answers in a JSON Lines file with the embedded judge."""
     from personalab.judging import rows, scoring
@@ -226,7 +235,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m personalab", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
-    for command in (setup, doctor, run, record, test, lab, notebooks, judge, bench, clean):
+    for command in (setup, doctor, run, record, test, lab, notebooks, site, judge, bench, clean):
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(call=command, enter=venv.ensure_env)
         _add_options(sub, command.__name__)
@@ -248,6 +257,9 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
         sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")
         sub.add_argument("--release", type=Path, metavar="DIR", help="write exercises without solutions there instead")
+    elif command == "site":
+        sub.add_argument("--folder", type=Path, metavar="DIR", help="default: runs/site")
+        sub.add_argument("--no-api", action="store_true", help="without the reference from docstrings")
     elif command == "test":
         sub.add_argument("--all", action="store_true", help="the slow tests too")
     elif command == "judge":
@@ -260,6 +272,8 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--dtype", action="store_true", help="print the dtype that models are loaded in, and no more")
     if command in ("test", "notebooks", "record"):
         sub.set_defaults(enter=partial(venv.ensure_env, dev=True))
+    elif command == "site":
+        sub.set_defaults(enter=partial(venv.ensure_env, site=True))
     elif command == "doctor":  # reports what is missing, so it installs nothing
         sub.set_defaults(enter=venv.enter_env)
     elif command == "clean":  # runs outside of what it removes
