@@ -120,6 +120,15 @@ def notebooks(args: argparse.Namespace) -> int:
     return 0
 
 
+def site(args: argparse.Namespace) -> int:
+    """Make the reading site in runs/site/html: sections with their outputs, documentation, API."""
+    from personalab.course import site as pages
+
+    code = pages.build(args.folder or ROOT / "runs" / "site", api=not args.no_api)
+    print(f"{(args.folder or ROOT / 'runs' / 'site') / 'html' / 'index.html'}")
+    return code
+
+
 def judge(args: argparse.Namespace) -> int:
     """Score the answers in a JSON Lines or CSV file with the embedded judge."""
     from personalab.judging import rows, scoring
@@ -267,7 +276,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
     learners = (setup, doctor, run, record, test, lab, progress, hint, explain)
-    for command in (*learners, notebooks, grade, judge, bench, clean):
+    for command in (*learners, notebooks, site, grade, judge, bench, clean):
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(call=command, enter=venv.ensure_env)
         _add_options(sub, command.__name__)
@@ -293,6 +302,9 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("exercise", nargs="?", default="", help="1.4, or its function (default: the next to do)")
     elif command == "grade":
         _add_grade_options(sub)
+    elif command == "site":
+        sub.add_argument("--folder", type=Path, metavar="DIR", help="default: runs/site")
+        sub.add_argument("--no-api", action="store_true", help="without the reference from docstrings")
     elif command == "test":
         sub.add_argument("--all", action="store_true", help="the slow tests too")
     elif command == "judge":
@@ -305,6 +317,8 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--dtype", action="store_true", help="print the dtype that models are loaded in, and no more")
     if command in ("test", "notebooks", "record"):
         sub.set_defaults(enter=partial(venv.ensure_env, dev=True))
+    elif command == "site":
+        sub.set_defaults(enter=partial(venv.ensure_env, site=True))
     elif command == "doctor":  # reports what is missing, so it installs nothing
         sub.set_defaults(enter=venv.enter_env)
     elif command == "clean":  # runs outside of what it removes

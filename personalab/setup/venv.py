@@ -24,7 +24,7 @@ from personalab.paths import INSTALLED
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 CONSTRAINTS = "constraints.txt"
-LAYERS = {"base": "requirements.txt", "dev": "requirements-dev.txt"}
+LAYERS = {"base": "requirements.txt", "dev": "requirements-dev.txt", "site": "requirements-site.txt"}
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON = (3, 14)  # the newest that the pinned packages have wheels for
 OLDEST_MACOS, OLDEST_GLIBC = 14, "2.28"  # from the tags of the pinned PyTorch's wheels
@@ -84,7 +84,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
-def ensure_env(dev: bool = False) -> int | None:
+def ensure_env(dev: bool = False, site: bool = False) -> int | None:
     """Make `.venv` and install the pinned packages if anything is missing, then rerun this command inside it.
 
     Returns None when this process already runs in the right environment and may go on, else the exit code of
@@ -97,7 +97,7 @@ def ensure_env(dev: bool = False) -> int | None:
     check_python()
     if INSTALLED or os.environ.get("PERSONALAB_VENV") == "off":
         return None
-    layers = ["base", "dev"] if dev else ["base"]
+    layers = ["base", *(name for name, wanted in (("dev", dev), ("site", site)) if wanted)]
     with exclusive_lock(ROOT / ".venv.lock", waiting_for="another set-up in this folder"):
         if not is_installed(VENV, ROOT, layers):
             check_machine()
