@@ -51,9 +51,9 @@ def make_client(base_url: str | None = None, api_key: str | None = None) -> open
 
     Without `base_url` and without `OPENAI_BASE_URL`, the `cpu` tier answers in process and ignores keys; so does
     `local`, whose own model answers in process whatever `OPENAI_BASE_URL` says. Other tiers go to OpenRouter
-    (`OPENROUTER_API_KEY`), or to OpenAI if only `OPENAI_API_KEY` is set. Variables come from the environment, then from `.env` in the repository's root. A plain `http://` URL is
-    taken for a server of your own (vLLM, Ollama) and needs no key. Rate limits, server errors and timeouts
-    are retried.
+    (`OPENROUTER_API_KEY`), or to OpenAI if only `OPENAI_API_KEY` is set. Variables come from the environment, then from
+    `.env` in the repository's root. A plain `http://` URL is taken for a server of your own (vLLM, Ollama) and needs no
+    key. Rate limits, server errors and timeouts are retried.
 
     Raises:
         MissingKeyError: if the server needs a key and none is set, naming the variable and the file.
