@@ -129,7 +129,9 @@ class EmbeddedTransport(httpx2.BaseTransport):
     def _known(self) -> dict[str, Backend]:
         """What answers, by name: also the tier's response model where that is one of the user's own."""
         tier = tiers.current_tier()
-        own = {tier.response_model: answer_with_own_model} if tier.in_process and not tier.embedded else {}
+        own: dict[str, Backend] = (
+            {tier.response_model: answer_with_own_model} if tier.in_process and not tier.embedded else {}
+        )
         return own | dict(self._backends)
 
     def _job(self, body: wire.ChatBody) -> Job:
