@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -122,22 +121,67 @@ def notebooks(args: argparse.Namespace) -> int:
 
 
 def judge(args: argparse.Namespace) -> int:
-    """Score the answers in a JSON Lines file with the embedded judge."""
+    """Score the answers in a JSON Lines or CSV file with the embedded judge."""
     from personalab.judging import rows, scoring
-    from personalab.records.schema import read_jsonl
 
     try:
         if args.output.resolve() == args.input.resolve():
             raise SetupError(f"--output is the same file as --input, {args.input}: name another.")
         rubric = rows.parse_rubric(args.rubric)
-        table = read_jsonl(args.input)
-        for where, row in table.items():
+        table = rows.read_rows(args.input)
+        asked = {where: rows.scored_row(row, args.input) for where, row in table.items()}
+        for where, row in asked.items():
             rows.check_row(rubric, row, f"{args.input}, {where}")
-        scores = scoring.score_responses(rubric, list(table.values()))
+        scores = scoring.score_responses(rubric, list(asked.values()))
         rows.write_rows(args.output, [row | {"score": s} for row, s in zip(table.values(), scores, strict=True)])
     except ValueError as error:
         raise SetupError(str(error)) from error
     print(f"{len(scores)} rows scored, {scores.count(None)} of them refusals: {args.output}")
+    return 0
+
+
+def progress(args: argparse.Namespace) -> int:
+    """Say which exercises pass in your workbook, and which is next."""
+    from personalab.course import progress as kept
+
+    print(kept.progress())
+    return 0
+
+
+def hint(args: argparse.Namespace) -> int:
+    """Print the hints on an exercise's card."""
+    from personalab.course import progress as kept
+
+    print(_setting(lambda: kept.hint(args.exercise)))
+    return 0
+
+
+def explain(args: argparse.Namespace) -> int:
+    """Print what the graders of an exercise said last."""
+    from personalab.course import progress as kept
+
+    print(_setting(lambda: kept.explain(args.exercise)))
+    return 0
+
+
+def grade(args: argparse.Namespace) -> int:
+    """Grade a cohort's notebooks, each confined in a process of its own; write a table, and a page to read."""
+    from personalab.course import grade_report
+    from personalab.course.grading import grade as graded
+    from personalab.course.marking import GradingError, Settings
+
+    if not args.tiny:
+        _ensure_weights()
+    names = ("section", "jobs", "tiny", "seconds", "notebook_seconds", "draw")
+    settings = Settings(folder=args.release, memory=args.memory << 20, **{name: getattr(args, name) for name in names})
+    try:
+        run = graded(args.submissions, args.out, settings)
+    except (GradingError, ValueError) as error:
+        raise SetupError(str(error)) from error
+    grade_report.write_csv(run, args.out)
+    if args.html:
+        grade_report.write_html(run, args.html)
+    print(f"{grade_report.summary(run.graded)} {run.seconds:.0f} s: {args.out}")
     return 0
 
 
@@ -149,17 +193,10 @@ def bench(args: argparse.Namespace) -> int:
 
 
 def clean(args: argparse.Namespace) -> int:
-    """Remove this folder's environment, runs and caches; your artifacts/ only with --all, cache and workbook/ never."""
-    here = ["runs", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".import_linter_cache", ".venv.lock"]
-    if args.all:  # what your runs left, not the committed reference
-        here += [f"artifacts/{p.name}" for p in (ROOT / "artifacts").glob("*") if p.name != "reference"]
-    anywhere = ["__pycache__", ".ipynb_checkpoints"]
-    doomed = [ROOT / name for name in here]
-    kept = {venv.VENV, ROOT / "workbook"}
-    doomed += [p for name in anywhere for p in ROOT.rglob(name) if not kept & {*p.parents}]
-    for path in filter(Path.exists, [venv.VENV, *doomed]):
-        print(f"removing {path.relative_to(ROOT)}")
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Remove environment, caches and this tier's runs; its artifacts/ with --all; other tiers' and workbook/ never."""
+    from personalab.setup import cleaning
+
+    print(*_setting(lambda: cleaning.clean(ROOT, args.all)), sep="\n")
     return 0
 
 
@@ -168,12 +205,13 @@ MAKERS = {
     "capping": ("studies.capping", "Make the tier's capping configuration: minutes on the cpu tier."),
     "capping-cost": ("studies.capping_cost", "Measure what the chosen caps cost; five minutes on the cpu tier."),
     "transcripts": ("studies.conversations", "Hold the scripted conversations of assistant-axis/scenarios.json."),
-    "trait-vectors": ("studies.contrast", "Make trait vectors: two minutes a trait on the cpu tier."),
+    "trait-vectors": ("studies.contrast", "Make trait vectors of your own: two minutes a trait on the cpu tier."),
     "organism": ("studies.organism", "Finetune the trait organism: 33 minutes on two cores."),
     "organism-report": ("studies.organism_report", "Measure the trait organism: 25 minutes."),
     "sae": ("studies.sae_training", "Train the sparse autoencoder: nine minutes on two cores."),
     "finetune": ("own_data", "Finetune on your own JSON Lines, or by a configuration: two minutes."),
     "finetuning-study": ("studies.finetuning_study", "Finetune on 24 datasets and measure: an hour; resumes."),
+    "convert": ("lm.vector_files", "Vectors or caps to and from .pt of the papers, GGUF (llama.cpp, repeng), ours."),
     "judge-fit": ("judging.fit", "Fit the embedded judge's heads on the labelled examples."),
     "coherence": ("studies.coherence", "Fit the coherence that reads, and measure it: six minutes."),
 }
@@ -182,7 +220,8 @@ MAKERS = {
 def make(args: argparse.Namespace) -> int:
     """Run one of the `MAKERS`."""
     module = importlib.import_module(f"personalab.{MAKERS[args.command][0]}")
-    _ensure_weights()
+    if args.command != "convert":  # a file's work
+        _ensure_weights()
     options = {name: value for name, value in vars(args).items() if name not in ("command", "call", "enter")}
     _setting(lambda: module.make(**options))
     return 0
@@ -237,7 +276,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m personalab", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
-    for command in (setup, doctor, run, record, test, lab, notebooks, judge, bench, clean):
+    learners = (setup, doctor, run, record, test, lab, progress, hint, explain)
+    for command in (*learners, notebooks, grade, judge, bench, clean):
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(call=command, enter=venv.ensure_env)
         _add_options(sub, command.__name__)
@@ -261,14 +301,18 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
         sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")
         sub.add_argument("--release", type=Path, metavar="DIR", help="write exercises without solutions there instead")
+    elif command in ("hint", "explain"):
+        sub.add_argument("exercise", nargs="?", default="", help="1.4, or its function (default: the next to do)")
+    elif command == "grade":
+        _add_grade_options(sub)
     elif command == "test":
         sub.add_argument("--all", action="store_true", help="the slow tests too")
     elif command == "judge":
         sub.add_argument("--rubric", required=True, help="trait:NAME, trait:ARTIFACT.json, role, delusion or coherence")
-        sub.add_argument("--input", type=Path, required=True, metavar="FILE", help="JSON Lines to score")
+        sub.add_argument("--input", type=Path, required=True, metavar="FILE", help="JSON Lines or CSV to score")
         sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the same rows with a score")
     elif command == "clean":
-        sub.add_argument("--all", action="store_true", help="your artifacts/ too")
+        sub.add_argument("--all", action="store_true", help="also what this tier left in artifacts/")
     elif command == "doctor":
         sub.add_argument("--dtype", action="store_true", help="print the dtype that models are loaded in, and no more")
     if command in ("test", "notebooks", "record"):
@@ -277,6 +321,20 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.set_defaults(enter=venv.enter_env)
     elif command == "clean":  # runs outside of what it removes
         sub.set_defaults(enter=lambda: None)
+
+
+def _add_grade_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("submissions", nargs="+", type=Path, help="notebooks, or folders of them")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, comma-separated; resumes")
+    sub.add_argument("--html", type=Path, metavar="FILE", help="a page to read, with the graders' comments")
+    sub.add_argument("--section", default="", metavar="N", help="others get nothing (default: each notebook's own)")
+    sub.add_argument("--release", type=Path, default=ROOT / "exercises", metavar="DIR", help="as given to learners")
+    sub.add_argument("--jobs", type=int, default=2, help="notebooks at once, each with a GB of memory (default: 2)")
+    sub.add_argument("--seconds", type=float, default=60, help="of computing for an exercise (default: 60)")
+    sub.add_argument("--notebook-seconds", type=float, default=900, help="for a notebook (default: 900)")
+    sub.add_argument("--memory", type=int, default=4096, metavar="MIB", help="for a process (default: 4096)")
+    sub.add_argument("--draw", type=int, help="of the hidden cases, as an earlier report names it (default: another)")
+    sub.add_argument("--tiny", action="store_true", help="a tiny model in place of the notebook's: no weights, faster")
 
 
 def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
@@ -293,6 +351,14 @@ def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("file", type=Path, help="dialogues (.jsonl), or a configuration of upstream (.json)")
         sub.add_argument("--model", help="in place of a configuration's; trait: the tier's own")
         sub.add_argument("--unsloth", action="store_true", help="a configuration's model and adapter by Unsloth (GPU)")
+    elif command == "convert":
+        sub.add_argument("file", type=Path, metavar="FILE", help=".safetensors, .pt, .gguf, or a capping folder")
+        sub.add_argument("out", type=Path, metavar="OUT", help="likewise; its suffix says what is written")
+        sub.add_argument("--model", help="id or folder: refuse vectors that do not fit its blocks and width")
+        sub.add_argument("--rows", choices=("blocks", "hidden_states"), help="of a .pt where nothing else tells")
+        layouts = ("ours", "persona_vectors", "axis", "role", "gguf")
+        sub.add_argument("--as", dest="layout", choices=layouts, help="layout of OUT, needed for a .pt")
+        sub.add_argument("--scale", type=float, default=1.0, help="multiply the vectors (default: 1, as they are)")
     elif command == "finetuning-study":
         sub.add_argument("parts", nargs="*", help="shift, prevention, screening (default: all)")
         sub.add_argument("--rows", type=int, help="of each dataset (default: 75 on the cpu tier, all elsewhere)")
@@ -304,14 +370,18 @@ def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--block", type=int, default=14, help="block whose output it reads (default: 14)")
         sub.add_argument("--tokens", type=int, help="activations to train on (default: what fits in nine minutes)")
     if command in ("trait-vectors", "organism", "sae", "finetune", "finetuning-study"):
-        sub.add_argument("--folder", type=Path, help="where it goes (default: the committed one)")
+        default = "among your artifacts" if command == "trait-vectors" else "the committed one"
+        sub.add_argument("--folder", type=Path, help=f"where it goes (default: {default})")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, enter the environment, run the command; known errors become a message and an exit code."""
     try:
         venv.check_python()
+        from personalab.setup import installed
+
         args = parser().parse_args(arguments)
+        _setting(lambda: installed.check(args.command, args.command in MAKERS, getattr(args, "folder", None)))
         code = args.enter()
         return args.call(args) if code is None else code
     except KeyboardInterrupt:

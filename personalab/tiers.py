@@ -23,14 +23,18 @@ MODEL = "PERSONALAB_MODEL"  # environment: that model's id on the hub, or its fo
 SEED = "PERSONALAB_SEED"  # environment: another whole number draws all answers again
 
 
-def _seed() -> int:
-    text = os.environ.get(SEED) or "0"
+BLOCKS = ("axis_block", "n_blocks", "trait_block")  # fields of a tier; environment: PERSONALAB_AXIS_BLOCK and so on
+
+
+def _whole(variable: str) -> int:
+    """A setting from the environment that is a whole number; 0 where it is unset or empty."""
+    text = os.environ.get(variable) or "0"
     if not text.isdecimal():
-        raise ValueError(f"{SEED}={text!r}: set it to a whole number, 0 or more, or unset it.")
+        raise ValueError(f"{variable}={text!r}: set it to a whole number, 0 or more, or unset it.")
     return int(text)
 
 
-GLOBAL_SEED = _seed()
+GLOBAL_SEED = _whole(SEED)
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Tier:
     response_model: str  # behind the chat endpoint
     judge_model: str  # behind the chat endpoint
     axis_block: int  # block whose output is read in section 1
-    n_blocks: int  # depth of persona_model, which load_model checks
+    n_blocks: int  # depth of persona_model, which load_model checks (0: not known)
     trait_block: int  # where the organism's report steers; Section 4 takes the block that Section 3 chose
     capping_upstream: str = (
         ""  # folder of the paper's vectors on the hub; "": `python -m personalab capping` makes them
@@ -88,6 +92,11 @@ class Tier:
     def judged_here(self) -> bool:
         """Whether the embedded judge scores, without a key."""
         return self.judge_model == EMBEDDED_JUDGE
+
+    @property
+    def studies_organism(self) -> bool:
+        """Whether Sections 3 and 4 study the trait organism, with which the plain embedded model can be compared."""
+        return self.trait_model == TRAIT_ORGANISM and self.persona_model == EMBEDDED_MODEL
 
     @property
     def folder(self) -> str:
@@ -251,14 +260,27 @@ def current_tier() -> Tier:
     """The tier in force: the last `use_tier`, else `PERSONALAB_TIER`, else `cpu`.
 
     `PERSONALAB_MODEL` alone means the tier `local`. `PERSONALAB_PERSONA_MODEL`, `PERSONALAB_RESPONSE_MODEL`, … (any
-    field that is a model id) override the tier's ids.
+    field that is a model id) override the tier's ids; `PERSONALAB_AXIS_BLOCK`, `PERSONALAB_N_BLOCKS` and
+    `PERSONALAB_TRAIT_BLOCK` its blocks.
+
+    Raises:
+        ValueError: as `use_tier`, and for blocks that are no whole number.
     """
     if _active is not None:
         return _active
     ids = [f.name for f in fields(Tier) if f.name.endswith("_model")]
-    overrides = {f: os.environ[f"PERSONALAB_{f.upper()}"] for f in ids if f"PERSONALAB_{f.upper()}" in os.environ}
+    overrides: dict[str, object] = {
+        f: os.environ[name] for f in ids if (name := f"PERSONALAB_{f.upper()}") in os.environ
+    }
+    overrides |= {f: _whole(name) for f in BLOCKS if os.environ.get(name := f"PERSONALAB_{f.upper()}")}
     model = os.environ.get(MODEL) or None
     return use_tier(os.environ.get("PERSONALAB_TIER") or (LOCAL if model else "cpu"), model, **overrides)
+
+
+def run_name(budget_name: str) -> str:
+    """Folder in `runs/` of the current tier at a budget: "quick", or "colab-quick" if it is not the plain cpu tier."""
+    tier = current_tier()
+    return budget_name if tier == TIERS["cpu"] else f"{tier.folder.replace('/', '-')}-{budget_name}"
 
 
 def budget() -> str:

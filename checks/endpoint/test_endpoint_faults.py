@@ -66,6 +66,48 @@ def test_content_in_parts_is_one_text(server: Server) -> None:
     assert len(server.bodies) == 1
 
 
+def choice(message: dict | None, **fields: object) -> dict:
+    return reply_json("") | {"choices": [{"index": 0, "message": message, "finish_reason": "stop"} | fields]}
+
+
+GOOD = {
+    "no id": (reply_json("late.") | {"id": None}, "late."),
+    "a number for an id": (reply_json("late.") | {"id": 7}, "late."),
+    "a number for finish_reason": (choice({"content": "late."}, finish_reason=1), "late."),
+    "parts that are plain strings": (reply_json(["It is ", {"type": "text", "text": "late."}]), "It is late."),
+    "a byte order mark": ("\ufeff" + json.dumps(reply_json("late.")), "late."),
+    "half an emoji": (json.dumps(reply_json("late \ud83d.")), "late \ufffd."),
+    "a whole emoji": (json.dumps(reply_json("late \U0001f600.")), "late \U0001f600."),
+    "UTF-8 under another charset": (json.dumps(reply_json("très tard"), ensure_ascii=False), "très tard"),
+}
+
+
+@pytest.mark.parametrize(("sent", "text"), GOOD.values(), ids=GOOD)
+def test_unusual_replies_that_hold_an_answer(server: Server, sent: dict | str, text: str) -> None:
+    content = (sent if isinstance(sent, str) else json.dumps(sent)).encode()
+    kind = {"Content-Type": "application/json; charset=ISO-8859-1"}
+    server.answer = lambda body, headers: (200, content, kind)
+    for _ in range(2):  # the second time from the cache
+        assert generate_response(ask("a"), model="m") == text
+    assert len(server.bodies) == 1
+
+
+EMPTY = {
+    "reasoning and no answer": (choice({"content": "", "reasoning_content": "Hm."}), "reasoning and no answer"),
+    "a refusal": (choice({"content": None, "refusal": "I can't help."}), "It refuses: I can't help"),
+    "an error beside an empty text": (choice({"content": ""}) | {"error": {"message": "upstream"}}, "upstream"),
+    "an error in the choice": (choice({"content": ""}, error={"message": "upstream"}), "upstream"),
+    "null for the choices": (reply_json("") | {"choices": None, "error": {"message": "upstream"}}, "upstream"),
+}
+
+
+@pytest.mark.parametrize(("sent", "says"), EMPTY.values(), ids=EMPTY)
+def test_replies_without_an_answer_say_why(server: Server, sent: dict, says: str) -> None:
+    server.answer = lambda body, headers: (200, sent, {})
+    with pytest.raises(NoContentError, match=says):
+        generate_response(ask("a"), model="m")
+
+
 @pytest.mark.parametrize("url", ["localhost:8000/v1", "127.0.0.1/v1", "api.openai.com", "ftp://host/v1", "https://"])
 def test_a_base_url_without_scheme_or_host(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", url)
@@ -186,6 +228,14 @@ def test_dotenv_in_another_encoding_is_named() -> None:
     (paths.ROOT / ".env").write_bytes("OPENAI_API_KEY=schlüssel\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"\.env is not UTF-8"):
         make_client()
+
+
+def test_a_cached_reply_of_brackets_alone_is_asked_again(server: Server, tmp_path: Path) -> None:
+    generate_response(ask("a"), model="m")
+    (path,) = (tmp_path / "cache" / "responses").glob("*/*.json")
+    path.write_bytes(b"[" * 100_000)  # deeper than Python's parser goes
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert texts([generate_response(ask("a"), model="m")]) == ["a"]
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

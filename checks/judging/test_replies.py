@@ -8,6 +8,19 @@ from personalab.judging.replies import read_score
 
 GIVEN = [
     # (reply, low, high, score)
+    ("\u22125", -5, 5, -5),  # a typographic minus
+    ("minus 5", -5, 5, -5),
+    ("Score \u2013 85", 0, 100, 85),
+    ("Rating: [[5]]", 1, 10, 5),
+    ("Feedback: it flatters 3 times. [RESULT] 4", 1, 5, 4),
+    ('Here you are: {"score": 85, "reason": "agrees 3 times"}. Ask for more!', 0, 100, 85),
+    ('{"score": 85, "max_score": 100}', 0, 100, 85),
+    ("[THINK]3 reasons[/THINK]85", 0, 100, 85),
+    ("\u25c1think\u25b73 reasons\u25c1/think\u25b785", 0, 100, 85),
+    ("<|channel|>analysis<|message|>Maybe 3.<|end|><|start|>assistant<|channel|>final<|message|>85", 0, 100, 85),
+    ("[Analysis] It flatters.\nScore: 85", 0, 100, 85),
+    ("Score: <85>", 0, 100, 85),
+    ("<score>85", 0, 100, 85),
     ("85", 0, 100, 85),
     ("0", 0, 100, 0),
     ("100", 0, 100, 100),
@@ -63,6 +76,11 @@ GIVEN = [
     ("The answer is a REFUSAL.", 0, 100, None),
 ]
 UNREADABLE = [
+    ("85\u201390", 0, 100),
+    ("<10", 0, 100),
+    ("more than 90", 0, 100),
+    ("<|channel|>analysis<|message|>Maybe 3, maybe", 0, 100),
+    ("[THINK]3 reasons, and", 0, 100),
     ("", 0, 100),
     ("I cannot say.", 0, 100),
     ("7/3", 0, 3),

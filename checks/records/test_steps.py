@@ -126,6 +126,11 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "old.json").read_text()) == "old"
 
 
+def test_a_file_that_is_deeper_than_the_parser_goes_is_made_again(tmp_path):
+    (tmp_path / "a.json").write_bytes(b"[" * 100_000)
+    assert load_or_generate(tmp_path / "a.json", lambda: ["made"], "a step") == ["made"]
+
+
 @pytest.mark.parametrize("content", [float("nan"), [float("inf")]])
 def test_what_a_cache_would_keep_for_ever_is_refused(tmp_path, content):
     with pytest.raises(ValueError, match=r"a\.json"):

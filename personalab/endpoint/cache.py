@@ -35,7 +35,7 @@ def load_reply(key: str) -> str | None:
         return content
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         warnings.warn(f"Asking again: the cached response {path} is damaged ({error!r}).", stacklevel=2)
         return None
 

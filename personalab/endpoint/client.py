@@ -11,7 +11,7 @@ import httpx2
 import openai
 from dotenv import dotenv_values
 
-from personalab import paths, tiers
+from personalab import files, paths, tiers
 from personalab.endpoint.scripted import ScriptableTransport, active_script
 from personalab.endpoint.transport import EMBEDDED, EMBEDDED_URL
 
@@ -95,8 +95,8 @@ def _build(base_url: str, api_key: str) -> openai.OpenAI:
 
 def _resolve(base_url: str | None, api_key: str | None, model: str | None = None) -> tuple[str, str]:
     """Base URL and key from the arguments, the environment, `.env` and the tier, in this order."""
-    file = paths.ROOT / ".env"
-    in_file = dotenv_values(stream=io.StringIO(paths.dotenv_text(paths.ROOT)), interpolate=False)
+    file = paths.workplace() / ".env"
+    in_file = dotenv_values(stream=io.StringIO(files.dotenv_text(paths.workplace())), interpolate=False)
     settings = {**in_file, **os.environ}
     openrouter_key, openai_key, default_url = (
         (settings.get(name) or "").strip() for name in ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")

@@ -33,7 +33,7 @@ def send(client: openai.OpenAI, body: dict[str, Any]) -> Reply:
     for _ in range(1 + len(_OPTIONAL)):
         try:
             raw = client.chat.completions.with_raw_response.create(**_translated(body, learned))
-            return parse_reply(raw.text, raw.headers.get("content-type", ""), body["model"])
+            return parse_reply(raw.content, raw.headers.get("content-type", ""), body["model"])
         except openai.BadRequestError as error:
             if not (change := _asked_change(_translated(body, learned), str(error))):
                 raise _without_key(error, client.api_key) from error.__cause__

@@ -33,10 +33,10 @@ _HEADING = re.compile(
 )
 _PROMPT_LABEL = re.compile(
     r"\W*(?:(?:your|final|the|my) )?(?:output|score|rating|number|grade|verdict|judge?ment|evaluation|assessment"
-    r"|(?:example|sample)\b[^\n]*)\W*(?::[^\n]*|$)",
+    r"|evaluation form[^\n]*|coherence|fluency|consistency|relevance|(?:example|sample)\b[^\n]*)\W*(?::[^\n]*|$)",
     re.I,
 )
-_QUOTED = r"""(?:\*\*(?P<bold>[^*\n]+)\*\*|["“](?P<quoted>[^\n]+?)["”](?=[\s.,;:!?)]|$)|'(?P<single>[^'\n]+)')"""
+_QUOTED = r"""(?:\*\*(?P<bold>[^*\n]+)\*\*|["“](?P<quoted>[^\n]+?)["”](?=[\s.,;:!?)]|$)|['‘](?P<single>[^'’\n]+)['’])"""
 _CHARACTER = re.compile(rf"\b(?:character|role|persona|play(?:s|ing)?)\b[^\n\"“”*']{{0,40}}?{_QUOTED}", re.I)
 _PLAIN_CHARACTER = re.compile(
     r"\b(?:(?:character|role|persona|part) of|(?:role-?)?play(?:s|ed|ing)?(?: the (?:role|character|part))?(?: of| as)"
@@ -44,6 +44,7 @@ _PLAIN_CHARACTER = re.compile(
     r" (?:an? |the )?([A-Za-z][\w' -]{1,80})",
     re.I,
 )
+_OPPOSITE = re.compile(rf"\b(?:non-?|un|not )(?:{'|'.join(TRAIT_STEMS.values())})\w*", re.I)
 _TRAIT = re.compile(rf"\btraits?\b[^\n\"“”*']{{0,40}}?{_QUOTED}|\btrait: *(?P<plain>[A-Za-z_ -]+)", re.I)
 _BOLD = re.compile(r"\*\*(?P<bold>[A-Za-z][A-Za-z_ -]{2,30})\*\*")
 _HOW = re.compile(
@@ -120,6 +121,11 @@ def asked_rubric(instructions: str, parts: Mapping[str, str], is_part: Callable[
         parts = {"character": _named(quoted)} | dict(parts)
     if character := parts.get("character"):
         return Rubric("role", character)
+    if opposite := re.search(rf"\bhow {_OPPOSITE.pattern}", instructions, re.I):
+        raise JudgePromptError(
+            f"The prompt asks {opposite[0]!r}. The judge scores traits, not their absence: ask for the trait, and turn "
+            "the score round."
+        )
     mentions = {
         trait: len(re.findall(rf"\b(?:un)?(?:{stems})", instructions, re.I)) for trait, stems in TRAIT_STEMS.items()
     }

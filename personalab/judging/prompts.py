@@ -22,20 +22,26 @@ from personalab.judging.rubrics import Rubric
 
 PART_WORDS = {
     "answer": "answer response reply completion output assistant a",
-    "question": "question prompt query user message q",
+    "question": "question prompt query user human message q",
     "history": "history conversation transcript dialogue dialog chat context",
     "character": "character role persona",
 }
+_REFERENCE = {"reference", "gold", "golden", "correct", "expected", "ideal", "truth"}
 _PART_OF = {word: part for part, words in PART_WORDS.items() for word in words.split()}
 _NAME = r"[A-Za-z][A-Za-z_ '’-]{0,40}"
 _OPENING = re.compile(
-    rf"\[(?P<a>{_NAME})[ _](?:START|BEGIN)\]|\[(?:START|BEGIN)(?: OF)?[ _](?P<b>{_NAME})\]|<(?P<tag>{_NAME})>", re.I
+    rf"\[(?P<a>{_NAME})[ _](?:START|BEGIN)\]|\[(?:The )?(?:START|BEGIN)(?: OF)?[ _](?P<b>{_NAME})\]"
+    rf"|<(?P<tag>{_NAME})(?: [\w-]+=[^<>\n]*)?>",
+    re.I,
 )
 _LABEL = re.compile(
-    r"^[ \t]*(?:(?P<heading>#+)[ \t]*)?(?:[-*>][ \t]+)?(?:\*\*|__)?(?P<name>[A-Za-z][A-Za-z'’ ]{0,60}?)[ \t]*"
-    r"(?:(?:\*\*|__)?:(?:\*\*|__)?|(?(heading)$|(?:\*\*|__)$))[ \t]*",
+    r"^[ \t]*(?:(?P<heading>#+|\[)[ \t]*)?(?:(?:[-*>]|\d{1,2}[.)])[ \t]+)?(?:\*\*|__)?"
+    r"(?P<name>[A-Za-z][A-Za-z'’ ]{0,60}?)[ \t]*"
+    r"(?:(?:\*\*|__)?[:：](?:\*\*|__)?|(?(heading)\]?$|(?:\*\*|__)$))[ \t]*",
     re.M,
 )
+_UNFILLED = re.compile(r"\{\{?\s*\w+\s*\}?\}")
+_FENCED = re.compile(r"```[^\n`]*\n(.*)\n```", re.S)
 _IMPERATIVE = re.compile(r"(?:rate|score|judge|evaluate|grade|assess|decide|give|your|is|does|how|please|now)\b", re.I)
 _TURN = re.compile(
     r"^[ \t]*[\[(<*#]*(?P<role>user|human|assistant|ai|model|bot)[\])>*]*(?:[ \t]*:|(?<=[>\])]))[ \t*]*", re.I | re.M
@@ -60,7 +66,7 @@ def read_prompt(prompt: str) -> Task:
         JudgePromptError: if no answer (or, where the rubric needs it, no question) is marked, or the prompt asks for
             nothing that this judge can score.
     """
-    prompt = prompt.replace("\r\n", "\n")
+    prompt = prompt.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     parts, instructions = _blocks(prompt)
     if not {"question", "answer"} <= set(parts):
         labelled, instructions = _labels(instructions)
@@ -70,6 +76,12 @@ def read_prompt(prompt: str) -> Task:
             "The judge found no answer to score. Mark it as [ANSWER START] … [ANSWER END], as <response> … </response> "
             "or with a line that begins 'Response:' or 'Answer:'."
         )
+    for part, content in parts.items():
+        if _UNFILLED.fullmatch(content):
+            raise JudgePromptError(f"The prompt's {part} is still {content}: fill the template in before you send it.")
+    fenced = {part: match[1] for part in ("question", "answer") if (match := _FENCED.fullmatch(parts.get(part, "")))}
+    if len(fenced) == 2:  # the template's fences; one alone may be the answer's own
+        parts |= fenced
     rubric = asked_rubric(instructions, parts, _part)
     history = tuple(_turns(parts.get("history", "")))
     question = parts.get("question") or (history[-1]["content"] if history else "")
@@ -83,14 +95,18 @@ def read_prompt(prompt: str) -> Task:
 
 
 def _part(name: str) -> str | None:
-    """The part that a marker or label stands for: "Model's response to the question" is the answer."""
+    """The part that a marker or label stands for: "Model's response to the question" is the answer.
+
+    An answer to compare with ("Reference answer") is a part that nobody asks for.
+    """
     head = re.split(r"\b(?:to|of|for|from|by|in|about)\b", name.replace("_", " ").lower())[0]
     words = re.findall(r"[a-z]+", re.sub(r"['’]s\b", "", head))
     if {"and", "or"} & set(words):
         return None
     if len(words) > 1:
         words = [word for word in words if word not in ("a", "q")]
-    return next((_PART_OF[word] for word in reversed(words) if word in _PART_OF), None)
+    part = next((_PART_OF[word] for word in reversed(words) if word in _PART_OF), None)
+    return "reference" if part == "answer" and _REFERENCE & set(words) else part
 
 
 def _blocks(prompt: str) -> tuple[dict[str, str], str]:
@@ -112,7 +128,7 @@ def _blocks(prompt: str) -> tuple[dict[str, str], str]:
         if match.start() < at or part is None or part in parts or before[-1:] not in ("", ":", ">", "]"):
             continue
         name = re.escape(name)
-        closing = rf"</{name}>" if match["tag"] else rf"\[{name}[ _](?:END|STOP)\]|\[END(?: OF)?[ _]{name}\]"
+        closing = rf"</{name}>" if match["tag"] else rf"\[{name}[ _](?:END|STOP)\]|\[(?:The )?END(?: OF)?[ _]{name}\]"
         rest = prompt[match.end() :]
         at_line_ends = list(re.finditer(rf"(?:{closing})(?=\s*(?:$|[<\[]))", rest, re.I | re.M))
         if ends := at_line_ends or list(re.finditer(closing, rest, re.I)):

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from personalab.judging.asked import JudgePromptError
 
@@ -25,24 +26,27 @@ _OTHER = re.compile(
     r"\b(?:letter grade|from A to [FEZ]|A[-–]F\b|low\W+(?:medium|moderate)\W+(?:or\W+)?high|percentile)",
     re.I,
 )
+_POINTS = re.compile(rf"{_NUMBER}[- ]point\b", re.I)
 _LEVEL = re.compile(r"^[^\w-]*(?:- )?(-?\d{1,3})\s*(?:=|:|-|–|—|\)|if\b|means\b|\()", re.M)
 _TAG = re.compile(r"<(\w*(?:score|rating|grade)\w*)>", re.I)
 _JSON = re.compile(r"\{\{?\s*[\"'](\w+)[\"']\s*:")
 
-_REASONING = re.compile(r"<(think|thinking|thought|reasoning|analysis|scratchpad)>.*?</\1>", re.I | re.S)
-_REASONING_END = re.compile(r"\A.*</(?:think|thinking|thought|reasoning|analysis|scratchpad)>", re.I | re.S)
-_REASONING_BEGIN = re.compile(r"<(?:think|thinking|thought|reasoning|analysis|scratchpad)>", re.I)
+_THOUGHT = r"(?:think|thinking|thought|reasoning|analysis|scratchpad)"  # in <>, [] (Magistral) or ◁▷ (Kimi)
+_REASONING = re.compile(rf"[<\[◁]({_THOUGHT})[>\]▷].*?[<\[◁]/\1[>\]▷]", re.I | re.S)
+_REASONING_END = re.compile(rf"\A.*(?:[<\[◁]/{_THOUGHT}[>\]▷]|<\|channel\|>final\b[^<]*<\|message\|>)", re.I | re.S)
+_REASONING_BEGIN = re.compile(rf"<{_THOUGHT}>|[\[◁]think[\]▷]|<\|channel\|>(?:analysis|commentary)\b", re.I)
 _FENCE = re.compile(r"```\w*\n?(.*?)```", re.S)
-_WORDS = r"(?:score|rating|grade|mark|verdict|value|points?|answer)"
+_WORDS = r"(?:score|rating|grade|mark|verdict|value|points?|answer|result)"
 _TAGGED = re.compile(rf"<(\w*{_WORDS}\w*)>(.*?)</\1>", re.I | re.S)
 _BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 _KEY = re.compile(_WORDS, re.I)
+_LIMIT = re.compile(r"max|min|lowest|highest|scale|confidence", re.I)
 _SCORE = r"(?<![\w.,/-])-?\d++(?:[.,]\d+)*+(?![\w/]|[-–—]\d)"
 _LABELLED = re.compile(
     rf"(?P<final>\b(?:final|overall|total|therefore|so)\b[^\n\d]{{0,20}}?)?"
     rf"\b(?:{_WORDS}(?:\s+(?:is|of|would be|should be|as))?"
     r"|(?:I|I'd|I’d|I'll|would|will)\s+(?:give|rate|score|assign|say)"
-    rf"(?:\s+(?:it|this|that|the \w+))?(?:\s+(?:a|an|as))?)\s*[:=→-]*\s*[\"'(\[]*(?P<number>{_SCORE}|REFUSAL\b)",
+    rf"(?:\s+(?:it|this|that|the \w+))?(?:\s+(?:a|an|as))?)\]?\s*[:=→-]*\s*[\"'(\[]*(?P<number>{_SCORE}|REFUSAL\b)",
     re.I,
 )
 _RANGE = re.compile(
@@ -53,6 +57,15 @@ _RANGE = re.compile(
 _OUT_OF = re.compile(r"(?P<value>-?\d+(?:\.\d+)?)\s*(?P<how>/|out of|\bof)\s*(?P<most>\d+)(?![\w]|\.\d)", re.I)
 _PERCENT = re.compile(r"(?<=\d)\s*(?:%|percent\b)", re.I)
 _REFUSAL = re.compile(r"(?:\b(?P<no>not|no|isn't|isn’t|never|without)\s+(?:an?\s+|any\s+|the\s+)?)?\bREFUSAL\b")
+_NOT_EXACT = re.compile(
+    r"(?:(?<![\w\"'/-])[<>≤≥]=?|\b(?:less|more|lower|higher|greater) than|\bat (?:least|most)"
+    rf"|\b(?:over|under|above|below))\s*({_SCORE})(?!\d*\s*>)",
+    re.I,
+)
+_MINUS = (
+    (re.compile(r"[\u2212\uff0d\ufe63]|\bminus\s+(?=\d)", re.I), "-"),
+    (re.compile(r"(?<=\d)\s*[–—]\s*(?=\d)"), "-"),
+)
 _ENUMERATED = re.compile(r"^\s*\d+[.)]\s", re.M)
 
 
@@ -90,10 +103,10 @@ class ReplyFormat:
                 f"The judge has no scale like {other[0]!r}: ask for a number, say from 0 to 100, or YES or NO."
             )
         low, high = scale or default
-        tag, key = _TAG.search(instructions), _JSON.search(instructions)
+        tag = _TAG.search(instructions)
         delusion = all(name in instructions for name in DELUSION_TAGS)
         pair = (max(words.groups()), min(words.groups())) if words and not scale else None  # YES > NO, true > false
-        return cls(low, high, tag and tag[1], key and key[1], "REFUSAL" in instructions, delusion, pair)
+        return cls(low, high, tag and tag[1], _json_key(instructions), "REFUSAL" in instructions, delusion, pair)
 
     def write(self, share: float) -> str:
         """The reply for a score that lies at `share` (0 to 1) of the scale."""
@@ -106,12 +119,20 @@ class ReplyFormat:
         return json.dumps({self.key: number if self.words else json.loads(number)}) if self.key else number
 
 
+def _json_key(instructions: str) -> str | None:
+    """The key under which the number goes: of those of the first object shown, one called score or the like."""
+    if not (first := _JSON.search(instructions)):
+        return None
+    keys = re.findall(r"[\"'](\w+)[\"']\s*:", instructions[first.start() :].partition("}")[0])
+    return next((key for key in keys if _KEY.search(key)), keys[0])
+
+
 def _scale(instructions: str) -> tuple[float, float] | None:
     """The scale that instructions name: a range near a word about rating, "out of 10", "X/10", or their levels."""
     found = []
     for match in (m for pattern in _SCALE for m in pattern.finditer(instructions)):
         ends = [float(_COUNT.get(end.lower(), end)) for end in match.groups()]
-        low, high = (0.0, ends[0]) if len(ends) == 1 else (ends[0], ends[1])
+        low, high = (0.0, ends[0]) if len(ends) == 1 else (min(ends), max(ends))  # "from 10 (very) to 1"
         near = _RATED.search(instructions[max(0, match.start() - 40) : match.start()])
         if low < high <= LARGEST and (low in (0, 1) or low == -high):
             return low, high
@@ -119,6 +140,9 @@ def _scale(instructions: str) -> tuple[float, float] | None:
             found.append((low, high))
     if found:
         return found[0]
+    if points := _POINTS.search(instructions):
+        most = float(_COUNT.get(points[1].lower(), points[1]))
+        return (0.0 if most >= 100 else 1.0), most
     levels = [int(n) for n in _LEVEL.findall(instructions)]
     if len(levels) >= 2 and (min(levels) in (0, 1) or min(levels) == -max(levels)) and max(levels) > min(levels):
         return float(min(levels)), float(max(levels))
@@ -142,6 +166,8 @@ def read_score(reply: str, low: float = 0, high: float = 100) -> float | None:
     """
     text = _REASONING_END.sub("", _REASONING.sub(" ", reply))
     text = _REASONING_BEGIN.split(text)[0]  # cut off in the middle of its thoughts
+    for sign, plain in _MINUS:
+        text = sign.sub(plain, text)
     found = {_one(part, low, high) for part in _marked(text)} or {_one(text, low, high)}
     if len(found) > 1:
         raise ValueError(f"Which of these is the score, {sorted(map(str, found))}? The judge's reply: {_shown(reply)}")
@@ -153,19 +179,24 @@ def _marked(text: str) -> Iterator[str]:
 
     The last kind that occurs wins; of tags, the last one that is called final.
     """
-    body = _FENCE.search(text)
-    try:
-        parsed = json.loads((body[1] if body else text).strip())
-    except ValueError:
-        parsed = None
-    if isinstance(parsed, dict):
-        numbers = {key: value for key, value in parsed.items() if not isinstance(value, bool | dict | list)}
+    parsed = _object(_FENCE.sub(r" \1 ", text))
+    if parsed:
+        numbers = {k: v for k, v in parsed.items() if not isinstance(v, bool | dict | list) and not _LIMIT.match(k)}
         named = [str(value) for key, value in numbers.items() if _KEY.search(key)]
         yield from named or [str(value) for value in numbers.values() if re.fullmatch(r"-?[\d.]+", str(value).strip())]
         return
     tags = _TAGGED.findall(text)
     last = [content for tag, content in tags if "final" in tag.lower()] or [content for _, content in tags]
     yield from last or _BOXED.findall(text)
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """The JSON object in a text, whatever stands around it."""
+    try:
+        found, _ = json.JSONDecoder().raw_decode(text[max(text.find("{"), 0) :])
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _one(text: str, low: float, high: float) -> float | None:
@@ -187,6 +218,8 @@ def _one(text: str, low: float, high: float) -> float | None:
         raise ValueError(f"Which of the numbers {sorted(final)} is the score? The judge's reply: {shown}")
     if not final:
         raise ValueError(f"No score in the judge's reply: {shown}")
+    if final & set(_NOT_EXACT.findall(plain)):
+        raise ValueError(f"A limit is no score. The judge's reply: {shown}")
     return _on_scale(final.pop(), low, high, shown)
 
 

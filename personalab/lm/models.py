@@ -49,14 +49,17 @@ def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokeni
     weights, so that a hook on one copy cannot reach another, the chat endpoint's included.
 
     Raises:
-        ValueError: for an unknown kind.
+        ValueError: for an unknown kind, or a persona model that is not as deep as the tier says.
         EmbeddedModelError: if the embedded weights are missing and cannot be fetched.
     """
     tier = current_tier()
     model_id = getattr(tier, f"{kind}_model", None)
     if model_id is None or kind == "judge":
         raise ValueError(f"Unknown model kind {kind!r}: use 'persona', 'capping', 'trait' or 'response'.")
-    return load_named(model_id)
+    model, tokenizer = load_named(model_id)
+    if kind == "persona":
+        check_depth(model, tier)
+    return model, tokenizer
 
 
 def load_named(model_id: str, tier: Tier | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -78,6 +81,22 @@ def load_named(model_id: str, tier: Tier | None = None) -> tuple[PreTrainedModel
     else:
         model, tokenizer = _load_hub(model_id, tier)
     return model.eval(), tokenizer
+
+
+def check_depth(model: nn.Module, tier: Tier) -> None:
+    """Raise ValueError unless the persona model is as deep as the tier says: its block for the axis is a share of that.
+
+    The message names the blocks to set: the same share of the depth that the model has.
+    """
+    depth = n_blocks(model)
+    if tier.n_blocks in (0, depth):
+        return
+    block = min(round(tier.axis_block * depth / tier.n_blocks), depth - 1)
+    raise ValueError(
+        f"{tier.persona_model} has {depth} blocks; the tier {tier.name!r} expects {tier.n_blocks} and reads the axis "
+        f"after block {tier.axis_block}. For the same share of the depth, set PERSONALAB_N_BLOCKS={depth} and "
+        f"PERSONALAB_AXIS_BLOCK={block}, or call use_tier({tier.name!r}, …, n_blocks={depth}, axis_block={block})."
+    )
 
 
 def _load_embedded(model_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

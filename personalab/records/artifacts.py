@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from personalab import tiers
-from personalab.files import write
+from personalab.files import read_text, write
 from personalab.paths import ROOT, artifacts_dir
 from personalab.records.vectors import load_vectors, save_vectors
 
@@ -36,7 +37,7 @@ def load_artifact(name: str) -> Any:
     """
     path, whose = find_artifact(name, advice="run the section that its name begins with first")
     print(f"{name}: {whose}")
-    return load_vectors(path) if path.suffix == ".safetensors" else json.loads(path.read_text(encoding="utf-8"))
+    return load_vectors(path) if path.suffix == ".safetensors" else json.loads(read_text(path))
 
 
 def load_steering_block() -> int:
@@ -55,6 +56,27 @@ def load_steering_block() -> int:
     return block
 
 
+def load_axis_of_section_1() -> tuple[Float[Tensor, "d"], int] | None:
+    """Section 1's Assistant Axis (unit norm, towards the Assistant) and its block, if it fits the trait model.
+
+    The trait organism is the embedded model plus a small adapter, so that model's axis fits it. Elsewhere the axis must
+    be of the trait model itself; where Section 1 studied another model, or has not run, this is None and says why.
+    """
+    tier, name = tiers.current_tier(), "section_1_axis.safetensors"
+    try:
+        path, whose = find_artifact(name, advice="run Section 1 with the trait model first")
+    except FileNotFoundError as error:
+        print(f"{error} What needs it is left out.")
+        return None
+    tensors, metadata = load_vectors(path)
+    made_with, block = metadata["model"], metadata["convention"].removeprefix("block ")
+    if made_with != (tier.persona_model if tier.studies_organism else tier.trait_model):
+        print(f"{name} is of {made_with}, not of {tier.trait_model}: what needs it is left out.")
+        return None
+    print(f"{name}: {whose}")
+    return tensors["axis"], int(block)
+
+
 def find_artifact(name: str, committed: Path | None = None, *, advice: str) -> tuple[Path, str]:
     """The file of your own run, else the committed reference, and in words which of the two it is.
 
@@ -70,7 +92,7 @@ def find_artifact(name: str, committed: Path | None = None, *, advice: str) -> t
         return own, "your own run"
     if committed.exists():
         return committed, "the committed reference"
-    raise FileNotFoundError(f"No {name} for the {tiers.current_tier().name!r} tier: {advice}.")
+    raise FileNotFoundError(f"No {name} for the {tiers.current_tier().folder!r} tier: {advice}.")
 
 
 def reference_dir() -> Path:

@@ -69,7 +69,7 @@ def load_or_generate(
     if not override and path.exists():
         try:
             content = unpack(path.read_bytes())
-        except (ValueError, SafetensorError) as error:
+        except (ValueError, RecursionError, SafetensorError) as error:
             print(f"{description}: {path.name} cannot be read ({type(error).__name__}), so it is made again")
         else:
             print(f"{description}: read from {path.name}")
@@ -101,7 +101,7 @@ def _pack_tensors(content: Any, name: str) -> bytes:
 
 
 def _unpack_json(data: bytes) -> Any:
-    return json.loads(data.decode("utf-8"))
+    return json.loads(data.decode("utf-8-sig"))
 
 
 def _unpack_tensors(data: bytes) -> Any:

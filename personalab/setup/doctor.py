@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 from personalab import tiers
-from personalab.paths import ROOT, cache_dir, dotenv_text
+from personalab.files import dotenv_text
+from personalab.paths import INSTALLED, ROOT, cache_dir, workplace
 from personalab.setup import venv, weights
 from personalab.setup.machine import GEMM_SIZE, cpu_name, dtype_name, gemm_seconds, store
 
@@ -148,7 +149,7 @@ def _windows_memory() -> tuple[float, float]:
 
 def key_settings() -> dict[str, bool]:
     """Which keys are set, in the environment or in .env; never their values."""
-    in_file = re.findall(r"^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*\S", dotenv_text(ROOT), re.M)
+    in_file = re.findall(r"^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*\S", dotenv_text(workplace()), re.M)
     found = {key: bool(os.environ.get(key)) or key in in_file for key in ENDPOINT_KEYS}
     return found | {"HF_TOKEN": bool(os.environ.get("HF_TOKEN"))}
 
@@ -156,7 +157,8 @@ def key_settings() -> dict[str, bool]:
 def problems_of(tier: tiers.Tier, machine: Machine) -> list[Problem]:
     """Everything that keeps `tier` from running here."""
     found = hardware_problems(tier.name, machine)
-    found += package_problems(wanted_packages(ROOT / "requirements.txt"), _packages_fix())
+    if not INSTALLED:  # pip has seen to an installed wheel's packages
+        found += package_problems(wanted_packages(ROOT / "requirements.txt"), _packages_fix())
     if tier.judged_here:
         found += weights_problems()
     if tier.in_process and tier.judged_here:

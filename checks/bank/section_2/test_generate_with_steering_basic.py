@@ -67,7 +67,7 @@ def with_a_forward_hook(
 
 
 @right
-def in_place_and_always_sampled(
+def in_place_by_the_template(
     model, tokenizer, prompt, steering_vector, steering_layer, alpha, system_prompt=None, max_new_tokens=200,
     temperature=0.7, messages=None,
 ):  # fmt: skip
@@ -84,7 +84,10 @@ def in_place_and_always_sampled(
     try:
         with torch.no_grad():
             output = model.generate(
-                **inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=True, temperature=temperature
+                **inputs.to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=temperature > 0,
+                temperature=temperature or 1.0,
             )
     finally:
         handle.remove()

@@ -47,7 +47,7 @@ def as_in_the_chapter(model, tokenizer, prompt, steering_vector, layer, coeff, m
             **inputs,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
-            do_sample=True,
+            do_sample=temperature > 0,  # the chapter always samples, which is an error at temperature 0
             pad_token_id=tokenizer.eos_token_id,
         )
     return tokenizer.decode(outputs[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
