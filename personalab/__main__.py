@@ -236,6 +236,14 @@ def make(args: argparse.Namespace) -> int:
     return 0
 
 
+def own_model(args: argparse.Namespace) -> int:
+    """One of the commands for a model of one's own (`personalab.model_commands`)."""
+    from personalab import model_commands
+
+    _ensure_weights()
+    return _setting(lambda: model_commands.run(args))
+
+
 def _ensure_weights() -> None:
     from personalab import tiers
     from personalab.setup import weights
@@ -272,6 +280,8 @@ def _run_all(steps: Mapping[str, Callable[[], int]]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
+    from personalab import model_commands
+
     top = argparse.ArgumentParser(prog="python -m personalab", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
@@ -284,6 +294,8 @@ def parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(call=make, enter=venv.ensure_env)
         _add_maker_options(sub, name)
+    for sub in model_commands.add(commands):
+        sub.set_defaults(call=own_model, enter=venv.ensure_env)
     return top
 
 

@@ -20,7 +20,7 @@ _pristine: dict[tuple[str, torch.dtype], tuple[PreTrainedModel, PreTrainedTokeni
 
 # Where each architecture keeps its blocks: text models, text models wrapped for images (Gemma 3), PEFT on either; then
 # OPT, GPT-2 and its kin (Falcon, Bloom, GPT-J), MPT, GPT-NeoX, Mamba, BioGPT.
-_BLOCK_PATHS = (
+_BLOCK_PATHS = [
     "model.layers",
     "model.language_model.layers",
     "language_model.layers",
@@ -32,7 +32,13 @@ _BLOCK_PATHS = (
     "gpt_neox.layers",
     "backbone.layers",
     "biogpt.layers",
-)
+]
+
+
+def add_blocks_path(path: str) -> None:
+    """Make known where another family keeps its blocks: the path of the `nn.ModuleList`, as in "model.layers"."""
+    if path not in _BLOCK_PATHS:
+        _BLOCK_PATHS.append(path)
 
 
 def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -56,17 +62,18 @@ def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokeni
     return model, tokenizer
 
 
-def load_named(model_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model by its name, in eval mode, and its tokenizer; the current tier decides dtype and attention.
+def load_named(model_id: str, tier: Tier | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model by its name, in eval mode, and its tokenizer.
 
     Args:
+        tier: decides dtype and attention (default: the current one).
         model_id: the embedded model's or the organism's name, an id on the Hugging Face hub, or a folder.
 
     Raises:
         EmbeddedModelError: if the embedded weights are missing and cannot be fetched.
         OSError: if there is no such model on the hub or on this machine.
     """
-    tier = current_tier()
+    tier = tier or current_tier()
     if model_id in (EMBEDDED_MODEL, TRAIT_ORGANISM):
         model, tokenizer = _load_embedded(model_id, resolve_dtype(tier))
     elif tier.in_process:  # several uses of one model in one process
@@ -163,7 +170,10 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
             continue
         if isinstance(found, nn.ModuleList):
             return found
-    raise ValueError(f"No decoder blocks found in {type(base).__name__}; looked for {', '.join(_BLOCK_PATHS)}.")
+    raise ValueError(
+        f"No decoder blocks found in {type(base).__name__}; looked for {', '.join(_BLOCK_PATHS)}. Name another place "
+        "with personalab.lm.models.add_blocks_path."
+    )
 
 
 def n_blocks(model: nn.Module) -> int:
