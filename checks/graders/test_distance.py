@@ -57,9 +57,8 @@ def test_data_comes_back_as_it_was():
     shared = [1]
     leaf = torch.ones(2, requires_grad=True)
     values = [None, True, 2, 2.5, 1j, "a", b"b", (1,), {2}, frozenset([3]), {"k": shared}, shared, torch.float16]
-    found = loads(
-        dumps([*values, np.arange(3), np.float64(2), leaf, Raised(("KeyError",), "k"), Foreign("f", "x"), Said("s")])
-    )
+    own = [Raised(("KeyError",), "k"), Foreign("f", "x"), Said("s")]
+    found = loads(dumps([*values, np.arange(3), np.float64(2), leaf, *own]))
     assert found[: len(values)] == values and found[10]["k"] is found[11]
     array, number, tensor, *records = found[len(values) :]
     assert array.tolist() == [0, 1, 2] and isinstance(number, np.float64) and tensor.requires_grad

@@ -199,7 +199,8 @@ class Cohort:
         shutil.copytree(self.template, self.place, dirs_exist_ok=True)
         for name in ("workbook", ".home", ".tmp"):
             (self.place / name).mkdir(exist_ok=True)
-        os.environ |= {"HOME": f"{self.place}/.home", "TMPDIR": f"{self.place}/.tmp"}
+        own = {"HOME": ".home", "TMPDIR": ".tmp", "PERSONALAB_CACHE": ".home/cache"}
+        os.environ |= {name: f"{self.place}/{folder}" for name, folder in own.items()}
         tempfile.tempdir = None
         os.chdir(self.place / "workbook")
         return Attempt(self.namespace, self.cases, writer, self.section.seconds[0])

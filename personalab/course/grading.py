@@ -242,6 +242,7 @@ def _begun(release: Release, settings: Settings, hidden: Sequence[Path], state: 
             print(f"section {release.section}, draw {number}: the course's solutions pass, {seconds:.1f} s", flush=True)
             state.begin(release.section, number, section.protection)
             return section
+        print(f"section {release.section}, draw {number}: the course's solutions fail {wrong}", flush=True)
         section.close()
     raise GradingError(
         f"Section {release.section}: the course's own solutions fail, so nobody is graded. {next(iter(wrong.items()))}"
