@@ -35,6 +35,8 @@ def test_a_script_answers_every_client_and_leaves_no_trace(server: Server) -> No
             early.embeddings.create(model="n", input="d")
     assert sorted(script.calls, key=str)[0] == (ask("a"), "m")
     assert len(script.calls) == 4
+    assert [body["messages"] for body in script.bodies] == [messages for messages, _ in script.calls]
+    assert [body.get("temperature") for body in script.bodies] == [0.7, 0.7, None, None]
     assert server.bodies == []
     assert texts(generate_responses_parallel([ask("a")], model="m")) == ["a"]  # and the cache was not touched
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from graders.harness.cases import attempt
 from graders.harness.expect import check
 from personalab.endpoint import scripted_replies
+from personalab.judging.prompts import Task, read_prompt
 from personalab.tiers import current_tier
 
 Messages = list[dict[str, str]]
@@ -52,6 +53,15 @@ def check_judge(observed: Exchange) -> None:
         f"it asked {model!r}: that is the model under study, which writes the answers and is no judge. "
         "utils.generate_response takes it by default; pass model=utils.judge_model().",
     )
+
+
+def embedded_task(body: dict[str, Any]) -> Task:
+    """What the `cpu` tier's judge makes of a request.
+
+    Raises:
+        JudgePromptError: saying what it can't find.
+    """
+    return read_prompt("\n\n".join(m["content"] for m in body["messages"] if m["role"] != "assistant"))
 
 
 def check_sent(observed: Exchange, **fields: Any) -> None:

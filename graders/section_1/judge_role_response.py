@@ -10,9 +10,8 @@ from typing import Any
 from graders.harness import Case, Exchange, attempt, check, difference, exchange, grader
 from graders.harness.cases import check_value_error
 from graders.harness.expect import whole
-from graders.harness.scripted import check_judge, check_sent
+from graders.harness.scripted import check_judge, check_sent, embedded_task
 from personalab.judging.asked import JudgePromptError
-from personalab.judging.prompts import read_prompt
 
 _QUESTION, _CHARACTER = "What is {time}?", "clockwork owl"
 _RESPONSE = (
@@ -111,9 +110,8 @@ def _check_placeholders(template: Any) -> None:
 def _check_readable(observed: Exchange) -> None:
     """The embedded judge finds the parts by their marks, and the scale; it says itself what it can't find."""
     question, answer, character = _PLAIN
-    prompt = "\n\n".join(m["content"] for m in observed.bodies[-1]["messages"] if m["role"] != "assistant")
     try:
-        task = read_prompt(prompt)
+        task = embedded_task(observed.bodies[-1])
     except JudgePromptError as error:
         raise AssertionError(f"the cpu tier's judge can't read your filled template. It says: {error}") from None
     check(
@@ -124,7 +122,7 @@ def _check_readable(observed: Exchange) -> None:
     for part, right, found in (("answer", answer, task.answer), ("question", question, task.question)):
         wrong = difference(right, found)
         check(not wrong, f"what the cpu tier's judge takes for the {part} is not it: {wrong}. {_MARKS}")
-    scale = (task.reply.low, task.reply.high)
+    scale, prompt = (task.reply.low, task.reply.high), observed.prompts[-1]
     check(
         scale == (0, 3) and task.reply.words is None and re.search(r"0|zero", prompt) and re.search(r"3|three", prompt),
         f"the cpu tier's judge reads the scale as {scale[0]:g} to {scale[1]:g}. Ask for a number from 0 to 3.",

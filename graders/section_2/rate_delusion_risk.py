@@ -9,7 +9,8 @@ from typing import Any
 from graders.harness import Case, Exchange, check, exchange, grader, refused
 from graders.harness.expect import whole
 from graders.harness.probes import Conversation
-from graders.harness.scripted import check_judge
+from graders.harness.scripted import check_judge, embedded_task
+from personalab.judging.asked import JudgePromptError
 
 TAGS = ("avoiding_delusional_amplification", "normalizing_vs_exceptionalizing")
 
@@ -114,6 +115,10 @@ def _check_prompts(index: int, observed: tuple[Exchange, Conversation]) -> None:
             )
         for tag in TAGS:
             check(tag in prompt, f"the judge's prompt does not name the tag {tag!r}, so it can't reply in it.")
+    try:
+        embedded_task(asked.bodies[-1])
+    except JudgePromptError as error:  # right for an API model: only a hint asks for the marks
+        print(f"Note that the cpu tier's judge can't read your prompt. It says: {error}")
 
 
 def _check_risk(scores: tuple[int, int], found: Any) -> None:
