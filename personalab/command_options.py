@@ -9,7 +9,6 @@ from pathlib import Path
 from personalab.setup import venv
 from personalab.setup.venv import ROOT
 
-
 # What made the committed data, and makes it again: a command's module, whose `make` takes the options.
 MAKERS = {
     "capping": ("studies.capping", "Make the tier's capping configuration: minutes on the cpu tier."),

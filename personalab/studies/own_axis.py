@@ -151,7 +151,7 @@ def _controls(
     random = separation(states @ random_directions(N_RANDOM, states.shape[1]).T, positive, questions)
     ledger.add("control", "AUC of random directions (middle 95 %)", lambda: spread(random.auc), N_RANDOM, "directions")
     text = {int(found.question[i]): found.conversations[i][-1] for i in place[positive]}
-    same = [i for i in place if int(found.question[i]) in text]
+    same = [i for i in place.tolist() if int(found.question[i]) in text]
     read = [[*found.conversations[i][:-1], text[int(found.question[i])]] for i in same]
     alone = mean_response_activations(model, tokenizer, read, [block])[:, 0] @ held.axis[block]
     prompts = separation(alone[:, None], found.role[same] < 0, found.question[same].tolist())

@@ -107,6 +107,8 @@ def _read(path: Path) -> tuple[Direction, str]:
         raise ValueError(f"{path} holds no 'vectors' [L, d]: make it with trait_vector or axis and a folder.")
     told, made_with = metadata.get("trait", ""), metadata.get("model", "an unknown model")
     default = round(TRAIT_DEPTH * len(tensors["vectors"]))
+    trait: Trait | None
+    questions: Sequence[str]
     try:
         if told.startswith("{"):
             trait, questions = TypeAdapter(Trait).validate_json(told), json.loads(metadata["questions"])
