@@ -5,8 +5,7 @@ Times and points are the cards'; the common mistakes of an exercise are the wron
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import ast
 import re
 from collections.abc import Iterator
 
@@ -48,14 +47,29 @@ def _mistakes(found: dict[str, list[Card]]) -> str:
 
 
 def _wrong(grader: str) -> Iterator[str]:
-    """The bank's wrong solutions: by their docstring's first line where they have one of their own, else their name."""
+    """The bank's wrong solutions: by their docstring's first line where they have one, else by their name."""
     path = next((ROOT / "checks" / "bank").glob(f"section_*/{grader}.py"))
-    bank = importlib.import_module(f"checks.bank.{path.parent.name}.{grader}")
-    for name, entry in vars(bank).items():
-        if getattr(entry, "verdict", "") == "wrong" and entry.__module__ == bank.__name__:
-            own = entry.__doc__ if inspect.isfunction(entry) or "__doc__" in vars(entry) else None
-            text = inspect.cleandoc(own).split("\n")[0].rstrip(".") if own else _words(name)
-            yield text[0].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text
+    body = ast.parse(path.read_text("utf-8")).body
+    functions = [f for f in body if isinstance(f, ast.FunctionDef)]
+    makers = {"wrong"} | {f.name for f in functions if re.search(r"return .*wrong\(", ast.unparse(f))}
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and any(_maker(d) in makers for d in node.decorator_list):
+            yield _begun(ast.get_docstring(node) or _words(node.name))
+        elif isinstance(node, ast.Assign) and _maker(node.value) in makers and isinstance(node.targets[0], ast.Name):
+            yield _words(node.targets[0].id)
+
+
+def _maker(call: ast.expr) -> str:
+    """The name that a call begins with: of `wrong("…")(…)` it is wrong."""
+    while isinstance(call, ast.Call):
+        call = call.func
+    return call.id if isinstance(call, ast.Name) else ""
+
+
+def _begun(text: str) -> str:
+    """The first line, without a capital or a full stop."""
+    line = text.split("\n")[0].rstrip(".")
+    return line[0].lower() + line[1:] if line[1:2].islower() or line[1:2] == " " else line
 
 
 def _words(name: str) -> str:

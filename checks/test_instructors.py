@@ -11,4 +11,4 @@ def test_the_generated_parts_are_those_of_cards_and_banks() -> None:
 
 def test_every_exercise_has_common_mistakes() -> None:
     lines = [line for line in instructors.PAGE.read_text("utf-8").splitlines() if line.startswith("* `test_")]
-    assert len(lines) >= 44 and all(";" in line for line in lines)
+    assert len(lines) >= 44 and not [line for line in lines if line.count(";") < 2]

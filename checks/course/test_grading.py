@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from personalab.course.submissions import kind_of, releases, steps
 from personalab.files import write
 from personalab.paths import ROOT
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can confine submissions")
+pytestmark = pytest.mark.slow  # dozens of processes, each with PyTorch
 SOME = ("judge", "characterize_axis")  # solution cells whose graders take no time
 ATTACKED = "test_characterize_axis"
 
