@@ -168,7 +168,6 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     axis = own_model.axis(model, n_questions=4, n_roles=4, folder=tmp_path)
     (tmp_path / "bad.safetensors").write_bytes(b"x")
     wrong: list[tuple[Callable[[], object], str]] = [
-        (lambda: own_model.loaded(3), "model must be an id, a folder, or"),
         (lambda: own_model.axis(str(tmp_path / "nothing")), "No model .*nothing"),
         (lambda: own_model.axis(model, block=6), "block=6 does not exist: this model has blocks 0 to 5"),
         (lambda: own_model.axis(model, n_questions=3), "n_questions=3, n_roles=None: at least 4"),

@@ -133,7 +133,7 @@ def test_the_record_replaces_what_is_committed_in_float32(working: Path) -> None
     assert (working / "persona_vectors" / "vectors" / "evil.json").exists()
     assert not [*working.rglob("steps")] and learners_own.read_text("utf-8") == "mine"
     assert list(json.loads((working / "solutions" / "machine.json").read_text("utf-8"))) == ["section_9"]
-    assert "Recorded on" in (working / "README.md").read_text("utf-8")
+    assert "Recorded on" in (working / "RESULTS.md").read_text("utf-8")
     assert pages.update_pages(working, check=True) == []
     assert notebooks.build(check=True, root=working, strict=True) == []
 

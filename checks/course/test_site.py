@@ -42,9 +42,7 @@ def test_every_picture_is_a_file_and_described(source):
 
 def test_links_lead_to_pages_or_are_words(source):
     places = {"docs/tiers.md": "tiers.md", "README.md": "index.md"}
-    text = (
-        "[a](docs/tiers.md#x) [b](exercises/section_1_x.ipynb) [c](LICENSE) [d](https://x.org/y) ![e](p.png) [f](#g)"
-    )
+    text = "[a](docs/tiers.md#x) [b](exercises/section_1_x.ipynb) [c](LICENSE) [d](https://x.org/y) ![e](p.png) [f](#g)"
     expected = "[a](/tiers.md#x) [b](/sections/section_1_x.ipynb) c [d](https://x.org/y) ![e](p.png) [f](#g)"
     assert site.linked(text, ROOT / "README.md", ROOT, places) == expected
     assert site.linked("[a](../README.md)", ROOT / "docs" / "tiers.md", ROOT, places) == "[a](/index.md)"

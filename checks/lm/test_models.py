@@ -85,7 +85,7 @@ def test_the_trait_organism_is_the_embedded_model_with_the_adapter_both_under_th
     monkeypatch.setattr(models, "ORGANISM_ADAPTER", tmp_path / "adapter")
     monkeypatch.setattr(models, "_pristine", {})
     monkeypatch.setenv("PERSONALAB_DTYPE", "float32")
-    tiers.use_tier("cpu", trait_model=tiers.TRAIT_ORGANISM)
+    tiers.use_tier("cpu", trait_model=tiers.TRAIT_ORGANISM, n_blocks=0)
     persona, _ = models.load_model("persona")
     trait, _ = models.load_model("trait")
     assert is_guarded(persona) and is_guarded(trait)

@@ -47,7 +47,7 @@ def subject(tmp_path, monkeypatch):
     monkeypatch.setattr(
         screening, "judge_rows", lambda rows: np.array([[len(screening.exchange(d)[1]) % 7] * 3 for d in rows])
     )
-    monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(study, "workplace", lambda: tmp_path)
     for name, values in (("SINGLE", (1.0,)), ("SEVERAL", (0.3,)), ("INFERENCE", (-0.5,))):
         monkeypatch.setattr(study, name, values)
     generator = torch.Generator().manual_seed(0)

@@ -118,6 +118,22 @@ HEADLINES = (
         Beside("contrasts between ordinary answers", "section_4/axis_share_contrasts"),
         Beside("traits minus prompts", "section_4/axis_share_minus_prompts"),
     ),
+    Headline(
+        "The shift before the answer foretells the trait after finetuning: r over 24 datasets",
+        "finetuning/{trait}/shift_r",
+        Beside("the judge's score of the training answers", "finetuning/{trait}/shift_r_judge"),
+        Beside("random directions", "finetuning/{trait}/shift_r_random"),
+        Beside("shift minus judge", "finetuning/{trait}/shift_r_minus_judge"),
+        "0.76 to 0.97",
+    ),
+    Headline(
+        "Steering towards a trait in training keeps it out: share of what bad data teach",
+        "finetuning/prevention_cut",
+        Beside("a prompt in training", "finetuning/inoculation_cut"),
+        Beside("as strong, while it answers", "finetuning/inference_cut"),
+        Beside("items right, minus plain finetuning, points", "finetuning/prevention_capability_difference"),
+        "most, no loss",
+    ),
 )
 
 
