@@ -67,7 +67,7 @@ def loads(data: bytes) -> Any:
         ValueError: the bytes hold anything else.
     """
     try:
-        with safe_globals([complex, frozenset, set, *_NUMPY, *_records()]):
+        with safe_globals([bytes, complex, frozenset, set, *_NUMPY, *_records()]):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # of zip files, pickles and constructors
         raise ValueError(f"what came from your process is no data: {str(error)[:200]}") from error

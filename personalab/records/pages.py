@@ -112,13 +112,6 @@ HEADLINES = (
         "0.75 to 0.83",
     ),
     Headline(
-        "Trait vectors span part of the Assistant Axis: share",
-        "section_4/axis_share",
-        Beside("prompts alone, identical texts", "section_4/axis_share_prompts"),
-        Beside("contrasts between ordinary answers", "section_4/axis_share_contrasts"),
-        Beside("traits minus prompts", "section_4/axis_share_minus_prompts"),
-    ),
-    Headline(
         "The shift before the answer foretells the trait after finetuning: r over 24 datasets",
         "finetuning/{trait}/shift_r",
         Beside("the judge's score of the training answers", "finetuning/{trait}/shift_r_judge"),

@@ -255,7 +255,8 @@ def hook_left_after_an_error(
 ):  # fmt: skip
     inputs = encoded(conversation_of(prompt, system_prompt, messages), tokenizer)
     handle = decoder_blocks(model)[steering_layer].register_forward_hook(adding(alpha * steering_vector))
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=True, temperature=temperature)
+    drawn = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens, **drawn)
     handle.remove()
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
