@@ -1,11 +1,11 @@
 """Steering vectors in other programs' files, read into ours and written from it.
 
-| file | what row or name `k` is | sign |
-|---|---|---|
-| ours, `.safetensors` | `vectors` (L, d): the output of block k | towards the trait, or towards the Assistant |
-| persona_vectors, `.pt` | (L + 1, d): `hidden_states[k]`, so block k - 1; row 0 is the embedding | towards the trait |
-| assistant-axis, `.pt` | (L, d), or a dict with that as "vector": block k | axis: default minus roles |
-| repeng and llama.cpp, `.gguf` | tensors `direction.k`: block k, never 0 | towards the positive prompts |
+What row or name `k` is, and where the vector points:
+
+- ours, `.safetensors`: `vectors` (L, d), the output of block k; towards the trait, or towards the Assistant
+- persona_vectors, `.pt`: (L + 1, d), `hidden_states[k]`, so block k - 1, and row 0 is the embedding; towards the trait
+- assistant-axis, `.pt`: (L, d), or a dict with that as "vector", block k; an axis is default minus roles
+- repeng and llama.cpp, `.gguf`: tensors `direction.k`, block k, never 0; towards the positive prompts
 
 Nothing is flipped, and nothing rescaled unless you ask. The last row of persona_vectors was read behind the final norm,
 where transformers' `hidden_states` end: it is kept, but is not what the last block puts out.
