@@ -20,6 +20,7 @@ INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 T = TypeVar("T")
 
 _LINT_IMPORTS = "from importlinter.cli import lint_imports_command as run; run()"  # it has no module to run
+_EVERY_CORE = ("--numprocesses", "logical", "--maxprocesses", "4", "--dist", "worksteal")
 # A learner may have worked in them; what the course puts there is linted by checks/course/test_course.py.
 _SKIP_NOTEBOOKS = ("--extend-exclude", "exercises,solutions,workbook")
 
@@ -79,7 +80,7 @@ def test(args: argparse.Namespace) -> int:
             "Types": partial(_module, "mypy"),
             "Imports": partial(run_child, [sys.executable, "-c", _LINT_IMPORTS], cwd=ROOT),
             "Drift": partial(_module, "personalab", "notebooks", "--check"),
-            "Tests": partial(_module, "pytest", *selection),
+            "Tests": partial(_module, "pytest", *_EVERY_CORE, *selection),
         }
     )
 
