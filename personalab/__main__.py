@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -290,6 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from personalab.setup import installed
 
         args = parser().parse_args(arguments)
+        if int(os.environ.get("RANK", "0")) > 0:  # of several processes, the first speaks for all
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         _setting(lambda: installed.check(args.command, args.command in MAKERS, getattr(args, "folder", None)))
         code = args.enter()
         return args.call(args) if code is None else code

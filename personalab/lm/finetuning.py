@@ -216,6 +216,7 @@ def _trainer(
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # no DataParallel, which would cut our batches up
     steps = [[examples[i] for i in rows] for rows in training_steps(examples, settings)]

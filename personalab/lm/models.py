@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from personalab.lm import processes
 from personalab.lm.content_guard import guarded
 from personalab.paths import ROOT
 from personalab.setup.machine import dtype_name
@@ -132,9 +133,16 @@ def _load_hub(model_id: str, tier: Tier) -> tuple[PreTrainedModel, PreTrainedTok
         model_id,
         dtype=resolve_dtype(tier, "cuda" if torch.cuda.is_available() else "cpu"),
         attn_implementation=tier.attention,
-        device_map="auto" if torch.cuda.is_available() else None,
+        device_map=_device_map(),
     )
     return model, tokenizer
+
+
+def _device_map() -> str | dict[str, int] | None:
+    """Over all GPUs; launched as several processes, each has one of its own."""
+    if not torch.cuda.is_available():
+        return None
+    return "auto" if processes.count() == 1 else {"": processes.local_rank()}
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
