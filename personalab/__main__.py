@@ -141,6 +141,17 @@ def judge(args: argparse.Namespace) -> int:
     return 0
 
 
+def faults(args: argparse.Namespace) -> int:
+    """Count what is lost or paid twice under faults, kills, full disks and damaged files; some minutes, no weights."""
+    from personalab.studies import faults as study
+
+    return (
+        0
+        if _setting(lambda: study.make(args.requests, args.kills, seed=args.seed, on_record=args.on_record))
+        else FAILED
+    )
+
+
 def bench(args: argparse.Namespace) -> int:
     """Run every benchmarks/bench_*.py; the first failure's exit code is returned."""
     _ensure_weights()
@@ -226,7 +237,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m personalab", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
-    for command in (setup, doctor, run, record, test, lab, notebooks, judge, bench, clean):
+    for command in (setup, doctor, run, record, test, lab, notebooks, judge, faults, bench, clean):
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(call=command, enter=venv.ensure_env)
         _add_options(sub, command.__name__)
@@ -254,6 +265,11 @@ def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--rubric", required=True, help="trait:NAME, trait:ARTIFACT.json, role, delusion or coherence")
         sub.add_argument("--input", type=Path, required=True, metavar="FILE", help="JSON Lines to score")
         sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the same rows with a score")
+    elif command == "faults":
+        sub.add_argument("--requests", type=int, default=1000, metavar="N", help="to the faulty server (default: 1000)")
+        sub.add_argument("--kills", type=int, default=50, metavar="N", help="in all (default: 50)")
+        sub.add_argument("--seed", type=int, default=0, help="of the faults and of the moments of the kills")
+        sub.add_argument("--record", dest="on_record", action="store_true", help="write benchmarks/results/faults.json")
     elif command == "clean":
         sub.add_argument("--all", action="store_true", help="your artifacts/ too")
     elif command == "doctor":
