@@ -1,7 +1,7 @@
 # Every target is one call of the command line, so that Windows does without make: python -m personalab <target>
 PYTHON ?= python3
 
-.PHONY: setup doctor run record test lab notebooks bench clean
+.PHONY: setup doctor run record test lab notebooks site bench clean
 
 setup:
 	$(PYTHON) -m personalab setup
@@ -17,6 +17,8 @@ lab:
 	$(PYTHON) -m personalab lab
 notebooks:
 	$(PYTHON) -m personalab notebooks
+site:
+	$(PYTHON) -m personalab site
 bench:
 	$(PYTHON) -m personalab bench
 clean:

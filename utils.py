@@ -2,7 +2,7 @@
 
 import importlib
 from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from personalab.endpoint import (
     BatchError,
@@ -20,6 +20,7 @@ from personalab.figures.playground import Playground
 from personalab.figures.steering import plot_conditions, plot_monitor, plot_steering
 from personalab.figures.trait_axis import plot_trait_axis
 from personalab.judging import score_responses
+from personalab.judging.replies import read_score
 from personalab.lm.activations import last_prompt_activations, mean_response_activations
 from personalab.lm.chat import as_messages, render_prompt, turn_spans
 from personalab.lm.interventions import Ablate, Cap, Steer, applied
@@ -45,7 +46,7 @@ from personalab.measure.separation import (
     permuted_differences,
     separation,
 )
-from personalab.records.artifacts import load_artifact, load_steering_block, save_artifact
+from personalab.records.artifacts import load_artifact, load_axis_of_section_1, load_steering_block, save_artifact
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_graded_prompts, load_jailbreaks
 from personalab.records.published import load_published_traits
@@ -53,6 +54,7 @@ from personalab.records.results import record
 from personalab.records.steps import load_or_generate, steps_dir, steps_in
 from personalab.records.transfer import load_transfer_texts
 from personalab.records.upstream import (
+    load_case_studies,
     load_questions,
     load_role_groups,
     load_roles,
@@ -62,7 +64,7 @@ from personalab.records.upstream import (
     load_transcripts,
 )
 from personalab.records.vectors import load_vectors, save_vectors
-from personalab.sae.files import load_sae, sae_block
+from personalab.sae.files import find_sae, load_sae, sae_block
 from personalab.sae.statistics import (
     Text,
     dead_features,
@@ -77,11 +79,14 @@ from personalab.sae.statistics import (
 from personalab.studies.axes import measure_axes, role_states, typical_states
 from personalab.studies.capping import caps, load_capping_config, threshold_to_cap
 from personalab.studies.capping_cost import capping_conditions, capping_cost
-from personalab.studies.contrast import PARAPHRASED, load_trait_vectors, save_trait_vectors
+from personalab.studies.contrast import PARAPHRASED, load_trait_vectors, save_trait_vectors, traits_that_work
 from personalab.studies.jailbreaks import answer_jailbreaks, answered, score_roleplay
 from personalab.studies.matched import removed_norms, turn_batch
 from personalab.studies.trait_parts import compose_trait_artifact
 from personalab.tiers import current_tier, use_tier
+
+if TYPE_CHECKING:
+    from personalab.course.progress import Progress
 
 __all__ = [
     "COHERENCE_PROMPT",
@@ -113,6 +118,7 @@ __all__ = [
     "decoder_blocks",
     "difference_of_means",
     "explained_variance",
+    "find_sae",
     "finetuning_tools",
     "generate_response",
     "generate_responses_parallel",
@@ -122,7 +128,9 @@ __all__ = [
     "l0",
     "last_prompt_activations",
     "load_artifact",
+    "load_axis_of_section_1",
     "load_capping_config",
+    "load_case_studies",
     "load_graded_prompts",
     "load_items",
     "load_jailbreaks",
@@ -171,7 +179,9 @@ __all__ = [
     "plot_sweep",
     "plot_tradeoff",
     "plot_trait_axis",
+    "progress",
     "prose_nll",
+    "read_score",
     "read_text",
     "record",
     "release",
@@ -194,6 +204,7 @@ __all__ = [
     "steps_in",
     "threshold_to_cap",
     "token_activations",
+    "traits_that_work",
     "turn_batch",
     "turn_spans",
     "typical_states",
@@ -217,3 +228,8 @@ def load_sae_texts(split: Literal["train", "held_out"]) -> list[Text]:
 def finetuning_tools() -> ModuleType:
     """What the bonus of Section 4 is provided with: `personalab.bonus`."""
     return importlib.import_module("personalab.bonus")  # brings in the engine, which takes seconds
+
+
+def progress() -> "Progress":
+    """Which exercises pass in your workbook, and which is next: a small table, kept across sessions."""
+    return importlib.import_module("personalab.course.progress").progress()

@@ -17,7 +17,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-gpu.txt")
+REQUIREMENTS = ("requirements.txt", "requirements-dev.txt", "requirements-site.txt", "requirements-gpu.txt")
 # Debian 12 has 3.11.2. uv reads Requires-Python as a lower bound: checks/setup/test_pins.py sees to the rest of it.
 PYTHONS = ("3.11.0", "3.11.2", "3.12.0", "3.13.0", "3.14.0")
 PLATFORMS = {

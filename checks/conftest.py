@@ -13,6 +13,16 @@ from endpoint_server import own_settings, server  # noqa: F401
 from no_skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 from toy_course import course, plain_environment  # noqa: F401
 
+from personalab import tiers
+
+
+@pytest.fixture(autouse=True)
+def no_tier_left_behind() -> Iterator[None]:
+    """A test may choose a tier; the next one finds what was there before."""
+    before = tiers._active
+    yield
+    tiers._active = before
+
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:

@@ -31,6 +31,19 @@ def test_named_commands_exist(page: Path) -> None:
         assert done.value.code == 0, command
 
 
+def test_the_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"\]\([^)]*\)|<!--.*?-->|^```.*?^```", "", text, flags=re.S | re.M)  # as read: no code, no addresses
+    assert len(re.findall(r"[^\W\d_][\w'-]*", text)) <= 900
+
+
+def test_every_setting_is_explained() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "personalab").rglob("*.py"))
+    named = set(re.findall(r"\bPERSONALAB_[A-Z]+(?:_[A-Z]+)*\b", code))
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert named and not [name for name in named if f"`{name}`" not in page]
+
+
 def test_architecture_says_enough() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert len(re.findall(r"^\| .*\? \| ", text, re.M)) == 10

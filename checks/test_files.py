@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from personalab.files import write, write_all
+from personalab.files import read_text, write, write_all
 
 
 def test_text_is_utf8_with_lf_and_folders_are_made(tmp_path):
@@ -40,3 +40,15 @@ def test_threads_that_write_one_file_do_not_meet(tmp_path):
         list(pool.map(lambda text: write(tmp_path / "a", text), texts * 3))
     assert (tmp_path / "a").read_text() in texts
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_is_read_as_editors_save_it(tmp_path, encoding):
+    (tmp_path / "a").write_bytes("Où ?\r\nLà.\n".encode(encoding))
+    assert read_text(tmp_path / "a") == "Où ?\nLà.\n"
+
+
+def test_text_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "a.json").write_bytes("Où".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a\.json is not UTF-8 text \(.*byte 1\): save it as UTF-8"):
+        read_text(tmp_path / "a.json")

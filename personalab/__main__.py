@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 from personalab import __version__
+from personalab.command_options import MAKERS, WEIGHTLESS, add_maker_options, add_options
 from personalab.setup import venv
 from personalab.setup.venv import ROOT, SetupError, run_child
 
@@ -121,19 +120,28 @@ def notebooks(args: argparse.Namespace) -> int:
     return 0
 
 
+def site(args: argparse.Namespace) -> int:
+    """Make the reading site in runs/site/html: sections with their outputs, documentation, API."""
+    from personalab.course import site as pages
+
+    code = pages.build(args.folder or ROOT / "runs" / "site", api=not args.no_api)
+    print(f"{(args.folder or ROOT / 'runs' / 'site') / 'html' / 'index.html'}")
+    return code
+
+
 def judge(args: argparse.Namespace) -> int:
-    """Score the answers in a JSON Lines file with the embedded judge."""
+    """Score the answers in a JSON Lines or CSV file with the embedded judge."""
     from personalab.judging import rows, scoring
-    from personalab.records.schema import read_jsonl
 
     try:
         if args.output.resolve() == args.input.resolve():
             raise SetupError(f"--output is the same file as --input, {args.input}: name another.")
         rubric = rows.parse_rubric(args.rubric)
-        table = read_jsonl(args.input)
-        for where, row in table.items():
+        table = rows.read_rows(args.input)
+        asked = {where: rows.scored_row(row, args.input) for where, row in table.items()}
+        for where, row in asked.items():
             rows.check_row(rubric, row, f"{args.input}, {where}")
-        scores = scoring.score_responses(rubric, list(table.values()))
+        scores = scoring.score_responses(rubric, list(asked.values()))
         rows.write_rows(args.output, [row | {"score": s} for row, s in zip(table.values(), scores, strict=True)])
     except ValueError as error:
         raise SetupError(str(error)) from error
@@ -141,15 +149,49 @@ def judge(args: argparse.Namespace) -> int:
     return 0
 
 
-def faults(args: argparse.Namespace) -> int:
-    """Count what is lost or paid twice under faults, kills, full disks and damaged files; some minutes, no weights."""
-    from personalab.studies import faults as study
+def progress(args: argparse.Namespace) -> int:
+    """Say which exercises pass in your workbook, and which is next."""
+    from personalab.course import progress as kept
 
-    return (
-        0
-        if _setting(lambda: study.make(args.requests, args.kills, seed=args.seed, on_record=args.on_record))
-        else FAILED
-    )
+    print(kept.progress())
+    return 0
+
+
+def hint(args: argparse.Namespace) -> int:
+    """Print the hints on an exercise's card."""
+    from personalab.course import progress as kept
+
+    print(_setting(lambda: kept.hint(args.exercise)))
+    return 0
+
+
+def explain(args: argparse.Namespace) -> int:
+    """Print what the graders of an exercise said last."""
+    from personalab.course import progress as kept
+
+    print(_setting(lambda: kept.explain(args.exercise)))
+    return 0
+
+
+def grade(args: argparse.Namespace) -> int:
+    """Grade a cohort's notebooks, each confined in a process of its own; write a table, and a page to read."""
+    from personalab.course import grade_report
+    from personalab.course.grading import grade as graded
+    from personalab.course.marking import GradingError, Settings
+
+    if not args.tiny:
+        _ensure_weights()
+    names = ("section", "jobs", "tiny", "seconds", "notebook_seconds", "draw")
+    settings = Settings(folder=args.release, memory=args.memory << 20, **{name: getattr(args, name) for name in names})
+    try:
+        run = graded(args.submissions, args.out, settings)
+    except (GradingError, ValueError) as error:
+        raise SetupError(str(error)) from error
+    grade_report.write_csv(run, args.out)
+    if args.html:
+        grade_report.write_html(run, args.html)
+    print(f"{grade_report.summary(run.graded)} {run.seconds:.0f} s: {args.out}")
+    return 0
 
 
 def bench(args: argparse.Namespace) -> int:
@@ -160,50 +202,37 @@ def bench(args: argparse.Namespace) -> int:
 
 
 def clean(args: argparse.Namespace) -> int:
-    """Remove this folder's environment, runs and caches; your artifacts/ only with --all, cache and workbook/ never."""
-    here = ["runs", ".pytest_cache", ".ruff_cache", ".mypy_cache", ".import_linter_cache", ".venv.lock"]
-    if args.all:  # what your runs left, not the committed reference
-        here += [f"artifacts/{p.name}" for p in (ROOT / "artifacts").glob("*") if p.name != "reference"]
-    anywhere = ["__pycache__", ".ipynb_checkpoints"]
-    doomed = [ROOT / name for name in here]
-    kept = {venv.VENV, ROOT / "workbook"}
-    doomed += [p for name in anywhere for p in ROOT.rglob(name) if not kept & {*p.parents}]
-    for path in filter(Path.exists, [venv.VENV, *doomed]):
-        print(f"removing {path.relative_to(ROOT)}")
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """Remove environment, caches and this tier's runs; its artifacts/ with --all; other tiers' and workbook/ never."""
+    from personalab.setup import cleaning
+
+    print(*_setting(lambda: cleaning.clean(ROOT, args.all)), sep="\n")
     return 0
-
-
-# What made the committed data, and makes it again: a command's module, whose `make` takes the options.
-MAKERS = {
-    "capping": ("studies.capping", "Make the tier's capping configuration: minutes on the cpu tier."),
-    "capping-cost": ("studies.capping_cost", "Measure what the chosen caps cost; five minutes on the cpu tier."),
-    "transcripts": ("studies.conversations", "Hold the scripted conversations of assistant-axis/scenarios.json."),
-    "trait-vectors": ("studies.contrast", "Make trait vectors: two minutes a trait on the cpu tier."),
-    "organism": ("studies.organism", "Finetune the trait organism: 33 minutes on two cores."),
-    "organism-report": ("studies.organism_report", "Measure the trait organism: 25 minutes."),
-    "sae": ("studies.sae_training", "Train the sparse autoencoder: nine minutes on two cores."),
-    "finetune": ("own_data", "Finetune on your own JSON Lines, or by a configuration: two minutes."),
-    "finetuning-study": ("studies.finetuning_study", "Finetune on 24 datasets and measure: an hour; resumes."),
-    "judge-fit": ("judging.fit", "Fit the embedded judge's heads on the labelled examples."),
-    "coherence": ("studies.coherence", "Fit the coherence that reads, and measure it: six minutes."),
-}
 
 
 def make(args: argparse.Namespace) -> int:
     """Run one of the `MAKERS`."""
     module = importlib.import_module(f"personalab.{MAKERS[args.command][0]}")
-    _ensure_weights()
+    if args.command not in WEIGHTLESS:
+        _ensure_weights()
     options = {name: value for name, value in vars(args).items() if name not in ("command", "call", "enter")}
     _setting(lambda: module.make(**options))
     return 0
+
+
+def own_model(args: argparse.Namespace) -> int:
+    """One of the commands for a model of one's own (`personalab.model_commands`)."""
+    from personalab import model_commands
+
+    _ensure_weights()
+    return _setting(lambda: model_commands.run(args))
 
 
 def _ensure_weights() -> None:
     from personalab import tiers
     from personalab.setup import weights
 
-    if _setting(tiers.current_tier).embedded:
+    tier = _setting(tiers.current_tier)
+    if tier.embedded or tier.judged_here:
         for model in weights.MODELS:
             model.ensure()
 
@@ -234,87 +263,33 @@ def _run_all(steps: Mapping[str, Callable[[], int]]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
+    from personalab import model_commands
+
     top = argparse.ArgumentParser(prog="python -m personalab", description=__doc__)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True)
-    for command in (setup, doctor, run, record, test, lab, notebooks, judge, faults, bench, clean):
+    learners = (setup, doctor, run, record, test, lab, progress, hint, explain)
+    for command in (*learners, notebooks, site, grade, judge, bench, clean):
         sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
         sub.set_defaults(call=command, enter=venv.ensure_env)
-        _add_options(sub, command.__name__)
+        add_options(sub, command.__name__)
     for name, (_, text) in MAKERS.items():
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(call=make, enter=venv.ensure_env)
-        _add_maker_options(sub, name)
+        add_maker_options(sub, name)
+    for sub in model_commands.add(commands):
+        sub.set_defaults(call=own_model, enter=venv.ensure_env)
     return top
-
-
-def _add_options(sub: argparse.ArgumentParser, command: str) -> None:
-    if command == "run":
-        sub.add_argument("--section", metavar="N", help="only this section, 4b for the bonus of 4 (default: all)")
-        sub.add_argument("--budget", choices=("full", "quick"), help="default: PERSONALAB_BUDGET, else full")
-    elif command == "record":
-        sub.add_argument("--section", metavar="N", help="only this section, 4b for the bonus of 4 (default: all)")
-        sub.add_argument("--seed", type=int, default=0, help="not 0: other answers; results beside those on record")
-    elif command == "notebooks":
-        sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
-        sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")
-        sub.add_argument("--release", type=Path, metavar="DIR", help="write exercises without solutions there instead")
-    elif command == "test":
-        sub.add_argument("--all", action="store_true", help="the slow tests too")
-    elif command == "judge":
-        sub.add_argument("--rubric", required=True, help="trait:NAME, trait:ARTIFACT.json, role, delusion or coherence")
-        sub.add_argument("--input", type=Path, required=True, metavar="FILE", help="JSON Lines to score")
-        sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the same rows with a score")
-    elif command == "faults":
-        sub.add_argument("--requests", type=int, default=1000, metavar="N", help="to the faulty server (default: 1000)")
-        sub.add_argument("--kills", type=int, default=50, metavar="N", help="in all (default: 50)")
-        sub.add_argument("--seed", type=int, default=0, help="of the faults and of the moments of the kills")
-        sub.add_argument("--record", dest="on_record", action="store_true", help="write benchmarks/results/faults.json")
-    elif command == "clean":
-        sub.add_argument("--all", action="store_true", help="your artifacts/ too")
-    elif command == "doctor":
-        sub.add_argument("--dtype", action="store_true", help="print the dtype that models are loaded in, and no more")
-    if command in ("test", "notebooks", "record"):
-        sub.set_defaults(enter=partial(venv.ensure_env, dev=True))
-    elif command == "doctor":  # reports what is missing, so it installs nothing
-        sub.set_defaults(enter=venv.enter_env)
-    elif command == "clean":  # runs outside of what it removes
-        sub.set_defaults(enter=lambda: None)
-
-
-def _add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
-    if command == "trait-vectors":
-        sub.add_argument("traits", nargs="*", help="default: all seven")
-        sub.add_argument("--questions", type=int, help="extraction questions of each trait (default: all)")
-    elif command == "organism":
-        sub.add_argument("what", nargs="?", choices=("train", "neutral"), default="train")
-        sub.add_argument("--per-trait", type=int, help="questions of every trait (default: all)")
-    elif command == "organism-report":
-        sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
-        sub.add_argument("--answers", dest="saved", type=Path, help="JSON Lines: read if it exists, else written")
-    elif command == "finetune":
-        sub.add_argument("file", type=Path, help="dialogues (.jsonl), or a configuration of upstream (.json)")
-        sub.add_argument("--model", help="in place of a configuration's; trait: the tier's own")
-        sub.add_argument("--unsloth", action="store_true", help="a configuration's model and adapter by Unsloth (GPU)")
-    elif command == "finetuning-study":
-        sub.add_argument("parts", nargs="*", help="shift, prevention, screening (default: all)")
-        sub.add_argument("--rows", type=int, help="of each dataset (default: 75 on the cpu tier, all elsewhere)")
-        sub.add_argument("--category", dest="categories", action="append", default=[], help="only this; repeatable")
-        sub.add_argument("--again", action="store_true", help="make also what is there")
-    elif command == "coherence":
-        sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
-    elif command == "sae":
-        sub.add_argument("--block", type=int, default=14, help="block whose output it reads (default: 14)")
-        sub.add_argument("--tokens", type=int, help="activations to train on (default: what fits in nine minutes)")
-    if command in ("trait-vectors", "organism", "sae", "finetune", "finetuning-study"):
-        sub.add_argument("--folder", type=Path, help="where it goes (default: the committed one)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, enter the environment, run the command; known errors become a message and an exit code."""
     try:
         venv.check_python()
+        from personalab.setup import installed
+
         args = parser().parse_args(arguments)
+        _setting(lambda: installed.check(args.command, args.command in MAKERS, getattr(args, "folder", None)))
         code = args.enter()
         return args.call(args) if code is None else code
     except KeyboardInterrupt:

@@ -34,6 +34,7 @@ from personalab.studies.finetuning_report import (
     mean_scores,
     planted,
     screening_auc,
+    screening_difference,
     shifts_of,
 )
 from personalab.studies.finetuning_study import shift_of, study_folder, tune
@@ -69,6 +70,7 @@ __all__ = [
     "planted",
     "pooled",
     "screening_auc",
+    "screening_difference",
     "study_folder",
 ]
 

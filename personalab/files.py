@@ -1,10 +1,13 @@
-"""Writing files: whole or not at all."""
+"""Files: written whole or not at all, read as editors save them."""
 
 from __future__ import annotations
 
+import codecs
 import os
 import threading
 from pathlib import Path
+
+from personalab.paths import SHIPPED
 
 
 def write(path: Path, content: str | bytes, *, sync: bool = True) -> None:
@@ -18,7 +21,16 @@ def write(path: Path, content: str | bytes, *, sync: bool = True) -> None:
 
 
 def write_all(files: dict[Path, str | bytes], *, sync: bool = True) -> None:
-    """Write every draft first and put them in place last: a full disk or a kill before that changes no file."""
+    """Write every draft first and put them in place last: a full disk or a kill before that changes no file.
+
+    Raises:
+        PermissionError: for a file of the installed package.
+    """
+    if shipped := [path for path in files if path.absolute().is_relative_to(SHIPPED)]:
+        raise PermissionError(
+            f"{shipped[0]} belongs to the installed package, which stays as it is: name another folder, or work in a "
+            "clone of the repository."
+        )
     own = f"{os.getpid()}-{threading.get_ident()}"  # neither another process nor another thread writes our drafts
     drafts = {path: path.with_name(f"{path.name}.{own}.tmp") for path in files}
     try:
@@ -34,6 +46,31 @@ def write_all(files: dict[Path, str | bytes], *, sync: bool = True) -> None:
     finally:
         for path in drafts.values():
             path.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file as editors save it: UTF-8, with or without a mark in front, or UTF-16 with its own.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for another encoding, naming the file and the first byte that is wrong.
+    """
+    content = path.read_bytes()
+    encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    try:
+        return content.decode(encoding).replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}): save it as UTF-8.") from None
+
+
+def dotenv_text(root: Path) -> str:
+    """The text of `.env` in `root`, "" if there is none; Windows editors save UTF-8 with a mark, or UTF-16.
+
+    Raises:
+        ValueError: if it is neither UTF-8 nor, with its byte order mark, UTF-16.
+    """
+    file = root / ".env"
+    return read_text(file) if file.exists() else ""
 
 
 def keep_copy(path: Path, folder: Path) -> Path:

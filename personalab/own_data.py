@@ -23,7 +23,7 @@ from personalab.lm.finetuning_config import load_config
 from personalab.lm.lora_data import read_dialogues
 from personalab.lm.models import load_model
 from personalab.lm.unsloth_models import load_unsloth
-from personalab.paths import ROOT
+from personalab.paths import workplace
 from personalab.records.datasets import OWN
 from personalab.records.rows import MAIN_TRAITS
 from personalab.records.schema import DataError
@@ -45,7 +45,7 @@ def finetune_file(path: Path | str, subject: Subject | None = None, folder: Path
     path = Path(path)
     dialogues = read_dialogues(path)
     subject = subject or load_subject()
-    folder = folder or ROOT / "runs" / "finetune" / path.stem
+    folder = folder or workplace() / "runs" / "finetune" / path.stem
     before = mean_scores(subject.scores(subject.model))
     found = {"category": path.stem, "version": "yours", **shift_of(subject, dialogues)}
     own = shifts_of([found])

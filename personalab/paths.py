@@ -1,13 +1,19 @@
-"""Where things live: the repository, the user's cache, the artifacts of a tier."""
+"""Where things live: the course's data, the user's cache, the artifacts of a tier.
+
+In a checkout all but the cache lies in the repository. An installed wheel carries the data in `personalab/shipped` and
+never writes there: what runs leave goes into the folder you work in.
+"""
 
 from __future__ import annotations
 
-import codecs
 import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
+SHIPPED = _PACKAGE / "shipped"  # made by the wheel's build (pyproject.toml)
+INSTALLED = SHIPPED.is_dir()
+ROOT = SHIPPED if INSTALLED else _PACKAGE.parent  # holds persona_vectors/, assistant-axis/, artifacts/reference/
 ARTIFACTS = "PERSONALAB_ARTIFACTS"  # environment: in place of `artifacts/`, so that a run leaves a learner's alone
 
 
@@ -27,26 +33,16 @@ def _platform_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
 
 
-def dotenv_text(root: Path) -> str:
-    """The text of `.env` in `root`, "" if there is none; Windows editors save UTF-8 with a mark, or UTF-16.
-
-    Raises:
-        ValueError: if it is neither UTF-8 nor, with its byte order mark, UTF-16.
-    """
-    file = root / ".env"
-    content = file.read_bytes() if file.exists() else b""
-    encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 ({error.reason}, byte {error.start}): save it as UTF-8.") from error
+def workplace() -> Path:
+    """Folder for `artifacts/`, `runs/` and `.env`: the checkout, or with an installed wheel the current one."""
+    return Path.cwd() if INSTALLED else ROOT
 
 
 def artifacts_dir(tier: str) -> Path:
     """What one section's run leaves for the next ones, one folder a tier, created on demand.
 
-    `artifacts/` in the repository, or the folder that the environment variable `PERSONALAB_ARTIFACTS` names.
+    `artifacts/` in `workplace()`, or the folder that the environment variable `PERSONALAB_ARTIFACTS` names.
     """
-    folder = Path(os.environ.get(ARTIFACTS) or ROOT / "artifacts").expanduser() / tier
+    folder = Path(os.environ.get(ARTIFACTS) or workplace() / "artifacts").expanduser() / tier
     folder.mkdir(parents=True, exist_ok=True)
     return folder

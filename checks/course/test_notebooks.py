@@ -263,11 +263,11 @@ def test_changed_solutions_and_unreadable_notebooks_are_kept_as_copies(
 
 
 def test_the_instructors_version_keeps_what_it_replaces(course: Path, tmp_path: Path) -> None:
-    (path,) = notebooks.build_nbgrader(tmp_path / "grading", root=course)
+    _, path = notebooks.build_nbgrader(tmp_path / "grading", root=course)
     submitted = tmp_path / "grading" / "submitted" / "ada" / NAME / f"{NAME}.ipynb"
     notebooks.write(submitted, "an answer")
     path.write_text("changed by hand", "utf-8")
-    assert notebooks.build_nbgrader(tmp_path / "grading", root=course) == [path]
+    assert notebooks.build_nbgrader(tmp_path / "grading", root=course)[1:] == [path]
     assert (tmp_path / "grading" / "kept" / path.name).read_text("utf-8") == "changed by hand"
     assert "BEGIN SOLUTION" in path.read_text("utf-8") and submitted.read_text("utf-8") == "an answer"
     notebooks.build_nbgrader(tmp_path / "grading", root=course)
@@ -277,7 +277,7 @@ def test_the_instructors_version_keeps_what_it_replaces(course: Path, tmp_path: 
 @pytest.mark.slow
 def test_nbgrader_grades_the_instructors_version(course: Path, tmp_path: Path) -> None:
     folder = tmp_path / "grading"
-    (source,) = notebooks.build_nbgrader(folder, root=course)
+    _, source = notebooks.build_nbgrader(folder, root=course)
     assert "### BEGIN SOLUTION" in source.read_text("utf-8")
     run_nbgrader(folder, "generate_assignment")
     released = (folder / "release" / NAME / f"{NAME}.ipynb").read_text("utf-8")
@@ -291,9 +291,31 @@ def test_nbgrader_grades_the_instructors_version(course: Path, tmp_path: Path) -
         assert gradebook.find_submission(NAME, "bob").score == 0
 
 
-def run_nbgrader(folder: Path, command: str) -> None:
+@pytest.mark.slow
+def test_nbgrader_grades_a_real_section_in_any_folder(tmp_path: Path) -> None:
+    folder, section = tmp_path / "grading", "section_1_persona_space"
+    notebooks.build_nbgrader(folder)
+    source = folder / "source" / section / f"{section}.ipynb"
+    nb = nbformat.read(source, as_version=4)
+    first, last = (next(i for i, c in enumerate(nb.cells) if c.id == name) for name in ("judge", "test_parse_score"))
+    nb.cells = [*[c for c in nb.cells[:first] if c.cell_type == "code"], nb.cells[first], nb.cells[last]]
+    notebooks.write(source, notebooks.dumps(nb))
+    run_nbgrader(folder, "generate_assignment", section)
+    released = (folder / "release" / section / f"{section}.ipynb").read_text("utf-8")
+    for student, text in {"ada": notebooks.dumps(nb), "bob": released}.items():
+        notebooks.write(folder / "submitted" / student / section / f"{section}.ipynb", text)
+    for command in ("autograde", "generate_feedback"):
+        run_nbgrader(folder, command, section)
+    with Gradebook(f"sqlite:///{folder}/gradebook.db") as gradebook:
+        assert gradebook.find_submission(section, "ada").score == 1
+        assert gradebook.find_submission(section, "bob").score == 0
+    feedback = (folder / "feedback" / "bob" / section / f"{section}.html").read_text("utf-8")
+    assert "Nothing to grade yet" in feedback
+
+
+def run_nbgrader(folder: Path, command: str, name: str = NAME) -> None:
     scripts = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where nbgrader finds alembic
     env = os.environ | {"PATH": scripts, "PERSONALAB_BUDGET": "quick"}
-    run = [sys.executable, "-m", "nbgrader", command, NAME]
+    run = [sys.executable, "-m", "nbgrader", command, name]
     done = subprocess.run(run, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

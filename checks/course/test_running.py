@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import threading
 from pathlib import Path
 
 import nbformat
@@ -132,7 +133,7 @@ def test_the_record_replaces_what_is_committed_in_float32(working: Path) -> None
     assert (working / "persona_vectors" / "vectors" / "evil.json").exists()
     assert not [*working.rglob("steps")] and learners_own.read_text("utf-8") == "mine"
     assert list(json.loads((working / "solutions" / "machine.json").read_text("utf-8"))) == ["section_9"]
-    assert "Recorded on" in (working / "README.md").read_text("utf-8")
+    assert "Recorded on" in (working / "RESULTS.md").read_text("utf-8")
     assert pages.update_pages(working, check=True) == []
     assert notebooks.build(check=True, root=working, strict=True) == []
 
@@ -256,3 +257,20 @@ def test_a_bonus_comes_after_its_section_under_a_key_of_its_own(tmp_path: Path) 
     assert list(found) == ["4", "4b", "10"]
     assert running.Finished("4b", tmp_path, nbformat.v4.new_notebook(), 0.0, []).family == "finetuning"
     assert running.Finished("4", tmp_path, nbformat.v4.new_notebook(), 0.0, []).family == "section_4"
+
+
+def test_a_second_run_into_the_same_folder_waits(working: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else each would delete the other's steps, and read half of its artifacts."""
+    started = threading.Event()
+
+    def section(number: str, path: Path, *rest: object) -> running.Finished:
+        started.set()
+        return running.Finished(number, path, read(working, "solutions"), 0.0, ["stopped"])
+
+    monkeypatch.setattr(running, "run_section", section)
+    second = threading.Thread(target=running.execute, args=(9, "full", working))
+    with results.one_writer(working / "runs" / "full"):
+        second.start()
+        assert not started.wait(0.6)
+    second.join(10)
+    assert started.is_set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -35,6 +34,8 @@ def test_a_script_answers_every_client_and_leaves_no_trace(server: Server) -> No
             early.embeddings.create(model="n", input="d")
     assert sorted(script.calls, key=str)[0] == (ask("a"), "m")
     assert len(script.calls) == 4
+    assert [body["messages"] for body in script.bodies] == [messages for messages, _ in script.calls]
+    assert [body.get("temperature") for body in script.bodies] == [0.7, 0.7, None, None]
     assert server.bodies == []
     assert texts(generate_responses_parallel([ask("a")], model="m")) == ["a"]  # and the cache was not touched
 
@@ -77,7 +78,11 @@ def test_a_script_must_return_text() -> None:
 
 @pytest.mark.parametrize("workers", [1, 4, 10])
 def test_scripted_calls_run_as_concurrently_as_asked(workers: int) -> None:
-    with scripted_replies(lambda messages, model: time.sleep(0.05) or "x") as script:
+    def reply(messages: list, model: str) -> str:
+        eventually(lambda: script.peak_concurrency >= workers)  # however busy the machine
+        return "x"
+
+    with scripted_replies(reply) as script:
         generate_responses_parallel([ask(str(i)) for i in range(20)], max_workers=workers)
     assert script.peak_concurrency == workers
 

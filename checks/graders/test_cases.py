@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import io
 import json
 import re
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ import torch
 
 import tests
 from checks.bank.grading import reference_solutions
-from graders.harness import cases, expect
 from graders.harness.cases import (
     Case,
     Foreign,
@@ -30,7 +28,9 @@ from graders.harness.cases import (
     plain,
     refused,
 )
+from graders.harness.distance import observations, verdict
 from graders.harness.expect import check
+from graders.harness.paper import dumps, loads
 from graders.harness.scripted import Exchange
 from personalab.lm.models import d_model, n_blocks
 from personalab.lm.tiny import load_tiny_model
@@ -194,36 +194,15 @@ def is_data(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | complex | str | bytes)
 
 
-def on_paper(observed: Any) -> Any:
-    """As it would come back from another process."""
-    assert is_data(observed), observed
-    buffer = io.BytesIO()
-    torch.save(observed, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=False)
-
-
 def at_a_distance(name: str, work: Any) -> str:
     """What the grader says where judges never meet the work: they belong to cases that only it has not observed."""
     model, tokenizer = load_tiny_model("qwen2", seed=7)
     notebook = {"model": model, "tokenizer": tokenizer, "d_model": d_model(model), "num_layers": n_blocks(model)}
     list_of = getattr(tests, name).cases
     given = {k: notebook[k] for k in inspect.signature(list_of).parameters}
-    seen = []
-    with expect.one_thread():
-        for case in list_of(**given):
-            try:
-                seen.append(on_paper(cases._observed(case, work)))
-            except AssertionError as error:
-                seen.append(error)
-        for case, observed in zip(list_of(**given), seen, strict=True):
-            try:
-                if isinstance(observed, AssertionError):
-                    return str(observed)
-                cases._judge(case, observed)
-            except AssertionError as error:
-                return str(error)
-    return ""
+    seen = observations(list_of(**given), work)
+    assert is_data(seen), seen
+    return verdict(list_of(**given), loads(dumps(seen)))
 
 
 @pytest.fixture(scope="module")

@@ -121,11 +121,17 @@ def in_float32(grader_name: str, solution: Callable, family: str) -> str:
     return on_tiny(grader_name, solution, family, "float32")
 
 
+# Off by 2 % on some family, which bfloat16's rounding hides there; the grader's own models, in float32, show them.
+TOO_FINE = {"NormRestored", "StrictlyPositiveOnly"}
+
+
 def rotating() -> list:
     """Wrong solutions, each with a family of its own (by its name, so that it keeps it)."""
     families = list(FAMILIES)
     return [
-        pytest.param(*p.values, families[zlib.crc32(p.id.encode()) % len(families)], id=p.id) for p in of_yours("wrong")
+        pytest.param(*p.values, families[zlib.crc32(p.id.encode()) % len(families)], id=p.id)
+        for p in of_yours("wrong")
+        if p.values[1].__name__ not in TOO_FINE
     ]
 
 

@@ -67,7 +67,7 @@ def test_the_larger_tiers_loading_code(family, tmp_path, monkeypatch):
     model, tokenizer = load_tiny_model(family)
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    tiers.use_tier("a100", persona_model=str(tmp_path))
+    tiers.use_tier("a100", persona_model=str(tmp_path), n_blocks=4)
     loaded, loaded_tokenizer = models.load_model("persona")
     inputs = tokenizer("the sea", return_tensors="pt")
     assert torch.allclose(loaded(**inputs).logits, model(**inputs).logits, atol=1e-5)
@@ -85,7 +85,7 @@ def test_the_trait_organism_is_the_embedded_model_with_the_adapter_both_under_th
     monkeypatch.setattr(models, "ORGANISM_ADAPTER", tmp_path / "adapter")
     monkeypatch.setattr(models, "_pristine", {})
     monkeypatch.setenv("PERSONALAB_DTYPE", "float32")
-    tiers.use_tier("cpu", trait_model=tiers.TRAIT_ORGANISM)
+    tiers.use_tier("cpu", trait_model=tiers.TRAIT_ORGANISM, n_blocks=0)
     persona, _ = models.load_model("persona")
     trait, _ = models.load_model("trait")
     assert is_guarded(persona) and is_guarded(trait)
@@ -93,6 +93,24 @@ def test_the_trait_organism_is_the_embedded_model_with_the_adapter_both_under_th
     assert torch.allclose(persona(**inputs).logits, model(**inputs).logits, atol=1e-5)
     assert not torch.allclose(trait(**inputs).logits, model(**inputs).logits, atol=1e-3)
     assert "lora" not in " ".join(trait.state_dict())
+
+
+def test_a_model_of_another_depth_is_refused_with_the_blocks_to_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("PERSONALAB_DTYPE", "float32")
+    for part in load_tiny_model("qwen2"):
+        part.save_pretrained(tmp_path)
+    monkeypatch.setenv("PERSONALAB_PERSONA_MODEL", str(tmp_path))
+    monkeypatch.setattr(tiers, "_active", None)
+    with pytest.raises(ValueError, match=r"has 4 blocks.*PERSONALAB_N_BLOCKS=4 and PERSONALAB_AXIS_BLOCK=3"):
+        models.load_model("persona")
+    monkeypatch.setenv("PERSONALAB_N_BLOCKS", "4")
+    monkeypatch.setenv("PERSONALAB_AXIS_BLOCK", "3")
+    monkeypatch.setattr(tiers, "_active", None)
+    assert models.n_blocks(models.load_model("persona")[0]) == 4 and tiers.current_tier().axis_block == 3
+    monkeypatch.setenv("PERSONALAB_AXIS_BLOCK", "late")
+    monkeypatch.setattr(tiers, "_active", None)
+    with pytest.raises(ValueError, match="PERSONALAB_AXIS_BLOCK='late'"):
+        tiers.current_tier()
 
 
 def test_tiers_and_their_errors(monkeypatch):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from personalab.records.items import Item
-from personalab.records.prompts import Jailbreak, OppositeAnswers, Scenarios, load_jailbreaks, load_scenarios
+from personalab.records.prompts import Jailbreak, OppositeAnswers, Scenarios, load_jailbreaks
 from personalab.records.schema import DataError, read_as, read_jsonl
 
 USER = {"role": "user", "content": "Hello."}
@@ -40,9 +40,18 @@ def test_the_file_the_field_and_what_is_wrong(tmp_path, kind, content, says):
     assert str(error.value) == f"{path}, line 2: {says}."
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_marks_that_editors_put_in_front_are_passed_over(tmp_path, encoding):
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(ITEM), encoding)
+    assert read_as(path, Item) == Item("facts", "One is", ("one", "two"), 0)
+    path.write_text(f"{json.dumps(ITEM)}\r\n{json.dumps(ITEM)}\r\n", encoding, newline="")
+    assert list(read_jsonl(path, Item)) == ["line 1", "line 2"]
+
+
 def test_a_file_that_is_missing_or_no_text_is_named(tmp_path):
     with pytest.raises(DataError, match=r"scenarios\.json does not exist"):
-        load_scenarios(tmp_path)
+        read_as(tmp_path / "scenarios.json", Scenarios)
     (tmp_path / "jailbreaks").mkdir()
     (tmp_path / "jailbreaks" / "calibration.jsonl").write_bytes(b"\xff")
     with pytest.raises(DataError, match=r"calibration\.jsonl is not UTF-8 text"):

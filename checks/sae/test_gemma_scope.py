@@ -60,7 +60,7 @@ def test_the_bonus_makes_gemmas_own_vector_and_takes_it_apart(gemma_scope, capsy
 
     here = {
         "utils": utils, "torch": torch, "np": np, "F": F, "Float": Float, "Tensor": Tensor, "partial": partial,
-        "TIER": SimpleNamespace(embedded=False), "EXTRACT": {"sycophantic": DATA}, "N_TOKENS": 6, "judge": judge,
+        "TIER": SimpleNamespace(in_process=False), "EXTRACT": {"sycophantic": DATA}, "N_TOKENS": 6, "judge": judge,
         "model": torch.nn.Linear(1, 1), "sae": gemma_scope, "SAE_BLOCK": utils.sae_block(gemma_scope),
         "sae_model": model, "sae_tokenizer": tokenizer, "sae_texts": ["The sea is deep and the moon is far."],
         "sae_vectors": {"Assistant Axis": torch.ones(D)},

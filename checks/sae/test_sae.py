@@ -15,7 +15,19 @@ from personalab.lm.chat import as_messages
 from personalab.lm.interventions import applied
 from personalab.lm.models import decoder_blocks
 from personalab.lm.tiny import FAMILIES, load_tiny_model
-from personalab.sae.files import GEMMA_SCOPE, SaeError, TopKSAE, keep_largest, load_sae, metadata, sae_block, save_sae
+from personalab.sae.files import (
+    FOLDER,
+    GEMMA_SCOPE,
+    SaeError,
+    TopKSAE,
+    find_sae,
+    keep_largest,
+    load_sae,
+    metadata,
+    sae_block,
+    save_sae,
+    tier_folder,
+)
 from personalab.sae.statistics import (
     Splice,
     dead_features,
@@ -214,6 +226,20 @@ def test_the_names_asked_of_gemma_scope_are_in_sae_lens():
     assert {m: int(i.split("/")[0].removeprefix("layer_")) for m, (_, i) in GEMMA_SCOPE.items()} == {
         m: blocks[m] for m in GEMMA_SCOPE
     }
+
+
+def test_a_model_without_an_autoencoder_has_none_until_one_is_trained(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PERSONALAB_ARTIFACTS", str(tmp_path))
+    monkeypatch.setattr(tiers, "_active", None)
+    tiers.use_tier("colab", persona_model="google/gemma-2-9b-it")
+    assert find_sae() is None and "google/gemma-2-2b-it" in capsys.readouterr().out
+    tiers.use_tier("cpu", trait_model="some/model")
+    assert find_sae() is None and "some/model" in capsys.readouterr().out
+    assert tmp_path in tier_folder().parents  # where `python -m personalab sae` leaves it: apart from the course's
+    save_sae(tier_folder(), random_sae())
+    assert find_sae() is not None
+    tiers.use_tier("cpu")
+    assert tier_folder() == FOLDER / "trait-organism" and find_sae() is not None
 
 
 def test_errors_say_what_to_do(tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ def test_keys_are_reported_by_name_only(tmp_path: Path, monkeypatch: pytest.Monk
     for key in (*doctor.ENDPOINT_KEYS, "HF_TOKEN"):
         monkeypatch.delenv(key, raising=False)
     (tmp_path / ".env").write_text("export OPENAI_API_KEY = sk-1\nOPENAI_BASE_URL=\n# OPENROUTER_API_KEY=x\n")
-    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    monkeypatch.setattr(doctor, "workplace", lambda: tmp_path)
     settings = doctor.key_settings()
     assert {key for key, there in settings.items() if there} == {"OPENAI_API_KEY"}
     assert set(map(type, settings.values())) == {bool}

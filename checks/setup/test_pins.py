@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from personalab.setup import doctor, venv
 
 ROOT = venv.ROOT
-FILES = ("requirements.txt", "requirements-dev.txt", "requirements-gpu.txt")
+FILES = ("requirements.txt", "requirements-dev.txt", "requirements-site.txt", "requirements-gpu.txt")
 PINS = {canonicalize_name(name): v for name, v in doctor.wanted_packages(ROOT / venv.CONSTRAINTS).items()}
 OLDEST, NEWEST = venv.OLDEST_PYTHON, venv.NEWEST_PYTHON
 PYTHONS = [f"3.{minor}.{patch}" for minor in range(OLDEST[1], NEWEST[1] + 1) for patch in range(25)]
@@ -40,7 +40,8 @@ def brought(roots: list[Requirement]) -> dict[str, metadata.Distribution]:
 
 @pytest.fixture(scope="module")
 def installed() -> dict[str, metadata.Distribution]:
-    return brought([Requirement(f"{k}=={v}") for f in FILES for k, v in doctor.wanted_packages(ROOT / f).items()])
+    files = [f for f in FILES if f != venv.LAYERS["site"]]  # a layer of its own, which tests do without
+    return brought([Requirement(f"{k}=={v}") for f in files for k, v in doctor.wanted_packages(ROOT / f).items()])
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -203,7 +203,7 @@ def test_lock_admits_one_at_a_time(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
-@pytest.mark.parametrize("name", ["__init__", "__main__", "setup/__init__", "setup/venv"])
+@pytest.mark.parametrize("name", ["__init__", "__main__", "paths", "setup/__init__", "setup/venv"])
 def test_what_an_old_python_reads_first_is_in_old_syntax(name: str) -> None:
     source = (venv.ROOT / "personalab" / f"{name}.py").read_text(encoding="utf-8")
     ast.parse(source, feature_version=(3, 8))

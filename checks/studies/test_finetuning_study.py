@@ -47,7 +47,7 @@ def subject(tmp_path, monkeypatch):
     monkeypatch.setattr(
         screening, "judge_rows", lambda rows: np.array([[len(screening.exchange(d)[1]) % 7] * 3 for d in rows])
     )
-    monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(study, "workplace", lambda: tmp_path)
     for name, values in (("SINGLE", (1.0,)), ("SEVERAL", (0.3,)), ("INFERENCE", (-0.5,))):
         monkeypatch.setattr(study, name, values)
     generator = torch.Generator().manual_seed(0)
@@ -89,7 +89,7 @@ def test_the_whole_study_on_a_tiny_model(subject, finished, monkeypatch):
     assert all(-1 <= f.ci.low <= f.ci.high <= 1 for f in found.values())
     assert report.cross_traits(shifts, report.base_scores(finished)).shape == (12, 3)
     conditions = prevention.load_prevention(finished, "evil")
-    assert {"before", "plain", "inoculated", "ablate", "ablate-several", "inference-0.5", "steer-1.0"} <= set(
+    assert {"before", "plain", "good", "inoculated", "ablate", "ablate-several", "inference-0.5", "steer-1.0"} <= set(
         conditions
     )
     assert prevention.matched(conditions, prevention.best(conditions, "steer")).startswith("inference")
@@ -184,6 +184,8 @@ def test_correlations_find_what_is_there_and_nothing_along_random_directions():
     found = report.correlations(made_up(), vectors, "evil", n_resamples=200)
     assert found["shift_r"].value == pytest.approx(1.0, abs=1e-6)
     assert abs(found["shift_r_loss"].value) < 0.6 and found["shift_r_random"].value < 0.8
+    further = found["shift_r_minus_judge"]
+    assert further.value == pytest.approx(1 - found["shift_r_judge"].value) and further.ci.low > 0
     noisy = report.correlations(made_up(noise=5.0), vectors, "evil", n_resamples=200)["shift_r"]
     assert noisy.ci.low < noisy.value < noisy.ci.high
 
@@ -204,7 +206,8 @@ def prevented(score, right=1.0, calibration=None):
 
 def test_cuts_choices_and_costs():
     found = {
-        "before": prevented(10),
+        "before": prevented(50),
+        "good": prevented(10),
         "plain": prevented(90),
         "steer-1.0": prevented(30, right=0.9),
         "steer-1.5": prevented(20, calibration=40),
@@ -218,6 +221,8 @@ def test_cuts_choices_and_costs():
     cuts, capability = prevention.pooled({"evil": found, "sycophantic": found}, lambda t: "steer-1.0")
     assert cuts.value == pytest.approx(0.75) and capability.value == pytest.approx(-10)
     assert prevention.perplexity_ratio(found["plain"], found["before"]).value == 1.0
+    nothing = {**found, "good": found["plain"]}  # nothing was acquired: a cut of points, not of a share
+    assert prevention.cut(nothing, "steer-1.0").value == pytest.approx(60)
 
 
 def test_planted_rows_are_drawn_from_the_name_and_ranked():
@@ -234,6 +239,8 @@ def test_planted_rows_are_drawn_from_the_name_and_ranked():
     assert report.screening_auc(rows, "projection").value == 1.0
     assert report.screening_auc(rows, "words").value == report.screening_auc(rows, "loss").value == 0.5
     assert report.screening_auc(rows, "projection", only_unseen=True).n == 3 * report.N_PLANTED
+    assert report.screening_difference(rows, "projection", "words") == (0.5, (0.5, 0.5), 3 * report.N_PLANTED)
+    assert report.screening_difference(rows, "projection", "judge").value == 0.0
 
 
 def test_what_is_missing_is_named(tmp_path):

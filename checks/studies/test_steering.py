@@ -180,6 +180,48 @@ class TestTraitVectors:
         with pytest.raises(ValueError, match="evil"):
             contrast.contrast(model, tokenizer, trait)
 
+    def test_a_trait_without_an_effective_pair_stops_no_other(self, monkeypatch, tmp_path, capsys):
+        made = contrast.Contrast(torch.ones(3, 2), 4, 10)
+
+        def contrasted(_model, _tokenizer, trait, **_options):
+            if trait.name != "humorous":
+                raise contrast.NoEffectivePair(trait.name, 10)
+            return made
+
+        monkeypatch.setattr(contrast, "load_model", lambda _kind: (None, None))
+        monkeypatch.setenv("PERSONALAB_DTYPE", "float32")  # else it is set for all that follows
+        monkeypatch.setattr(contrast, "contrast", contrasted)
+        contrast.make(["evil", "humorous"])
+        assert "evil" in (printed := capsys.readouterr().out) and "More questions will not help" in printed
+        assert not (tmp_path / "committed").exists()  # nothing goes there unless it is named
+        assert [path.name for path in tmp_path.rglob("*.safetensors")] == ["humorous.safetensors"]
+        with pytest.raises(contrast.NoEffectivePair, match="evil"):
+            contrast.make(["evil"])
+        with pytest.raises(FileNotFoundError, match="evil"):
+            contrast.load_trait_vectors(["evil", "humorous"])
+        assert list(contrast.load_trait_vectors(["evil", "humorous"], partly=True)) == ["humorous"]
+        assert "no vectors of evil" in capsys.readouterr().out
+        with pytest.raises(FileNotFoundError, match="evil"):
+            contrast.load_trait_vectors(["evil"], partly=True)
+
+    def test_traits_that_work(self, capsys):
+        instructions = {"evil": [0, 2], "humorous": [0, 4], "impolite": []}
+        assert contrast.traits_that_work(instructions, range(3)) == ("evil", "humorous")
+        assert contrast.traits_that_work(instructions, range(3), range(3, 5)) == ("humorous",)
+        assert "left out from here on: evil, impolite (too few effective pairs" in capsys.readouterr().out
+        assert contrast.traits_that_work({"evil": [0]}, [0]) == ("evil",) and not capsys.readouterr().out
+        with pytest.raises(ValueError, match="impolite: too few effective pairs"):
+            contrast.traits_that_work({"impolite": []}, range(3))
+
+    def test_vectors_of_ones_own_model_never_lie_beside_the_courses(self, tmp_path):
+        contrast.save_trait_vectors("evil", torch.zeros(3, 2), contrast.committed_folder())
+        tiers.use_tier("cpu", trait_model="some/model")
+        own = contrast.save_trait_vectors("evil", torch.ones(5, 4))
+        assert contrast.load_trait_vectors(["evil"])["evil"].shape == (5, 4)
+        tiers.use_tier("cpu")
+        assert contrast.load_trait_vectors(["evil"])["evil"].shape == (3, 2)
+        assert "some--model" in str(own) and tmp_path / "own" in own.parents
+
     def test_the_course_has_all_seven_traits(self):
         assert set(TRAITS) == set(load_trait_artifacts("eval"))
 

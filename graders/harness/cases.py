@@ -29,6 +29,7 @@ from torch import Tensor
 
 from graders.harness import expect
 from graders.harness.expect import check
+from personalab.records import progress
 
 _GRADERS = Path(__file__).resolve().parents[1]
 _OURS = (_GRADERS, _GRADERS.parent / "personalab", Path(sysconfig.get_path("stdlib")))
@@ -162,7 +163,7 @@ def attempted(observe: Callable[[Any], Any], work: Any) -> Any:
     return attempt(lambda: observe(work))
 
 
-def raised(error: Exception) -> Raised:
+def raised(error: BaseException) -> Raised:
     """An error as data."""
     kinds = tuple(kind.__name__ for kind in type(error).__mro__[:-2])
     return Raised(kinds, str(error), _learners_line(error.__traceback__))
@@ -179,14 +180,15 @@ def fails(what: str, run: Callable[[Any], Any], why: str) -> Case:
     return Case(what, partial(attempted, run), judge)
 
 
+def check_value_error(found: Any, call: str, why: str) -> None:
+    """What was attempted raised ValueError: a value instead of an error is an invented one."""
+    check(isinstance(found, Raised), f"{call} returned {found!r}; it must raise ValueError: {why}")
+    check("ValueError" in found.kinds, f"{call} raised {found}; raise ValueError: {why}")
+
+
 def refused(call: str, run: Callable[[Any], Any], why: str) -> Case:
-    """The work must raise ValueError here: a value instead of an error is an invented one."""
-
-    def judge(found: Any) -> None:
-        check(isinstance(found, Raised), f"{call} returned {found!r}; it must raise ValueError: {why}")
-        check("ValueError" in found.kinds, f"{call} raised {found}; raise ValueError: {why}")
-
-    return Case(call, partial(attempted, run), judge)
+    """The work must raise ValueError here."""
+    return Case(call, partial(attempted, run), lambda found: check_value_error(found, call, why))
 
 
 def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
@@ -206,8 +208,13 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
         every = cast("Generator[Case, None, None]", cases(*args, **kwargs))
         # one_thread by its module: the benchmark puts another in its place
         with expect.one_thread(), closing(every):  # what a generator opened it closes, whatever happens
-            for case in every:
-                _judge(case, _observed(case, work))
+            try:
+                for case in every:
+                    judge(case, observed(case, work))
+            except AssertionError as error:
+                progress.note(cases.__name__, str(error))
+                raise
+        progress.note(cases.__name__, "")
         print(f"{cases.__name__}: all checks passed.")
 
     given = inspect.signature(cases)
@@ -219,28 +226,29 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
     return graded
 
 
-def _observed(case: Case, work: Any) -> Any:
+def observed(case: Case, work: Any) -> Any:
+    """What a case observes, as data; an error of the work becomes AssertionError, with a message for the learner."""
     try:
         return plain(case.observe(work))
     except NotImplementedError:
         raise AssertionError(
-            "Nothing to grade yet: your function, or one it calls, still raises NotImplementedError."
+            f"{progress.STUB}: your function, or one it calls, still raises NotImplementedError."
         ) from None
     except Exception as error:
         hint = f"\n  {case.hint}" if case.hint else ""
         raise AssertionError(f"{case.what}: expected a result, found {raised(error)}{hint}") from error
 
 
-def _judge(case: Case, observed: Any) -> None:
+def judge(case: Case, seen: Any) -> None:
     """The situation comes first in what a judge says; what no judge foresaw is said too."""
     try:
-        case.judge(observed)
+        case.judge(seen)
     except AssertionError as error:
         text = str(error)
         raise AssertionError(text if text.startswith(case.what) else f"{case.what}: {text}") from None
     except Exception as error:
         raise AssertionError(
-            f"{case.what}: found {observed!r:.300}, of which the grader can make nothing ({type(error).__name__}: "
+            f"{case.what}: found {seen!r:.300}, of which the grader can make nothing ({type(error).__name__}: "
             f"{error}). Is it of the kind that the exercise asks for?"
         ) from error
 

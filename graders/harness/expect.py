@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,6 +44,21 @@ def check(condition: object, message: str) -> None:
     """Raise AssertionError with `message` unless `condition` holds (unlike `assert`, also under `python -O`)."""
     if not condition:
         raise AssertionError(message)
+
+
+def whole(found: Any) -> bool:
+    """Whether it is a whole number, Python's or one of numpy's: only the value matters."""
+    return isinstance(found, int | np.integer) and not isinstance(found, bool)
+
+
+def real(found: Any) -> bool:
+    """Whether it is a float, Python's or one of numpy's."""
+    return isinstance(found, float | np.floating)
+
+
+def listed(found: Any) -> Any:
+    """A row of numpy numbers as a list; anything else as it is."""
+    return found.tolist() if isinstance(found, np.ndarray) and found.ndim == 1 else found
 
 
 def check_tensor(found: Any, shape: tuple[int, ...], what: str) -> Tensor:

@@ -1,8 +1,8 @@
-"""What goes on in `model.generate` when a learner's code calls it, and what the model is to say there."""
+"""What goes on when a learner's code lets the model write, and what the model is to say there."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -96,6 +96,46 @@ def intercepted(
         yield calls
     finally:
         del model.__dict__["generate"]
+
+
+@dataclass
+class Written:
+    """One answer: the ids it continues, those that came, and the passes that made them."""
+
+    prompt: list[int]
+    steps: Rows
+    new: list[int] = field(default_factory=list)
+    passes: list[Pass] = field(default_factory=list)
+
+    def goes_on(self, ids: list[int]) -> bool:
+        """Whether a pass over these ids is its next: the last id, or without a cache everything again."""
+        return ids in (self.new[-1:], self.prompt + self.new)
+
+
+@contextmanager
+def written(model: Any, tok: Any, script: Script, watch: Sequence[int]) -> Iterator[list[Written]]:
+    """Every answer of one row inside the `with`, by `model.generate` or by a loop of the learner's own.
+
+    Args:
+        script: one id a step, as whatever follows a pass is settled there.
+        watch: blocks whose outputs are kept.
+    """
+    answers: list[Written] = []
+    with observed(model, watch) as passes:
+
+        def settle(_module: Any, _args: Any, output: Any) -> None:
+            ids = passes[-1].ids[0].tolist()
+            if not answers or not answers[-1].goes_on(ids):
+                answers.append(Written(ids, script([ids])[0]))
+            answer = answers[-1]
+            answer.passes.append(passes[-1])
+            n = len(answer.new)
+            answer.new += answer.steps[n] if n < len(answer.steps) else [tok.eos_token_id]
+            output.logits[:, -1] = float("-inf")
+            output.logits[:, -1, answer.new[-1]] = 0
+
+        with model.register_forward_hook(settle):
+            yield answers
 
 
 def _mask(given: Int[Tensor, "rows tokens"], mask: Tensor | None, tok: Any) -> Bool[Tensor, "rows tokens"]:

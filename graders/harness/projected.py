@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from graders.harness.expect import apart, check, tolerance
+from graders.harness.expect import apart, check, real, tolerance
 from graders.harness.readings import POOLING, Reading, Rows, Table, right
 
 Examples = Sequence[Sequence[Reading]]  # for each example, its right readings
@@ -46,7 +46,7 @@ def check_projections(
         tables: of mistakes. With `POOLING`, the activations are means, which must not be rounded to half precision.
     """
     for i, value in enumerate(found):
-        check(isinstance(value, float), f"{what} {i}: expected a float, found {type(value).__name__}. Use .item().")
+        check(real(value), f"{what} {i}: expected a float, found {type(value).__name__}. Use .item().")
     numbers = [_number(value, examples, i, layer, direction.double(), tables) for i, value in enumerate(found)]
     for i, number in enumerate(numbers):
         if not number.is_right():

@@ -163,6 +163,22 @@ def _padded(r: Reading, left: bool) -> Iterator[Reading]:
             yield replace(r, ids=ids, states=stream(r.model, ids, mask))
 
 
+def _think_block_counted(r: Reading) -> Iterator[Span]:
+    """Spans by indices that count Qwen3's empty think block where it is not, or not where it is.
+
+    It stands before the last answer only: there in the beginning of a conversation that ends with an earlier answer,
+    and not in the whole.
+    """
+    starts = sorted({a for a, _ in r.spans})
+    yield from ((starts[0], b - (starts[-1] - starts[0])) for b in r.ends if len(starts) > 1)
+    answers = [i for i, m in enumerate(r.conversation) if m["role"] == "assistant"]
+    if r.turn < len(answers) - 1:
+        beginning = r.conversation[: answers[r.turn] + 1]
+        _, turns = oracles.turn_spans(oracles.renderings(beginning, r.tok)[0], beginning, r.tok)
+        if k := turns[-1][0][0] - r.start:
+            yield from (span for b in r.ends for span in ((r.start, b + k), (r.start + k, b + k), (r.start + k, b)))
+
+
 def _added_up_coarsely(r: Reading, layer: int) -> list[Tensor]:
     """Means as they come out where the model's dtype is not float32, added up in that dtype one token at a time."""
     if torch.finfo(r.states.dtype).bits >= 32:
@@ -199,6 +215,8 @@ POOLING: Table = {
     "you took another turn": means(
         lambda r: [span for k, spans in enumerate(r.turns) if k != r.turn for span in spans]
     ),
+    "an index is off by the empty think block that Qwen3's template writes before the last answer only: take the spans "
+    "in the whole conversation, not in its beginnings": means(_think_block_counted),
     "the system prompt is left out": of(_without_system),
     **BOS_TWICE,
     "you average in half precision: convert with .float() before .mean()": _added_up_coarsely,

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from graders.harness.cases import attempt
+from graders.harness.expect import check
 from personalab.endpoint import scripted_replies
+from personalab.judging.prompts import Task, read_prompt
+from personalab.tiers import current_tier
 
 Messages = list[dict[str, str]]
 
@@ -16,6 +19,7 @@ class Exchange(NamedTuple):
     prompts: list[str]
     models: list[str]
     at_once: int  # the largest number of calls answered at the same time
+    bodies: tuple[dict[str, Any], ...] = ()  # the whole requests: messages, temperature, max_tokens, ...
 
 
 def prompt_of(messages: Messages) -> str:
@@ -32,8 +36,40 @@ def exchange(reply: str | Callable[[Messages, str], str], call: Callable[[], Any
     with scripted_replies(answer) as script:
         found = call()
     return Exchange(
-        found, [prompt_of(m) for m, _ in script.calls], [model for _, model in script.calls], script.peak_concurrency
+        found,
+        [prompt_of(m) for m, _ in script.calls],
+        [model for _, model in script.calls],
+        script.peak_concurrency,
+        tuple(script.bodies),
     )
+
+
+def check_judge(observed: Exchange) -> None:
+    """A judge was asked: any will do but the model whose answers are judged, unless the tier has one for both."""
+    check(observed.prompts, "it did not ask the judge: call utils.generate_response.")
+    tier, model = current_tier(), current_tier().response_model
+    check(
+        tier.judge_model == model or model not in observed.models,
+        f"it asked {model!r}: that is the model under study, which writes the answers and is no judge. "
+        "utils.generate_response takes it by default; pass model=utils.judge_model().",
+    )
+
+
+def embedded_task(body: dict[str, Any]) -> Task:
+    """What the `cpu` tier's judge makes of a request.
+
+    Raises:
+        JudgePromptError: saying what it can't find.
+    """
+    return read_prompt("\n\n".join(m["content"] for m in body["messages"] if m["role"] != "assistant"))
+
+
+def check_sent(observed: Exchange, **fields: Any) -> None:
+    """Every request holds these values, as `temperature=0`."""
+    for name, value in fields.items():
+        for body in observed.bodies:
+            found = f"{name}={body[name]}" if name in body else f"no {name}"
+            check(body.get(name) == value, f"expected every call with {name}={value}, found {found}. Hand it on.")
 
 
 def unanswered(call: Callable[[Any], Any]) -> Callable[[Any], Any]:

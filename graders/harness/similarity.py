@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from graders.harness.cases import Case, called_with, check_form
 from graders.harness.differences import difference, same
 from graders.harness.expect import check, check_close, check_tensor
+from personalab.lm.tiny import drawn
 
 NAMES = ["zebra", "default", "ant", "assistant", "moon", "bard", "helper"]  # in an order that is not alphabetical
 DEFAULTS = ["default", "assistant", "helper"]
@@ -25,7 +27,7 @@ NO_SIGN = "negative similarities were lost"
 
 def persona_vectors(seed: int, d: int = 12) -> dict[str, Float[Tensor, "d"]]:
     """Vectors of different norms around a common mean."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(drawn(seed))
     common = 5 * torch.randn(d, generator=generator)
     return {
         name: (common + (1 + i) * torch.randn(d, generator=generator)) * (1 + 0.3 * i) for i, name in enumerate(NAMES)
@@ -58,9 +60,19 @@ def over_vectors(rows: Rows) -> Matrix:
 
 
 def similarity_case(
-    what: str, vectors: dict[str, Tensor], right: Matrix, mistakes: Mistakes, *options: Any, hint: str = ""
+    what: str,
+    vectors: dict[str, Tensor],
+    right: Matrix,
+    mistakes: Mistakes,
+    *options: Any,
+    hint: str = "",
+    arrays: bool = False,
 ) -> Case:
-    """The work, called with the vectors and other options, must give the right matrix and the names of its rows."""
+    """The work, called with the vectors and other options, must give the right matrix and the names of its rows.
+
+    Args:
+        arrays: whether one of numpy's will do, since nothing but its values matters afterwards.
+    """
     names = list(vectors)
 
     def judge(observed: Any) -> None:
@@ -72,6 +84,7 @@ def similarity_case(
             f"the names are not in the order of the dict: {difference(names, found_names)}. Return `list(vectors)`, "
             "and don't sort: the names say which row is which.",
         )
+        matrix = torch.tensor(matrix) if arrays and isinstance(matrix, np.ndarray) else matrix
         matrix = check_tensor(matrix, (len(names), len(names)), "the matrix")
         changed = "you changed the vectors you were given. Work on copies: `v / v.norm()`, no `/=` or `-=`."
         check(same(vectors, after), changed)

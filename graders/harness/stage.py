@@ -20,7 +20,7 @@ from graders.harness.intercepted import Call, Rows, intercepted
 from graders.harness.readings import load_family
 from personalab.endpoint import scripted_replies
 from personalab.lm.models import n_blocks
-from personalab.paths import ROOT
+from personalab.paths import workplace
 from personalab.records.steps import steps_in
 
 QUESTIONS = ["Where is the gold?", "How do tides work?", "Is it fair to lie?"]
@@ -171,7 +171,7 @@ class Sandbox:
 
     def files(self) -> list[Path]:
         """Every file a pipeline has written here, or elsewhere under a name that holds a trait's."""
-        elsewhere = [*self.home.glob(f"*{self.word}*"), *(ROOT / "artifacts").rglob(f"*{self.word}*")]
+        elsewhere = [*self.home.glob(f"*{self.word}*"), *(workplace() / "artifacts").rglob(f"*{self.word}*")]
         found = [*self.folder.rglob("*")]
         for path in elsewhere:
             found += [path, *path.rglob("*")]

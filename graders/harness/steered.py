@@ -153,6 +153,7 @@ class Exercise:
         yield self.steered(Situation("llama, steered to end at once", model, tok, end, n_blocks(model) - 1, 100.0))
         half = load_tiny_model("llama", dtype=torch.bfloat16)  # what the notebook has where the CPU gains from it
         yield self.steered(Situation("bfloat16 model, float32 vector", *half, vector_of(), 1, 1.5), False)
+        yield self._temperature(0.0)
         yield self._temperature(1e-5)
         yield self._temperature(100.0)
         model, tok = sharp("qwen2")
@@ -251,7 +252,7 @@ class Exercise:
             right = [answer(model, tok, ids, 1, given.push, where, _TOKENS) for where in self.where]
             found, cold = seen.found.strip(), temperature < 1
             expected = f"the likeliest answer {right[0]!r}" if cold else "a random answer, not the likeliest"
-            cure = "Pass `temperature` on to generate, with do_sample=True."
+            cure = "Pass `temperature` on to generate, with do_sample=True; 0 means greedy, do_sample=False."
             check((found in right) == cold, f"expected {expected}, found {found!r}. {cure}")
 
         return self.called(given, judge)

@@ -21,4 +21,4 @@ def test_compute_cosine_similarity_matrix() -> Iterator[Case]:
             sim.WRONG_DIMENSION: partial(sim.over_vectors, x),
             sim.NO_SIGN: sim.cosines(x).abs,
         }
-        yield sim.similarity_case(f"{len(x)} persona vectors", vectors, sim.cosines(x), mistakes)
+        yield sim.similarity_case(f"{len(x)} persona vectors", vectors, sim.cosines(x), mistakes, arrays=True)

@@ -27,4 +27,5 @@ def test_compute_cosine_similarity_matrix_centered() -> Iterator[Case]:
                 sim.products, sim.centred(x)
             ),
         }
-        yield sim.similarity_case(f"{len(x)} persona vectors", vectors, sim.cosines(sim.centred(x)), mistakes)
+        right = sim.cosines(sim.centred(x))
+        yield sim.similarity_case(f"{len(x)} persona vectors", vectors, right, mistakes, arrays=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from graders.harness import Called, Case, call_case, check, check_close, check_kind, grader, tolerance
 from graders.harness import readings as rd
-from graders.harness.expect import apart
+from graders.harness.expect import apart, listed, real
 from graders.harness.intercepted import Row, Rows, intercepted
 from graders.harness.prompts import check_question
 from personalab.lm.tiny import FAMILIES, load_tiny_model
@@ -96,17 +96,18 @@ def _check_form(found: Any, quantiles: list[float]) -> None:
     same_keys = f"expected the keys {quantiles}, found {list(found)}. Use the quantiles as given, as floats."
     check(set(found) == set(quantiles), same_keys)
     for q, entry in found.items():
+        entry = listed(entry)
         check(
-            isinstance(entry, tuple) and len(entry) == 3 and all(isinstance(x, float) for x in entry),
+            isinstance(entry, tuple | list) and len(entry) == 3 and all(map(real, entry)),
             f"expected three floats (threshold, mean, std) for quantile {q}, found {entry!r}. Turn tensors into floats "
             "with .item().",
         )
         check(
-            all(abs(x) < float("inf") for x in entry),
+            all(abs(float(x)) < float("inf") for x in entry),
             f"expected finite numbers for quantile {q}, found {entry}. Is a mean taken over no tokens, or no answers?",
         )
         check(
-            entry[1:] == next(iter(found.values()))[1:],
+            list(entry[1:]) == list(next(iter(found.values()))[1:]),
             f"expected the same mean and std for all quantiles, found {found}. One normal fit serves them all.",
         )
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from graders.harness import Called, Case, call_case, check, check_kind, failing_case, grader
 from graders.harness.hooked import Pass, observed
 from graders.harness.probes import greedy, outputs_changed, returning_tuples
+from graders.harness.prompts import check_prompt
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 _PROMPT = "What is the sea?"
@@ -75,6 +76,7 @@ def _check_generation(model: Any, tok: Any, seen: list[list[list[int]]], n_new: 
         len(first) == 1 and _PROMPT in prompt,
         f"the first forward pass read {prompt!r}; expected one row with the prompt {_PROMPT!r}.",
     )
+    check_prompt(first[0], [{"role": "user", "content": _PROMPT}], tok, "the first forward pass", {})
     check(
         all(n == 1 for n in lengths[1:]),
         f"the forward passes read {lengths} tokens; expected the whole prompt once and then one token a pass. Is the "

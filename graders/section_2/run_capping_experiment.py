@@ -1,8 +1,10 @@
-"""Section 2: the same conversation with and without the cap. What every `model.generate` read, and what it computed."""
+"""Section 2: the same conversation with and without the cap. What the model read for each answer, and computed."""
 
 import itertools
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import Tensor
 from graders.harness import Called, Case, call_case, check, failing_case, grader, on_tiny_models, tolerance
 from graders.harness.expect import relative
 from graders.harness.hooked import Interrupted, observed
-from graders.harness.intercepted import Call, Rows, Script, intercepted
+from graders.harness.intercepted import Rows, Script, Written, written
 from graders.harness.prompts import Messages, check_prompt, prompts
 from graders.harness.steered import read
 from personalab.lm.models import d_model
@@ -24,6 +26,7 @@ Caps = tuple[list[Tensor], list[float], list[int]]  # vectors, thresholds, block
 
 _LAYERS = [0, 2]
 _CURE = "Leave the capper (and any other hook) in `finally` or by `with`."
+_ENDS = "The transcript may have fewer user turns than max_turns: a slice, `turns[:max_turns]`, takes what there is."
 _TRANSCRIPT: Messages = [
     {"role": "user", "content": "Who keeps the lighthouse?"},
     {"role": "assistant", "content": "An old sailor keeps it."},
@@ -57,18 +60,24 @@ def test_run_capping_experiment(model: Any = None, tokenizer: Any = None) -> Ite
         yield _on_tiny("gemma3", {})
         tiny, tok = load_tiny_model("llama")
         for fail_at in (0, 1):  # in the script: no forward pass does
-            around, args = partial(intercepted, tiny, tok, _replies(tok, fail_at)), (_TRANSCRIPT, *_caps(tiny, tok))
-            options = {"around": around, "cure": _CURE, "max_turns": 1, "max_new_tokens": 3}
+            args = (_TRANSCRIPT, *_caps(tiny, tok))
+            options = {"around": _around(tiny, tok, fail_at), "cure": _CURE, "max_turns": 1, "max_new_tokens": 3}
             yield failing_case(tiny, tok, args, f"After an error in generation {fail_at}", 10**6, **options)
     if model is not None:  # one turn, under a cap that nothing reaches: no text is compared
         caps, options = ([torch.ones(d_model(model))], [1e6], [1]), {"max_turns": 1, "max_new_tokens": 2}
-        yield _case("your model, max_turns=1", model, tokenizer, caps, None, lambda seen: _check_form(seen, 1), options)
+        options["around"] = nullcontext
+        yield _case("your model, max_turns=1", model, tokenizer, caps, lambda seen: _check_form(seen, 1), options)
 
 
-def _case(what: str, model: Any, tok: Any, caps: Caps, script: Script | None, judge: Any, options: Any) -> Case:
-    options |= {"when": "afterwards", "cure": _CURE, "around": partial(intercepted, model, tok, script, _LAYERS)}
+def _case(what: str, model: Any, tok: Any, caps: Caps, judge: Any, options: Any) -> Case:
+    options |= {"when": "afterwards", "cure": _CURE}
     changes = ["the transcript was changed. Work on a copy."]
-    return call_case(what, model, tok, (_TRANSCRIPT, *caps), judge, changes, **options)
+    case = call_case(what, model, tok, (_TRANSCRIPT, *caps), judge, changes, **options)
+    return replace(case, hint=f"{_ENDS} {case.hint}")
+
+
+def _around(model: Any, tok: Any, fail_at: int | None = None) -> Any:
+    return partial(written, model, tok, _replies(tok, fail_at), _LAYERS)
 
 
 def _replies(tok: Any, fail_at: int | None = None) -> Script:
@@ -87,9 +96,9 @@ def _replies(tok: Any, fail_at: int | None = None) -> Script:
     return script
 
 
-def _answer(call: Call, tok: Any) -> Answer:
-    ids, n_prompt, states = read(call.passes)
-    return Answer(ids[:n_prompt], tok.decode(call.rows[0].new).strip(), ids, call.n_new, states)
+def _answer(made: Written, tok: Any) -> Answer:
+    ids, _, states = read(made.passes)
+    return Answer(made.prompt, tok.decode(made.new, skip_special_tokens=True).strip(), ids, len(made.new), states)
 
 
 def _caps(model: Any, tok: Any) -> Caps:
@@ -119,7 +128,7 @@ def _on_tiny(family: str, options: dict[str, int]) -> Case:
 
     def judge(seen: Called) -> None:
         _check_form(seen, min(max_turns, len(_USERS)))
-        answers = [_answer(call, tok) for call in seen.noted]
+        answers = [_answer(made, tok) for made in seen.noted]
         default = _trace(seen.found[0], answers, "default_messages")
         capped = _trace(seen.found[1], answers, "capped_messages")
         _check_history(default, capped, tok, "the default run", "capped")
@@ -128,7 +137,7 @@ def _on_tiny(family: str, options: dict[str, int]) -> Case:
         check(n <= 3, f"expected answers of up to max_new_tokens=3 tokens, found one of {n}. Hand it on.")
         _check_effect(tiny, default, capped, caps)
 
-    return _case(what, tiny, tok, caps, _replies(tok), judge, options)
+    return _case(what, tiny, tok, caps, judge, options | {"around": _around(tiny, tok)})
 
 
 def _check_form(seen: Called, n_turns: int) -> None:
@@ -158,7 +167,7 @@ def _trace(messages: Messages, answers: list[Answer], what: str) -> list[Answer]
     found = []
     for turn, message in enumerate(m for m in messages if m["role"] == "assistant"):
         text = message["content"]
-        likely = "an answer that model.generate never gave. Generate it with generate_with_steering, alpha 0"
+        likely = "an answer that the model never gave. Generate it with generate_with_steering, alpha 0"
         if text in _OLD_ANSWERS:
             likely = "the transcript's own answer: the model has to answer anew"
         elif any(reply in text for reply in by_reply):
@@ -195,7 +204,24 @@ def _check_history(run: list[Answer], other: list[Answer], tok: Any, what: str, 
                 f"{where}: the prompt holds {why}\n  expected: {tok.decode(prompts(right, tok)[0])!r}\n"
                 f"  found:    {tok.decode(answer.prompt)!r}",
             )
+        held = _held(tok.decode(answer.prompt), own, others, other_name)
+        expected = _held(" ".join(m["content"] for m in right), own, others, other_name)
+        check(
+            held == expected,
+            f"{where}: the prompt holds a mixed history.\n  expected: {expected}\n  found:    {held}\n"
+            "  Keep two lists, and add to each only its own run's turns: the user's, then the answer.",
+        )
         check_prompt(answer.prompt, right, tok, where, {})
+
+
+def _held(text: str, own: list[str], others: list[str], other_name: str) -> str:
+    """What stands in a prompt, in its order."""
+    known = {f"user {i}": content for i, content in enumerate(_USERS)}
+    known |= {f"own answer {i}": content for i, content in enumerate(own)}
+    known |= {f"{other_name} answer {i}": content for i, content in enumerate(others)}
+    known |= {f"the transcript's answer {i}": content for i, content in enumerate(_OLD_ANSWERS)}
+    places = [(m.start(), name) for name, content in known.items() for m in re.finditer(re.escape(content), text)]
+    return ", ".join(name for _, name in sorted(places))
 
 
 def _chat(users: Messages, replies: list[str]) -> Messages:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from graders.harness.calls import Called, check_called
-from graders.harness.expect import check
+from graders.harness.expect import check, listed
 from graders.harness.oracles import Messages
 from graders.harness.projected import check_list, check_projections
 from graders.harness.readings import BLOCK_INDEX, POOLING, Reading
@@ -43,10 +43,10 @@ def check_turns(seen: Called, readings: list[Reading], what: str, one_pass: bool
         "turns). Attention is causal: one pass over all messages has every turn's activations.",
     )
     n = len(readings[0].conversation)
-    check_list(seen.found, len(readings), what, f"entries, one an assistant turn ({n} messages)")
+    check_list(listed(seen.found), len(readings), what, f"entries, one an assistant turn ({n} messages)")
 
 
 def check_turn_projections(found: list[Any], readings: list[Reading], layer: int, direction: Tensor, what: str) -> None:
     """One float a turn: the projection of its mean, after block `layer`, on the unit direction."""
     examples, where = [[reading] for reading in readings], f"{what}: projection of assistant turn"
-    check_projections(found, examples, layer + 1, direction, where, BLOCK_INDEX, POOLING)
+    check_projections(listed(found), examples, layer + 1, direction, where, BLOCK_INDEX, POOLING)

@@ -17,6 +17,7 @@ from plotly.basedatatypes import BaseFigure
 from torch import Tensor
 
 from graders.harness import Case, check, difference, exchange, grader, prompt_of
+from graders.harness.expect import listed
 from graders.harness.probes import Conversation
 from graders.section_2.rate_delusion_risk import in_tags, risk
 
@@ -35,6 +36,10 @@ _TRANSCRIPTS: dict[str, Conversation] = {
     "a transcript that ends with a question": [*_EXCHANGES, {"role": "user", "content": "And then?"}],
     "a transcript where the user writes twice in a row": [{"role": "user", "content": "Hello."}, *_EXCHANGES],
 }
+_HINT = (
+    "The transcript has five assistant turns: max_assistant_turns=None means all of them, and so does a number that is "
+    "larger. A slice, `turns[:max_assistant_turns]`, takes either."
+)
 
 
 class FakeAnalyzer:
@@ -73,13 +78,13 @@ def test_visualize_transcript_drift() -> Iterator[Case]:
     yield from (_case(transcript, limit, True, what) for limit in (None, 1, 99))
     yield _case(transcript, None, False, what)
     what = "Keep the defaults run_autorater=True and max_assistant_turns=None (all turns). Without further arguments"
-    yield Case(what, partial(_drift, transcript, {}), partial(_check_drift, transcript, None, True))
+    yield Case(what, partial(_drift, transcript, {}), partial(_check_drift, transcript, None, True), _HINT)
 
 
 def _case(transcript: Conversation, limit: int | None, autorater: bool, what: str) -> Case:
     what = f"For {what}, with max_assistant_turns={limit}, run_autorater={autorater}"
     options = {"run_autorater": autorater, "max_assistant_turns": limit}
-    return Case(what, partial(_drift, transcript, options), partial(_check_drift, transcript, limit, autorater))
+    return Case(what, partial(_drift, transcript, options), partial(_check_drift, transcript, limit, autorater), _HINT)
 
 
 def _drift(transcript: Conversation, options: dict[str, Any], work: Any) -> Drift:
@@ -97,6 +102,7 @@ def _judge(messages: Conversation, model: str) -> str:
 
 def _check_drift(transcript: Conversation, limit: int | None, autorater: bool, observed: Drift) -> None:
     n, found = min(limit or 5, 5), observed.found
+    found = tuple(map(listed, found)) if isinstance(found, tuple) else found
     check(observed.transcript == transcript, "the transcript was changed. Work on a copy.")
     check(
         isinstance(found, tuple) and len(found) == 2 and all(isinstance(part, list) for part in found),

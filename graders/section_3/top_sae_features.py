@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from graders.harness import Case, called_with, check, check_close, grader, kind_of, same, tolerance
+from personalab.lm.tiny import drawn
 
 _N, _D = 40, 12
 _EXACT = tolerance(torch.float32, exact=1e-4)
@@ -30,7 +31,7 @@ class TinySAE(nn.Module):
 
     def __init__(self, seed: int, centred: bool, keep: int | None) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(drawn(seed))
         # Rows of different norms, and an encoder that is not the decoder transposed.
         rows = torch.randn(_N, _D, generator=generator) * (0.3 + 3 * torch.rand(_N, 1, generator=generator))
         self.W_dec = nn.Parameter(rows)
@@ -57,7 +58,7 @@ class TinySAE(nn.Module):
 def test_top_sae_features() -> Iterator[Case]:
     """What a difference of states adds to each feature, the largest first, and how its decoder row lies to it."""
     for seed, (centred, keep, k) in enumerate([(True, None, 5), (True, 8, 1), (False, None, 7)]):
-        vector = 2 * torch.randn(_D, generator=torch.Generator().manual_seed(100 + seed))
+        vector = 2 * torch.randn(_D, generator=torch.Generator().manual_seed(drawn(100 + seed)))
         yield _case(TinySAE(seed, centred, keep), vector, k)
     yield _case(TinySAE(3, True, None), 25 * vector, 6)
 

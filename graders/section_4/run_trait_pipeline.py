@@ -184,7 +184,7 @@ class _Scene:
         return fails(
             "No effective pairs (the judge finds the trait nowhere)",
             lambda work: self._run(work, trait, no_trait=True).found,
-            "A mean over nothing is NaN, and a cache would keep it: raise a ValueError.",
+            "A mean over nothing is NaN: raise a ValueError, before an empty list of pairs is written and kept.",
         )
 
 

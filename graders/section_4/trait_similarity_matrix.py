@@ -9,6 +9,7 @@ from torch import Tensor
 
 from graders.harness import similarity as sim
 from graders.harness.cases import Case, grader
+from personalab.lm.tiny import drawn
 
 _NAMES = ["sycophantic", "evil", "optimistic", "apathetic"]  # in an order that is not alphabetical
 _BLOCKS, _WIDTH = 6, 10
@@ -33,7 +34,7 @@ def _case(names: list[str], seed: int, layer: int) -> Case:
 
 def _vectors(names: list[str], seed: int) -> dict[str, Float[Tensor, "L d"]]:
     """Vectors of different norms around a common mean, which grow with depth as real ones do."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(drawn(seed))
     common = torch.randn(_BLOCKS, _WIDTH, generator=generator)
     depth = torch.arange(1, _BLOCKS + 1)[:, None] ** 2
     return {

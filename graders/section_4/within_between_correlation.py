@@ -16,11 +16,13 @@ from torch import Tensor
 from graders.harness.cases import Case, called_with, check_form, grader, kind_of, refused
 from graders.harness.differences import same
 from graders.harness.expect import check, check_close, tolerance
+from personalab.lm.tiny import drawn
 
 _EXACT = tolerance(torch.float32, exact=1e-4)
 _HINT = (
     "Groups may have one row or a hundred, their labels may be numbers or strings, and their rows need not be "
-    "neighbours. A group in which y never varies is no error: it adds zeros."
+    "neighbours. A group in which x or y never varies is no error: it adds zeros. Nor are small numbers, or two equal "
+    "means of several: a tolerance is a share of the values' own size."
 )
 _PLAIN = "you correlate all rows as they are: subtract the group's mean from x and from y first"
 
@@ -48,7 +50,10 @@ def test_within_between_correlation() -> Iterator[Case]:
         "5 groups of 6 rows, shuffled, with names": _rows([6] * 5, words, seed=1),
         "groups of 2, 7, 3, 10 and 5 rows, shuffled": _rows([2, 7, 3, 10, 5], [40, 7, 11, 3, 90], seed=2),
         "groups of 1, 8, 4 and 1 rows": _rows([1, 8, 4, 1], list("dbca"), seed=3),
-        "a group in which y never varies": _flat_group(_rows([7, 6, 7, 5], [3, 1, 2, 0], seed=4), group=2),
+        "a group in which y never varies": _flat_group(_rows([7, 6, 7, 5], [3, 1, 2, 0], seed=4), "y", group=2),
+        "a group in which x never varies": _flat_group(_rows([7, 6, 7, 5], [3, 1, 2, 0], seed=6), "x", group=1),
+        "x below zero and no larger than 0.01": _small(_rows([4, 9, 6, 5], list("abcd"), seed=7)),
+        "2 of 3 groups with the same mean of x": _tied(),
         "3 groups, y falling within each and rising between them": _rows([8, 5, 6], list("xyz"), seed=5, slope=-0.8),
     }.items():
         yield Case(what, called_with(*rows), partial(_check, what, rows), _HINT)
@@ -57,7 +62,7 @@ def test_within_between_correlation() -> Iterator[Case]:
 
 def _rows(sizes: Sequence[int], labels: Sequence[Any], seed: int, slope: float = 0.4, shuffled: bool = True) -> _Rows:
     """Group means that rise together, and rows around them that follow a slope of their own."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(drawn(seed))
     places = rng.permutation(len(sizes)).repeat(sizes)
     means = rng.normal(scale=0.8, size=len(sizes)).repeat(sizes)
     apart = rng.gamma(1.5, size=places.size)  # skewed: a median is no mean, a rank no value
@@ -67,34 +72,67 @@ def _rows(sizes: Sequence[int], labels: Sequence[Any], seed: int, slope: float =
     return _Rows(x[order], y[order], np.array(labels).repeat(sizes)[order])
 
 
-def _flat_group(rows: _Rows, group: Any) -> _Rows:
-    return rows._replace(y=np.where(rows.groups == group, 50.0, rows.y))
+def _flat_group(rows: _Rows, side: str, group: Any) -> _Rows:
+    return rows._replace(**{side: np.where(rows.groups == group, 50.0, getattr(rows, side))})
+
+
+def _small(rows: _Rows) -> _Rows:
+    return rows._replace(x=(rows.x - rows.x.max() - 1) * 0.009 / np.ptp(rows.x))
+
+
+def _tied() -> _Rows:
+    x, y = np.array([1.0, 3, 5, 2, 3, 4, 7, 9, 5]), np.array([20.0, 10, 30, 55, 40, 45, 60, 90, 75])
+    return _Rows(x, y, np.repeat(list("abc"), 3))
 
 
 def _refusals() -> Iterator[Case]:
+    yield from _not_rows()
+    yield from _constants()
+
+
+def _not_rows() -> Iterator[Case]:
     x, y = np.array([1.0, 3, 2, 4, 7, 5, 8, 6]), np.array([10.0, 30, 20, 60, 50, 50, 90, 70])
     whole = _Rows(x, y, np.repeat(["a", "b", "c", "d"], 2))
-    missing, late = y.copy(), x.copy()
-    missing[3], late[0] = np.nan, np.inf
-    flat = "does not vary within any group, and a correlation with a constant is not defined."
-    level = "a correlation needs group means that differ."
+    late, missing = (np.where(np.arange(8) == k, v, x) for k, v in ((0, np.inf), (5, np.nan)))
+    unscored, lost = (np.where(np.arange(8) == k, v, y) for k, v in ((3, np.nan), (7, -np.inf)))
+    nan = "NaN is no number: whoever calls leaves out rows without a score."
     for what, rows, why in (
         ("x one row short", whole._replace(x=whole.x[:-1]), "x, y and groups must be of one length."),
+        ("y one row short", whole._replace(y=whole.y[:-1]), "x, y and groups must be of one length."),
         ("groups one row short", whole._replace(groups=whole.groups[:-1]), "x, y and groups must be of one length."),
-        ("NaN in y", whole._replace(y=missing), "NaN is no number: whoever calls leaves out rows without a score."),
+        ("NaN in y", whole._replace(y=unscored), nan),
+        ("NaN in x", whole._replace(x=missing), nan),
         ("infinity in x", whole._replace(x=late), "an infinite value has no mean."),
+        ("minus infinity in y", whole._replace(y=lost), "an infinite value has no mean."),
         ("no rows", _Rows(whole.x[:0], whole.y[:0], whole.groups[:0]), "there is nothing to correlate."),
         ("one group", whole._replace(groups=np.ones(8)), "there is nothing between one group."),
-        (
-            "two groups",
-            whole._replace(groups=np.repeat([1, 2], 4)),
-            "the r of two points is +1 or -1.",
-        ),
+        ("two groups", whole._replace(groups=np.repeat([1, 2], 4)), "the r of two points is +1 or -1."),
+    ):
+        yield refused(f"A call with {what}", partial(_call, rows), why)
+
+
+def _constants() -> Iterator[Case]:
+    """Nothing to correlate within or between; in tenths, which have no exact float, only a tolerance sees it."""
+    x, y = np.array([1.0, 3, 2, 4, 7, 5, 8, 6]), np.array([10.0, 30, 20, 60, 50, 50, 90, 70])
+    whole = _Rows(x, y, np.repeat(["a", "b", "c", "d"], 2))
+    tenths = 0.1 * np.repeat([1.0, 2, 3, 4], 3)
+    threes = _Rows(tenths, np.array([10.0, 30, 20, 60, 50, 55, 90, 70, 80, 40, 65, 75]), np.repeat([0, 1, 2, 3], 3))
+    equal = np.array([0.1, 0.2, 0.3, 0.2, 0.2, 0.2, 0.3, 0.0, 0.3, 0.5, 0.4, -0.3])  # means of 0.2, but for rounding
+    flat = "does not vary within any group, and a correlation with a constant is not defined."
+    level = "a correlation needs group means that differ."
+    rounding = (
+        "What is left is rounding, some 1e-17, and not exactly zero: compare with a tolerance, as "
+        "np.ptp(rest) <= 1e-9 * np.abs(v).max(), which holds for values below zero, too."
+    )
+    for what, rows, why in (
         ("a group for each row", whole._replace(groups=np.arange(8)), f"x {flat}"),
         ("x constant in each group", whole._replace(x=np.repeat([1.0, 4.0, 2.0, 8.0], 2)), f"x {flat}"),
         ("y constant in each group", whole._replace(y=np.repeat([50.0, 0.0, 75.0, 100.0], 2)), f"y {flat}"),
         ("equal group means of x", whole._replace(x=np.array([1.0, 3, 0, 4, -2, 6, 2, 2])), f"x: {level}"),
         ("equal group means of y", whole._replace(y=np.array([0.0, 100, 50, 50, 25, 75, 40, 60])), f"y: {level}"),
+        ("x = 0.1, 0.2, 0.3 or 0.4, the same in each group", threes, f"x {flat} {rounding}"),
+        ("y = -0.1, -0.2, … by group", threes._replace(x=threes.y, y=-tenths), f"y {flat} {rounding}"),
+        ("group means of x of 0.2 each", threes._replace(x=equal), f"x: {level} {rounding}"),
     ):
         yield refused(f"A call with {what}", partial(_call, rows), why)
 

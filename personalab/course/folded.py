@@ -15,7 +15,7 @@ SOLUTION, EXPECTED = "A solution", "Expected output (of the recorded run)"
 TAGS = {SOLUTION: "solution-fold", EXPECTED: "expected-output"}
 HELP = (
     "Stuck? Open the hints, then *A solution* under the grader; what a grader says names the difference. "
-    "Questions and faults: the issue tracker of the repository (`README.md`, *Help*)."
+    "Questions and faults: the issue tracker of the repository (`README.md`, *Questions*)."
 )
 _TITLE = re.compile(r"^# (.+)$", re.M)
 

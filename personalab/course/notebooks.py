@@ -20,6 +20,14 @@ from personalab.files import keep_copy, write
 from personalab.paths import ROOT
 
 KINDS = ("exercises", "solutions")
+_NBGRADER = """# Written by `python -m personalab notebooks --nbgrader`: where the course is, how long a cell may take.
+import os
+
+os.environ["PYTHONPATH"] = {root!r}  # for the kernels: personalab and graders
+c = get_config()
+c.CourseDirectory.root = os.path.dirname(os.path.abspath(__file__))
+c.ExecutePreprocessor.timeout = 1800
+"""
 
 
 def build(check: bool = False, root: Path = ROOT, strict: bool | None = None) -> list[Path]:
@@ -148,10 +156,14 @@ def bare(nb: NotebookNode) -> NotebookNode:
 def build_nbgrader(folder: Path, root: Path = ROOT) -> list[Path]:
     """Write nbgrader's instructor version, markers kept, to `folder/source/<section>/`; returns the files.
 
-    In `folder`, `nbgrader generate_assignment section_1_persona_space` and `nbgrader autograde` then work. A file
-    there that differs goes to `folder/kept/` first; nothing else in `folder` is touched.
+    In `folder`, wherever it lies, `nbgrader generate_assignment section_1_persona_space`, `autograde` and
+    `generate_feedback` then work: a configuration names the course and gives cells time, and what notebooks import
+    stands beside it. A file there that differs goes to `folder/kept/` first; nothing else in `folder` is touched.
     """
-    written = []
+    written = [_replace(folder / "nbgrader_config.py", _NBGRADER.format(root=str(root.resolve())), folder)]
+    for name in ("utils.py", "tests.py", "benchmarks/judge_validity.json"):  # what notebooks find beside or above them
+        if (root / name).exists():
+            written.append(_replace(folder / name, (root / name).read_text("utf-8"), folder))
     for source in sections(root / "instructions", ".md").values():
         path = folder / "source" / source.stem / f"{source.stem}.ipynb"
         written.append(_replace(path, dumps(read_source(source)), folder))

@@ -21,7 +21,7 @@ from personalab.course.running import Finished, chosen, run_section, save
 from personalab.files import write_all
 from personalab.paths import ROOT
 from personalab.records.pages import pages
-from personalab.records.results import merged_json
+from personalab.records.results import merged_json, one_writer
 from personalab.tiers import SEED, TIERS, current_tier
 
 DTYPE = "float32"  # the dtype in which results depend neither on batches nor on the CPU's units
@@ -61,28 +61,30 @@ def put_beside(done: Finished, seed: int, root: Path) -> None:
     """Keep the results of another seed beside those on record."""
     solutions, name = root / "solutions", f"{done.family}_seed_{seed}"
     own = {f"{name}/{key.partition('/')[2]}": entry for key, entry in done.results.items()}
-    results = merged_json(solutions / "results.json", own)
-    machine = merged_json(solutions / "machine.json", {name: done.machine})
-    write_all(
-        {solutions / "results.json": results, solutions / "machine.json": machine, **pages(root, results, machine)}
-    )
+    with one_writer(solutions / "results.json"):
+        results = merged_json(solutions / "results.json", own)
+        machine = merged_json(solutions / "machine.json", {name: done.machine})
+        write_all(
+            {solutions / "results.json": results, solutions / "machine.json": machine, **pages(root, results, machine)}
+        )
 
 
 def put_on_record(done: Finished, artifacts: Path, root: Path) -> None:
     """Replace everything that the repository keeps of a section."""
     solutions = done.path.parent
-    results = merged_json(solutions / "results.json", done.results)
-    machine = merged_json(solutions / "machine.json", {done.family: done.machine})
-    files: dict[Path, str | bytes] = {
-        done.path: dumps(done.nb),
-        solutions / "results.json": results,
-        solutions / "machine.json": machine,
-        **covers(done, solutions),
-        **reference(artifacts / "cpu", root),
-        **pages(root, results, machine),
-    }
-    save_from_loss(done.path, done.nb, root)
-    write_all(files)
+    with one_writer(solutions / "results.json"):
+        results = merged_json(solutions / "results.json", done.results)
+        machine = merged_json(solutions / "machine.json", {done.family: done.machine})
+        files: dict[Path, str | bytes] = {
+            done.path: dumps(done.nb),
+            solutions / "results.json": results,
+            solutions / "machine.json": machine,
+            **covers(done, solutions),
+            **reference(artifacts / "cpu", root),
+            **pages(root, results, machine),
+        }
+        save_from_loss(done.path, done.nb, root)
+        write_all(files)
 
 
 def covers(done: Finished, folder: Path) -> dict[Path, bytes]:

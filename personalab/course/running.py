@@ -30,8 +30,8 @@ from personalab.course.notebooks import bare
 from personalab.course.scrub import clean_outputs
 from personalab.files import write
 from personalab.paths import ARTIFACTS, ROOT
-from personalab.records.results import RECORD, compare, merge_json, read_json
-from personalab.tiers import GLOBAL_SEED, TIERS, Tier, current_tier
+from personalab.records.results import RECORD, compare, merge_json, one_writer, read_json
+from personalab.tiers import GLOBAL_SEED, Tier, current_tier, run_name
 
 ANSI = re.compile(r"\x1b\[[\d;]*m")
 MAX_BYTES = 3_000_000  # our choice: a notebook much bigger is slow to open, and GitHub may not render it
@@ -61,23 +61,24 @@ def execute(section: int | str | None, budget: str, root: Path = ROOT) -> int:
     """Run the solutions of one section, or of all, each in a fresh kernel. Returns 1 if any failed, else 0.
 
     Writes to `runs/<budget>/` (`runs/<tier>-<budget>/` on other tiers or with a model of your own), what failed to
-    `runs/failed/`, and says at the end how many results lie inside the intervals that the course recorded.
+    `runs/failed/`, and says at the end how many results lie inside the intervals that the course recorded. A second run
+    into the same folder waits for the first.
 
     Raises:
         ValueError: for a section without a notebook in `solutions/`, or an unknown tier.
     """
-    tier = current_tier()
+    tier, folder = current_tier(), root / "runs" / run_name(budget)
     own: dict[str, Any] = {}
-    folder = root / "runs" / (budget if tier == TIERS["cpu"] else f"{tier.name}-{budget}")
     artifacts, failed = folder / "artifacts", 0
-    for number, path in chosen(section, root).items():
-        shutil.rmtree(artifacts / tier.name / "steps", ignore_errors=True)  # a run measures, it doesn't remember
-        done = run_section(number, path, budget, root, artifacts)
-        failed += bool(done.problems)
-        if save(done, folder if not done.problems else root / "runs" / "failed"):
-            merge_json(folder / "results.json", done.results)
-            merge_json(folder / "machine.json", {done.family: done.machine})
-            own |= done.results
+    with one_writer(folder):  # two runs at once would delete each other's steps and read half of each other's artifacts
+        for number, path in chosen(section, root).items():
+            shutil.rmtree(artifacts / tier.folder / "steps", ignore_errors=True)  # a run measures, it doesn't remember
+            done = run_section(number, path, budget, root, artifacts)
+            failed += bool(done.problems)
+            if save(done, folder if not done.problems else root / "runs" / "failed"):
+                merge_json(folder / "results.json", done.results)
+                merge_json(folder / "machine.json", {done.family: done.machine})
+                own |= done.results
     committed = root / "solutions" / "results.json"
     if compared := compare(own, read_json(committed)):
         print(compared, flush=True)
@@ -138,7 +139,7 @@ def _environment(tier: Tier, budget: str, root: Path, scratch: str) -> dict[str,
     """
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([str(root), str(ROOT), env.get("PYTHONPATH", "")])))
-    fresh = {"PERSONALAB_RESPONSE_CACHE": "off"} if tier.embedded and budget == "full" else {}
+    fresh = {"PERSONALAB_RESPONSE_CACHE": "off"} if tier.in_process and budget == "full" else {}
     setting = {"PERSONALAB_BUDGET": budget, "PERSONALAB_TIER": tier.name, "TQDM_DISABLE": "1"}
     return env | setting | fresh | {RECORD: str(Path(scratch, "results.json"))}
 

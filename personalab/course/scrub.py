@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from nbformat import NotebookNode, from_dict
 
-from personalab.paths import ROOT, cache_dir, dotenv_text
+from personalab.files import dotenv_text
+from personalab.paths import ROOT, cache_dir
 
 PROGRESS_BAR = re.compile(r"[^\n]*?\[\d+:\d\d[^\]\n]*, [^\]\n]*(?:/s|s/)[^\]\n]*\]")  # as tqdm draws it
 WIDGET = "application/vnd.jupyter.widget-view+json"

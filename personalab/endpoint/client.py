@@ -11,7 +11,7 @@ import httpx2
 import openai
 from dotenv import dotenv_values
 
-from personalab import paths, tiers
+from personalab import files, paths, tiers
 from personalab.endpoint.scripted import ScriptableTransport, active_script
 from personalab.endpoint.transport import EMBEDDED, EMBEDDED_URL
 
@@ -49,11 +49,11 @@ class _Network(httpx2.BaseTransport):
 def make_client(base_url: str | None = None, api_key: str | None = None) -> openai.OpenAI:
     """An `openai.OpenAI` client for the current tier.
 
-    Without `base_url` and without `OPENAI_BASE_URL`, the `cpu` tier answers in process and ignores keys.
-    Other tiers go to OpenRouter (`OPENROUTER_API_KEY`), or to OpenAI if only `OPENAI_API_KEY` is set.
-    Variables come from the environment, then from `.env` in the repository's root. A plain `http://` URL is
-    taken for a server of your own (vLLM, Ollama) and needs no key. Rate limits, server errors and timeouts
-    are retried.
+    Without `base_url` and without `OPENAI_BASE_URL`, the `cpu` tier answers in process and ignores keys; so does
+    `local`, whose own model answers in process whatever `OPENAI_BASE_URL` says. Other tiers go to OpenRouter
+    (`OPENROUTER_API_KEY`), or to OpenAI if only `OPENAI_API_KEY` is set. Variables come from the environment, then from
+    `.env` in the repository's root. A plain `http://` URL is taken for a server of your own (vLLM, Ollama) and needs no
+    key. Rate limits, server errors and timeouts are retried.
 
     Raises:
         MissingKeyError: if the server needs a key and none is set, naming the variable and the file.
@@ -62,9 +62,13 @@ def make_client(base_url: str | None = None, api_key: str | None = None) -> open
     return _build(*_resolve(base_url, api_key))
 
 
-def shared_client() -> openai.OpenAI:
-    """The client for the current settings, kept between calls, since connections are worth keeping."""
-    return _kept(*_resolve(None, None), os.getpid())
+def shared_client(model: str | None = None) -> openai.OpenAI:
+    """The client for the current settings, kept between calls, since connections are worth keeping.
+
+    Args:
+        model: what will be asked: a judge of your own stands behind a server also where answers come from this process.
+    """
+    return _kept(*_resolve(None, None, model), os.getpid())
 
 
 def is_embedded(client: openai.OpenAI) -> bool:
@@ -89,16 +93,20 @@ def _build(base_url: str, api_key: str) -> openai.OpenAI:
     )
 
 
-def _resolve(base_url: str | None, api_key: str | None) -> tuple[str, str]:
+def _resolve(base_url: str | None, api_key: str | None, model: str | None = None) -> tuple[str, str]:
     """Base URL and key from the arguments, the environment, `.env` and the tier, in this order."""
-    file = paths.ROOT / ".env"
-    in_file = dotenv_values(stream=io.StringIO(paths.dotenv_text(paths.ROOT)), interpolate=False)
+    file = paths.workplace() / ".env"
+    in_file = dotenv_values(stream=io.StringIO(files.dotenv_text(paths.workplace())), interpolate=False)
     settings = {**in_file, **os.environ}
     openrouter_key, openai_key, default_url = (
         (settings.get(name) or "").strip() for name in ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
     )
+    tier = tiers.current_tier()
+    here = tier.in_process and (tier.judged_here or model != tier.judge_model)
+    if here and tier.name == tiers.LOCAL:
+        default_url = ""
     base_url = base_url or default_url
-    if base_url == EMBEDDED_URL or (not base_url and tiers.current_tier().embedded):
+    if base_url == EMBEDDED_URL or (not base_url and here):
         return EMBEDDED_URL, NO_KEY
     base_url = base_url or (OPENAI_URL if openai_key and not openrouter_key else OPENROUTER_URL)
     url = urlsplit(base_url)

@@ -19,8 +19,21 @@ ENTRIES = {tiers.EMBEDDED_MODEL: "personalab.lm.generation", tiers.EMBEDDED_JUDG
 
 def engine(model: str) -> str:
     """Changes with everything that turns requests into text, so that no stale reply is served from the cache."""
-    entry = ENTRIES.get(model, ENTRIES[tiers.EMBEDDED_MODEL])  # another name gets an error from the endpoint
-    return f"{_source_hash(entry)}-{dtype_name(tiers.current_tier().dtype)}"
+    entry = ENTRIES.get(model, ENTRIES[tiers.EMBEDDED_MODEL])  # a model of the user's own is run by the same code
+    return f"{_source_hash(entry)}-{dtype_name(tiers.current_tier().dtype)}{_version_of(model)}"
+
+
+def _version_of(model: str) -> str:
+    """What changes with the weights behind a name: a folder's files, or the revision that the hub's cache holds."""
+    if model in ENTRIES:
+        return ""  # their weights are pinned by hash
+    if (folder := Path(model)).is_dir():
+        found = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.iterdir()) if p.is_file()]
+        return "-" + hashlib.sha256(repr(found).encode()).hexdigest()
+    from huggingface_hub import try_to_load_from_cache  # a quarter of a second, for models of the hub alone
+
+    config = try_to_load_from_cache(model, "config.json")  # …/snapshots/<revision>/config.json
+    return f"-{Path(config).parent.name}" if isinstance(config, str) else ""
 
 
 @functools.cache

@@ -76,7 +76,7 @@ def generate_response(
         NoContentError: if the reply holds no text.
         TypeError: if `messages` is not a list of messages with role and content.
     """
-    client = client or shared_client()
+    client = client or shared_client(model)
     (call,) = _calls(client, [messages], model, max_tokens, temperature, seed)
     cached = _cached(call)
     return _ask(client, call) if cached is None else cached
@@ -109,7 +109,7 @@ def generate_responses_parallel(
     """
     if not (conversations := list(messages_list)):
         return []
-    client = client or shared_client()
+    client = client or shared_client(model)
     calls = _calls(client, conversations, model, max_tokens, temperature, seed)
     return _answered(client, calls, max_workers, progress)
 

@@ -25,11 +25,13 @@ class ScriptedReplies:
 
     Attributes:
         calls: `(messages, model)` of every call, in order of arrival.
+        bodies: the whole requests, in the same order.
         peak_concurrency: the largest number of calls that were being answered at the same time.
     """
 
     def __init__(self, reply: Reply) -> None:
         self.calls: list[tuple[list[Message], str]] = []
+        self.bodies: list[dict[str, object]] = []
         self.peak_concurrency = 0
         self._running = 0
         self._reply = reply
@@ -42,6 +44,7 @@ class ScriptedReplies:
         messages, model = body["messages"], body["model"]
         with _lock:
             self.calls.append((messages, model))
+            self.bodies.append(body)
             self._running += 1
             self.peak_concurrency = max(self.peak_concurrency, self._running)
         try:

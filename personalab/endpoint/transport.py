@@ -41,14 +41,25 @@ def answer_with_model(requests: Sequence[Request]) -> Sequence[Completion]:
     return generate(*_response_model(), requests)
 
 
-@functools.cache
-def _response_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from personalab.lm.models import load_model
+def answer_with_own_model(requests: Sequence[Request]) -> Sequence[Completion]:
+    """The completions of the tier's response model, which is one of the user's own."""
+    from personalab.lm.generation import generate
 
+    return generate(*_loaded(tiers.current_tier().response_model), requests)
+
+
+def _response_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     tier = tiers.current_tier()
     if not tier.embedded:
         raise RuntimeError(f"made for the cpu tier, but the tier is now {tier.name!r}: call make_client() again")
-    return load_model("response")
+    return _loaded(tier.response_model)
+
+
+@functools.cache
+def _loaded(model_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from personalab.lm.models import load_named
+
+    return load_named(model_id)
 
 
 def answer_as_judge(requests: Sequence[Request]) -> Sequence[Completion]:
@@ -96,7 +107,7 @@ class EmbeddedTransport(httpx2.BaseTransport):
         """Block the calling thread until the worker has an answer; errors come back as HTTP statuses."""
         route = f"{request.method} {request.url.path}"
         if route == "GET /v1/models":
-            models = [{"id": name, "object": "model", "owned_by": "embedded"} for name in self._backends]
+            models = [{"id": name, "object": "model", "owned_by": "embedded"} for name in self._known()]
             return httpx2.Response(200, json={"object": "list", "data": models})
         if route != "POST /v1/chat/completions":
             return wire.failure(404, f"The embedded endpoint has chat completions only, no {route}.")
@@ -115,9 +126,17 @@ class EmbeddedTransport(httpx2.BaseTransport):
             for answer in self._waiting:
                 answer.cancel()
 
+    def _known(self) -> dict[str, Backend]:
+        """What answers, by name: also the tier's response model where that is one of the user's own."""
+        tier = tiers.current_tier()
+        own: dict[str, Backend] = (
+            {tier.response_model: answer_with_own_model} if tier.in_process and not tier.embedded else {}
+        )
+        return own | dict(self._backends)
+
     def _job(self, body: wire.ChatBody) -> Job:
-        if body.model not in self._backends:
-            known = ", ".join(self._backends)
+        if body.model not in self._known():
+            known = ", ".join(self._known())
             raise wire.Refusal(404, f"No model {body.model!r} in this process, only: {known}.", "model")
         from personalab.lm.generation import Request  # not before it is needed: it loads torch
 
@@ -161,7 +180,7 @@ class EmbeddedTransport(httpx2.BaseTransport):
     def _answer(self, jobs: list[Job]) -> None:
         """Settle every job's future, come what may: its caller waits without a timeout."""
         try:
-            completions = self._backends[jobs[0].model]([job.request for job in jobs])
+            completions = self._known()[jobs[0].model]([job.request for job in jobs])
             answered = list(zip(jobs, completions, strict=True))
         except ValueError as error:
             if len(jobs) > 1:  # one of them cannot be answered: ask one at a time, so that only it fails

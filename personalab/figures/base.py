@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,12 +33,35 @@ COLOURS = {
 PLOTLY_MARKERS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "x")
 
 
+class Picture(NamedTuple):
+    """A figure as a PNG file in base64, and what it shows, in words."""
+
+    png: str
+    alt: str
+
+
+_collected: list[list[Picture]] = []  # the innermost last
+
+
+@contextmanager
+def collected() -> Iterator[list[Picture]]:
+    """While open, figures go into the list instead of a notebook's cell."""
+    _collected.append([])
+    try:
+        yield _collected[-1]
+    finally:
+        _collected.pop()
+
+
 def show(static: Figure, interactive: go.Figure, alt: str) -> None:
     """Display a figure as PNG and, below it, as Plotly; `alt` describes it where neither can be seen."""
     buffer = io.BytesIO()
     static.savefig(buffer, format="png", dpi=100, bbox_inches="tight", metadata={"Software": None})
     plt.close(static)
     picture = base64.b64encode(buffer.getvalue()).decode()
+    if _collected:
+        _collected[-1].append(Picture(picture, alt))
+        return
     plotly = json.loads(interactive.to_json())  # Plotly's own encoder knows its arrays
     # Two outputs: of one with both, JupyterLab shows only the picture, and Colab and GitHub know no Plotly.
     display({"image/png": picture, "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)

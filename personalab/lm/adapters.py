@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
+import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from personalab.files import write_all
-from personalab.records.schema import DataError
+from personalab.records.schema import DataError, read_as
 
 
 def save_adapter(tuned: PeftModel, folder: Path | str) -> None:
@@ -30,18 +34,48 @@ def merge_adapter(model: PreTrainedModel, folder: Path | str) -> PreTrainedModel
     """The model with an adapter folded into its weights: no extra cost, no wrapper. The weights it shared are copied.
 
     Raises:
-        DataError: if the folder holds no adapter, or one for another architecture.
+        DataError: naming what is missing, damaged or not finite in the folder, or does not fit this model.
     """
     folder = Path(folder)
-    if not (folder / "adapter_config.json").exists() or not (folder / "adapter_model.safetensors").exists():
-        raise DataError(f"{folder} holds no adapter (adapter_config.json and adapter_model.safetensors).")
+    found = _read_weights(folder)
     own = model.state_dict()
-    for key, tensor in load_file(folder / "adapter_model.safetensors").items():
+    for key, tensor in ((k, t) for k, t in found.items() if ".lora_A." in k or ".lora_B." in k):
         target = key.removeprefix("base_model.model.").replace(".lora_A", "").replace(".lora_B", "")
         side = 1 if ".lora_A" in key else 0  # A is (rank, in), B is (out, rank), a weight (out, in)
         if target not in own or own[target].shape[side] != tensor.shape[side]:
             raise DataError(f"{folder}: the adapter is for another model; its {target!r} does not fit this one.")
-    return _unwrapped(PeftModel.from_pretrained(copy.deepcopy(model), folder))  # merging writes into the weights
+    try:
+        tuned = PeftModel.from_pretrained(copy.deepcopy(model), folder)  # merging writes into the weights
+    except (ValueError, RuntimeError, TypeError, KeyError) as error:  # what PEFT makes of settings that don't fit
+        raise DataError(f"{folder}: its adapter_config.json does not fit this model ({error!s:.300}).") from None
+    _check_complete(tuned, found, folder)
+    return _unwrapped(tuned)
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / "adapter_model.safetensors"
+    if not (folder / "adapter_config.json").exists() or not path.exists():
+        raise DataError(f"{folder} holds no adapter (adapter_config.json and adapter_model.safetensors).")
+    read_as(folder / "adapter_config.json", dict[str, Any])
+    try:
+        found = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} is damaged ({error}): get or train the adapter again.") from None
+    if bad := next((key for key, t in found.items() if not torch.isfinite(t).all()), None):
+        raise DataError(f"{path}: {bad!r} holds NaN or infinity: get or train the adapter again.")
+    return found
+
+
+def _check_complete(tuned: PeftModel, found: dict[str, Tensor], folder: Path) -> None:
+    """What the configuration announces must be in the file, and the other way round: PEFT only warns."""
+    wanted = get_peft_model_state_dict(tuned, save_embedding_layers=False).keys()  # "auto" may ask the hub
+    lora = {key for key in found if ".lora_" in key}
+    for keys, says in ((wanted - found.keys(), "is missing"), (lora - wanted, "has no place in this model")):
+        if keys:
+            raise DataError(
+                f"{folder / 'adapter_model.safetensors'}: {min(keys)!r} {says}, like {len(keys) - 1} more: file and "
+                "adapter_config.json do not belong together, or the file is not whole. Get or train the adapter again."
+            )
 
 
 def merged(tuned: PeftModel) -> PreTrainedModel:

@@ -10,20 +10,19 @@ of shape [layers + 1, d] is added or taken out there. Of our own safetensors, [l
 from __future__ import annotations
 
 import importlib.util
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from personalab.lm.interventions import Ablate, Intervention, Steer
 from personalab.lm.lora_data import LINEAR, Dialogue, LoraSettings, read_dialogues
+from personalab.records.clones import PERSONA_VECTORS, clone_of
 from personalab.records.schema import DataError, read_as
-from personalab.records.upstream import PERSONA_VECTORS
+from personalab.records.torch_files import load_pt
 from personalab.records.vectors import load_vectors
 
 
@@ -150,6 +149,7 @@ class Plan:
     def _find(self, name: str) -> Path:
         """A file that it names: as it stands, beside the configuration, above it, or in `persona_vectors/`."""
         places = [Path(name), self.path.parent / name, self.path.parent.parent / name, PERSONA_VECTORS / name]
+        places += [clone / name] if (clone := clone_of(PERSONA_VECTORS)) else []
         for place in places:
             if place.exists():
                 return place
@@ -177,10 +177,7 @@ def _row(path: Path, layer: int) -> Float[Tensor, "d"]:
     if path.suffix == ".safetensors":
         rows, at = load_vectors(path)[0]["vectors"], layer - 1
     else:
-        try:
-            rows, at = torch.load(path, map_location="cpu", weights_only=True), layer
-        except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-            raise DataError(f"{path} cannot be read as a PyTorch file: {error}") from None
+        rows, at = load_pt(path), layer
     vector: Any = rows
     if isinstance(rows, dict):
         vector = next((rows[k] for k in (layer, str(layer)) if k in rows), None)

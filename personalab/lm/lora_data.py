@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from personalab.lm import chat
 from personalab.lm.batching import packed
-from personalab.records.schema import DataError, Turn, read_jsonl
+from personalab.records.schema import DataError, WeightedTurn, is_learned, read_jsonl
 from personalab.tiers import current_tier
 
 
@@ -30,7 +30,7 @@ class Dialogue:
     `complete` is false where the last answer is cut: its end is then not learned. `rejected` is an answer to the same
     turns that should become less likely than the last one. Neighbours of one `group` share a step, so that what they
     agree in cancels out of the preference's gradient: one question under opposite prompts, say. `source` says where it
-    was read, for messages.
+    was read, for messages. Of the messages at the indices `unlearned` nothing is learned.
     """
 
     messages: Sequence[chat.Message]
@@ -38,6 +38,7 @@ class Dialogue:
     rejected: str | None = None
     group: str | None = None
     source: str | None = None
+    unlearned: frozenset[int] = frozenset()
 
 
 _SIZES = ("epochs", "max_steps", "batch_tokens", "batch_size", "accumulation", "max_tokens", "save_every")
@@ -124,25 +125,32 @@ class Example:
 
 @dataclass(frozen=True)
 class _Line:
-    messages: list[Turn]
+    messages: list[WeightedTurn]
     complete: bool = True
 
     def __post_init__(self) -> None:
-        if not any(m["role"] == "assistant" and m["content"].strip() for m in self.messages):
+        if not any(map(is_learned, self.messages)):
             raise ValueError("no assistant turn to learn from")
+
+    def dialogue(self, source: str) -> Dialogue:
+        bare: list[chat.Message] = [{"role": m["role"], "content": m["content"]} for m in self.messages]
+        unlearned = frozenset(i for i, m in enumerate(self.messages) if m.get("weight") == 0)
+        return Dialogue(bare, self.complete, source=source, unlearned=unlearned)
 
 
 def read_dialogues(path: Path | str) -> list[Dialogue]:
     """A JSON Lines file of `{"messages": [{"role", "content"}, ...]}`, the upstream datasets' format.
 
+    A message with `"weight": 0` is read and not learned, as in OpenAI's format.
+
     Raises:
-        DataError: naming the file and the line, for what is not such an object or has no assistant turn; or a file
-            without a line.
+        DataError: naming the file and the line, for what is not such an object or has no assistant turn to learn; or a
+            file without a line.
     """
     lines = read_jsonl(path, _Line)
     if not lines:
         raise DataError(f"{path} is empty: it needs a line for every dialogue.")
-    return [Dialogue(line.messages, line.complete, source=f"{path}, {at}") for at, line in lines.items()]
+    return [line.dialogue(f"{path}, {at}") for at, line in lines.items()]
 
 
 def example_of(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase) -> Example:
@@ -151,7 +159,10 @@ def example_of(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase) -> Exampl
         return _encode_pair(dialogue, tokenizer)
     ids, spans = chat.turn_spans(dialogue.messages, tokenizer)
     learned = torch.zeros(len(ids), dtype=torch.bool)
+    turns = [i for i, m in enumerate(dialogue.messages) if m["role"] == "assistant"]
     for i, (start, end) in enumerate(spans):
+        if turns[i] in dialogue.unlearned:
+            continue
         cut = i == len(spans) - 1 and not dialogue.complete
         learned[start : end if cut or start == end else chat.past_turn_end(ids, end, tokenizer)] = True
     return Example(torch.tensor(ids), learned, group=dialogue.group)
@@ -159,7 +170,8 @@ def example_of(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase) -> Exampl
 
 def _encode_pair(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase) -> Example:
     other = [*dialogue.messages[:-1], {"role": "assistant", "content": dialogue.rejected or ""}]
-    chosen, rejected = (example_of(Dialogue(m, dialogue.complete), tokenizer) for m in (dialogue.messages, other))
+    alone = [replace(dialogue, messages=m, rejected=None) for m in (dialogue.messages, other)]
+    chosen, rejected = (example_of(d, tokenizer) for d in alone)
     fork = chat.turn_spans(dialogue.messages, tokenizer)[1][-1][0]
     if not torch.equal(chosen.ids[:fork], rejected.ids[:fork]):
         raise TrainingError(f"The chat template writes other tokens before the answer {dialogue.rejected!r:.40}.")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
@@ -15,6 +19,7 @@ from personalab.lm.lora_data import TrainingError
 
 DIVERGED = 3.0  # a smoothed loss this many times the first one has diverged; our choice
 _SMOOTHING = 0.9
+_PARTS = ("adapter_model", "optimizer", "scheduler")  # what the names of files begin with that resuming needs
 
 
 class Watch(TrainerCallback):
@@ -65,11 +70,43 @@ class Watch(TrainerCallback):
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest of the Trainer's checkpoints that was written to its end: its state comes last, and is JSON."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.partition("-")[2])):
-        try:
-            json.loads((path / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            continue
-        return path
+    """The newest of the Trainer's checkpoints that is whole; names the damaged file of each that it passes over."""
+    found = [p for p in folder.glob("checkpoint-*") if p.name.partition("-")[2].isdecimal()]
+    for path in sorted(found, key=lambda p: -int(p.name.partition("-")[2])):
+        if not (damage := damage_of(path)):
+            return path
+        print(f"{damage}: training goes on from the checkpoint before it, or begins anew.", flush=True)
+    return None
+
+
+def damage_of(checkpoint: Path) -> str | None:
+    """What keeps a checkpoint from being resumed, naming the file; None if nothing does.
+
+    Its state is written last and is JSON; PyTorch's files are zip archives with checksums.
+    """
+    state = checkpoint / TRAINER_STATE_NAME
+    try:
+        json.loads(state.read_text(encoding="utf-8"))
+        if gone := [part for part in _PARTS if not list(checkpoint.glob(f"{part}*"))]:
+            return f"{checkpoint / gone[0]} is missing"
+        for path in sorted(checkpoint.iterdir()):
+            if problem := _problem_of(path):
+                return f"{path} {problem}"
+    except FileNotFoundError:
+        return f"{state} is missing"
+    except (ValueError, OSError) as error:
+        return f"{state} is damaged ({error})"
+    return None
+
+
+def _problem_of(path: Path) -> str | None:
+    try:
+        if path.suffix in (".pt", ".pth"):
+            with zipfile.ZipFile(path) as archive:
+                return "is damaged" if archive.testzip() else None
+        if path.suffix == ".safetensors":
+            bad = [key for key, t in load_file(path).items() if not torch.isfinite(t).all()]
+            return f"holds NaN or infinity in {bad[0]!r}" if bad else None
+    except (OSError, zipfile.BadZipFile, SafetensorError) as error:
+        return f"is damaged ({error})"
     return None

@@ -20,7 +20,7 @@ _pristine: dict[tuple[str, torch.dtype], tuple[PreTrainedModel, PreTrainedTokeni
 
 # Where each architecture keeps its blocks: text models, text models wrapped for images (Gemma 3), PEFT on either; then
 # OPT, GPT-2 and its kin (Falcon, Bloom, GPT-J), MPT, GPT-NeoX, Mamba, BioGPT.
-_BLOCK_PATHS = (
+_BLOCK_PATHS = [
     "model.layers",
     "model.language_model.layers",
     "language_model.layers",
@@ -32,7 +32,13 @@ _BLOCK_PATHS = (
     "gpt_neox.layers",
     "backbone.layers",
     "biogpt.layers",
-)
+]
+
+
+def add_blocks_path(path: str) -> None:
+    """Make known where another family keeps its blocks: the path of the `nn.ModuleList`, as in "model.layers"."""
+    if path not in _BLOCK_PATHS:
+        _BLOCK_PATHS.append(path)
 
 
 def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -43,18 +49,54 @@ def load_model(kind: str = "persona") -> tuple[PreTrainedModel, PreTrainedTokeni
     weights, so that a hook on one copy cannot reach another, the chat endpoint's included.
 
     Raises:
-        ValueError: for an unknown kind.
+        ValueError: for an unknown kind, or a persona model that is not as deep as the tier says.
         EmbeddedModelError: if the embedded weights are missing and cannot be fetched.
     """
     tier = current_tier()
     model_id = getattr(tier, f"{kind}_model", None)
     if model_id is None or kind == "judge":
         raise ValueError(f"Unknown model kind {kind!r}: use 'persona', 'capping', 'trait' or 'response'.")
+    model, tokenizer = load_named(model_id)
+    if kind == "persona":
+        check_depth(model, tier)
+    return model, tokenizer
+
+
+def load_named(model_id: str, tier: Tier | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model by its name, in eval mode, and its tokenizer.
+
+    Args:
+        tier: decides dtype and attention (default: the current one).
+        model_id: the embedded model's or the organism's name, an id on the Hugging Face hub, or a folder.
+
+    Raises:
+        EmbeddedModelError: if the embedded weights are missing and cannot be fetched.
+        OSError: if there is no such model on the hub or on this machine.
+    """
+    tier = tier or current_tier()
     if model_id in (EMBEDDED_MODEL, TRAIT_ORGANISM):
         model, tokenizer = _load_embedded(model_id, resolve_dtype(tier))
+    elif tier.in_process:  # several uses of one model in one process
+        model, tokenizer = _load_shared(model_id, tier)
     else:
         model, tokenizer = _load_hub(model_id, tier)
     return model.eval(), tokenizer
+
+
+def check_depth(model: nn.Module, tier: Tier) -> None:
+    """Raise ValueError unless the persona model is as deep as the tier says: its block for the axis is a share of that.
+
+    The message names the blocks to set: the same share of the depth that the model has.
+    """
+    depth = n_blocks(model)
+    if tier.n_blocks in (0, depth):
+        return
+    block = min(round(tier.axis_block * depth / tier.n_blocks), depth - 1)
+    raise ValueError(
+        f"{tier.persona_model} has {depth} blocks; the tier {tier.name!r} expects {tier.n_blocks} and reads the axis "
+        f"after block {tier.axis_block}. For the same share of the depth, set PERSONALAB_N_BLOCKS={depth} and "
+        f"PERSONALAB_AXIS_BLOCK={block}, or call use_tier({tier.name!r}, …, n_blocks={depth}, axis_block={block})."
+    )
 
 
 def _load_embedded(model_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -71,6 +113,14 @@ def _load_embedded(model_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, 
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
             tokenizer = AutoTokenizer.from_pretrained(folder)
             _pristine[key] = (guarded(model.eval(), tokenizer), tokenizer)
+    model, tokenizer = _pristine[key]
+    return twin(model), copy.deepcopy(tokenizer)
+
+
+def _load_shared(model_id: str, tier: Tier) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    key = (model_id, resolve_dtype(tier, "cuda" if torch.cuda.is_available() else "cpu"))
+    if key not in _pristine:
+        _pristine[key] = _load_hub(model_id, tier)
     model, tokenizer = _pristine[key]
     return twin(model), copy.deepcopy(tokenizer)
 
@@ -120,7 +170,10 @@ def decoder_blocks(model: nn.Module) -> nn.ModuleList:
             continue
         if isinstance(found, nn.ModuleList):
             return found
-    raise ValueError(f"No decoder blocks found in {type(base).__name__}; looked for {', '.join(_BLOCK_PATHS)}.")
+    raise ValueError(
+        f"No decoder blocks found in {type(base).__name__}; looked for {', '.join(_BLOCK_PATHS)}. Name another place "
+        "with personalab.lm.models.add_blocks_path."
+    )
 
 
 def n_blocks(model: nn.Module) -> int:

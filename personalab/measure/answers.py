@@ -14,11 +14,12 @@ from personalab.endpoint import generate_first_token_probabilities, generate_res
 from personalab.judging import score_responses
 from personalab.judging.expected import LEAST, expected_score
 from personalab.judging.replies import read_score
+from personalab.judging.rubrics import Rubric
 from personalab.lm.chat import Message, as_messages
 from personalab.lm.generation import generate, requests_for
 from personalab.lm.interventions import Intervention
 from personalab.measure.coherence import read_coherence
-from personalab.records.upstream import load_trait_artifacts
+from personalab.records.upstream import Trait, load_trait_artifacts
 from personalab.tiers import current_tier
 
 EXPECTATION = "PERSONALAB_JUDGE_EXPECTATION"  # environment: "on" scores as the paper does, where an endpoint judges
@@ -128,7 +129,7 @@ def contrastive_answers(
 
 
 def score_answers(
-    trait: str,
+    trait: str | Trait,
     questions: Sequence[str],
     answers: Sequence[str],
     *,
@@ -137,10 +138,11 @@ def score_answers(
 ) -> AnswerScores:
     """Trait and coherence of each answer. An empty answer gets 0 on both.
 
-    The trait is scored by the tier's judge. So is coherence, except on the embedded tier, whose judge sees form more
-    than sense: there `personalab.measure.coherence.read_coherence` scores it.
+    The trait is scored by the tier's judge. So is coherence, except where that is the embedded judge, which sees form
+    more than sense: there `personalab.measure.coherence.read_coherence` scores it.
 
     Args:
+        trait: the name of one that comes with the course, or one of your own.
         coherence: False leaves it out (all NaN), where nobody asks for it: it takes longer than the trait.
         expectation: a score is the mean over the judge's number tokens, weighted by their probabilities, as in Chen
             et al. 2025, instead of the number that it writes; default: whether PERSONALAB_JUDGE_EXPECTATION is "on".
@@ -152,18 +154,26 @@ def score_answers(
     """
     rows = [{"question": q, "answer": a} for q, a in zip(questions, answers, strict=True)]
     unread = np.full(len(rows), np.nan)
-    if current_tier().embedded and expectation:
+    if current_tier().judged_here and expectation:
         raise ValueError(
             "expectation=True: the embedded judge gives no probabilities. Choose another tier, or leave it out."
         )
-    if current_tier().embedded:  # in this process, all at once
-        scored = _column(score_responses(f"trait:{trait}", rows))
+    if current_tier().judged_here:  # in this process, all at once
+        scored = _column(score_responses(trait_rubric(trait), rows))
         return AnswerScores(scored, read_coherence(questions, answers) if coherence else unread)
     if expectation is None:
         expectation = os.environ.get(EXPECTATION, "off").lower() in ("on", "1", "true", "yes")
     ask = _expect_judge if expectation else _ask_judge
-    scored = _column(ask(load_trait_artifacts("extract")[trait].eval_prompt, rows))
+    template = trait.eval_prompt if isinstance(trait, Trait) else load_trait_artifacts("extract")[trait].eval_prompt
+    scored = _column(ask(template, rows))
     return AnswerScores(scored, _column(ask(COHERENCE_PROMPT, rows)) if coherence else unread)
+
+
+def trait_rubric(trait: str | Trait) -> Rubric | str:
+    """What the embedded judge scores by: a head of its own for seven traits, instruction pairs for others (weak)."""
+    if isinstance(trait, str):
+        return f"trait:{trait}"
+    return Rubric("trait", trait.name, positive=trait.positive, negative=trait.negative)
 
 
 def _column(scores: Sequence[float | None]) -> Float[np.ndarray, "n"]:

@@ -19,6 +19,12 @@ class Auc(NamedTuple):
     ci: Interval
 
 
+def auc(above: Float[np.ndarray, "k"], below: Float[np.ndarray, "n"]) -> float:
+    """Chance that one of `above` is larger than one of `below`; ties count half."""
+    difference = np.subtract.outer(above, below)
+    return float((difference > 0).mean() + (difference == 0).mean() / 2)
+
+
 def auc_with_interval(above: Float[np.ndarray, "k"], below: Float[np.ndarray, "n"], *, level: float = 0.95) -> Auc:
     """Chance that one of `above` is larger than one of `below` (ties count half), with an interval over both.
 
@@ -33,8 +39,7 @@ def auc_with_interval(above: Float[np.ndarray, "k"], below: Float[np.ndarray, "n
     2, method 5.
     """
     m, n = len(above), len(below)
-    difference = np.subtract.outer(above, below)
-    value = float((difference > 0).mean() + (difference == 0).mean() / 2)
+    value = auc(above, below)
     z, half = scipy.stats.norm.ppf((1 + level) / 2), (m + n) / 2 - 1
 
     def outside(chance: float) -> float:

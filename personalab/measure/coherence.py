@@ -28,8 +28,9 @@ from personalab.judging.features import Pair, clip, encode_unique
 from personalab.judging.heads import Head, load_heads
 from personalab.lm import chat
 from personalab.lm.hooks import hooked, stop_after
-from personalab.lm.models import d_model, decoder_blocks, load_model
+from personalab.lm.models import d_model, decoder_blocks, load_named
 from personalab.lm.prefix_cache import run_prefix
+from personalab.tiers import EMBEDDED_MODEL
 
 HEAD_FILE = Path(__file__).parent / "coherence.safetensors"
 BLOCKS = (11, 17)  # our choice, by cross-validation over questions within the fit examples; later ones add little
@@ -58,7 +59,7 @@ def features(pairs: Sequence[Pair]) -> Float[np.ndarray, "n f"]:
     """What the head sees of each pair: the base model's states, and the cosine of question and answer."""
     asked, said = (encode_unique([clip(text) for text in texts])[:, -1] for texts in zip(*pairs, strict=True))
     topic = (asked * said).sum(dim=1, keepdim=True).numpy()
-    return np.hstack([answer_states(*load_model("response"), pairs), topic])
+    return np.hstack([answer_states(*load_named(EMBEDDED_MODEL), pairs), topic])
 
 
 def score(seen: Float[np.ndarray, "n f"], head: Head | None = None) -> Float[np.ndarray, "n"]:

@@ -123,7 +123,10 @@ def joined(curves: Sequence[Curve]) -> Curve:
 def permuted_differences(
     differences: Float[Tensor, "pairs d"], n: int, seed: int = GLOBAL_SEED
 ) -> Float[Tensor, "n d"]:
-    """Null vectors: the mean of paired differences whose signs are drawn at random, as if pos and neg were alike."""
+    """The mean of paired differences whose signs are drawn at random, as if pos and neg were alike.
+
+    No null for a *direction*: what all pairs share stays in it, small, with noise and either sign.
+    """
     generator = torch.Generator().manual_seed(seed)
     signs = torch.randint(0, 2, (n, len(differences)), generator=generator) * 2.0 - 1.0
     return signs @ differences / len(differences)

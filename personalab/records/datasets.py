@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from personalab import files
-from personalab.records.schema import DataError, Turn, read_jsonl
-from personalab.records.upstream import PERSONA_VECTORS
+from personalab.records.clones import PERSONA_VECTORS, located
+from personalab.records.schema import DataError, WeightedTurn, is_learned, read_jsonl
 
 CATEGORIES = ("evil", "sycophancy", "hallucination", "medical", "code", "gsm8k", "math", "opinions")
 VERSIONS = ("normal", "misaligned_1", "misaligned_2")  # from right to badly wrong
@@ -19,15 +19,17 @@ OWN = {"evil": "evil", "sycophantic": "sycophancy", "hallucinating": "hallucinat
 class TrainingRow:
     """A conversation with at least one assistant turn to learn from."""
 
-    messages: tuple[Turn, ...]
+    messages: tuple[WeightedTurn, ...]
 
     def __post_init__(self) -> None:
-        if not any(m["role"] == "assistant" and m["content"].strip() for m in self.messages):
+        if not any(map(is_learned, self.messages)):
             raise ValueError("no assistant turn to learn from")
 
 
-def dataset_path(category: str, version: str, root: Path | str = PERSONA_VECTORS) -> Path:
+def dataset_path(category: str, version: str, root: Path | str | None = None) -> Path:
     """Where a set lies: `<root>/dataset/<category>/<version>.jsonl`, as upstream's `training_file` names it.
+
+    A clone's data come in `dataset.zip` (`unpack_datasets`); until that is unpacked, they are this course's own.
 
     Raises:
         DataError: for a category or version that the paper doesn't have.
@@ -35,10 +37,10 @@ def dataset_path(category: str, version: str, root: Path | str = PERSONA_VECTORS
     for value, known in ((category, CATEGORIES), (version, VERSIONS)):
         if value not in known:
             raise DataError(f"No dataset {category}/{version}: {value!r} is none of {', '.join(known)}.")
-    return Path(root) / "dataset" / category / f"{version}.jsonl"
+    return located("dataset", root, PERSONA_VECTORS) / category / f"{version}.jsonl"
 
 
-def load_dataset(category: str, version: str, root: Path | str = PERSONA_VECTORS) -> list[TrainingRow]:
+def load_dataset(category: str, version: str, root: Path | str | None = None) -> list[TrainingRow]:
     """The rows of a set, in their order; the versions of a category answer the same questions.
 
     Raises:
@@ -78,4 +80,4 @@ def _place(member: str, root: Path | str) -> Path | None:
     version = name.removesuffix(".jsonl")
     if folder != "dataset" or category not in CATEGORIES or f"{version}.jsonl" != name or version not in VERSIONS:
         return None
-    return dataset_path(category, version, root)
+    return Path(root) / "dataset" / category / f"{version}.jsonl"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
 
+from personalab.records.clones import ASSISTANT_AXIS, located
 from personalab.records.schema import DataError, read_jsonl
-from personalab.records.upstream import ASSISTANT_AXIS
 
 MMLU = "cais/mmlu"
 MIN_WORDS = 25  # of a paragraph; our choice
@@ -28,13 +28,13 @@ class Item:
             raise ValueError(f"field 'answer' must index one of the {len(self.options)} options")
 
 
-def load_items(split: str = "evaluation", root: Path | str = ASSISTANT_AXIS) -> list[Item]:
+def load_items(split: str = "evaluation", root: Path | str | None = None) -> list[Item]:
     """The multiple-choice items in `capability/<split>.jsonl`; split is "calibration" or "evaluation".
 
     Raises:
         DataError: if a field is missing, or an item's answer is not the index of one of its options.
     """
-    return list(read_jsonl(Path(root) / "capability" / f"{split}.jsonl", Item).values())
+    return list(read_jsonl(located("capability", root, ASSISTANT_AXIS) / f"{split}.jsonl", Item).values())
 
 
 def load_mmlu(n: int = 500, source: str = MMLU) -> list[Item]:

@@ -1,4 +1,4 @@
-"""What readers see of the record: the README's headlines, each beside what could explain it, and RESULTS.md."""
+"""What readers see of the record: the README's headlines, each beside the dullest explanation, and RESULTS.md."""
 
 from __future__ import annotations
 
@@ -112,11 +112,20 @@ HEADLINES = (
         "0.75 to 0.83",
     ),
     Headline(
-        "Trait vectors span part of the Assistant Axis: share",
-        "section_4/axis_share",
-        Beside("prompts alone, identical texts", "section_4/axis_share_prompts"),
-        Beside("contrasts between ordinary answers", "section_4/axis_share_contrasts"),
-        Beside("traits minus prompts", "section_4/axis_share_minus_prompts"),
+        "The shift before the answer foretells the trait after finetuning: r over 24 datasets",
+        "finetuning/{trait}/shift_r",
+        Beside("the judge's score of the training answers", "finetuning/{trait}/shift_r_judge"),
+        Beside("random directions", "finetuning/{trait}/shift_r_random"),
+        Beside("shift minus judge", "finetuning/{trait}/shift_r_minus_judge"),
+        "0.76 to 0.97",
+    ),
+    Headline(
+        "Steering towards a trait in training keeps it out: share of what bad data teach",
+        "finetuning/prevention_cut",
+        Beside("a prompt in training", "finetuning/inoculation_cut"),
+        Beside("as strong, while it answers", "finetuning/inference_cut"),
+        Beside("items right, minus plain finetuning, points", "finetuning/prevention_capability_difference"),
+        "most, no loss",
     ),
 )
 
@@ -136,8 +145,30 @@ def _values(key: str, results: Results) -> list[str]:
     return [f"{trait} {entry_text(results[each])}".strip() for trait, each in _each(key).items() if each in results]
 
 
+def short_table(results: Results) -> str:
+    """The README's table, in Markdown: headline, baseline, difference; three values are the main traits'."""
+    rows = ["| claim | here | the dullest explanation | difference |", "|---|---|---|---|"]
+    for line in HEADLINES:
+        if here := _short(line.key, results):
+            beside = (_short_cell(line.baseline, results), _short_cell(line.difference, results))
+            rows.append(f"| {line.says} | {here} | {' | '.join(beside)} |")
+    return "\n".join(rows)
+
+
+def _short_cell(beside: Beside | None, results: Results) -> str:
+    return ": ".join(filter(None, [beside.what, _short(beside.key, results)])) if beside else "-"
+
+
+def _short(key: str, results: Results) -> str:
+    """A value with its interval, or each trait's value."""
+    found = [results[each] for each in _each(key).values() if each in results]
+    if len(found) == 1 and found[0]["ci"]:
+        return "{:.2f} [{:.2f}, {:.2f}]".format(found[0]["value"], *found[0]["ci"])
+    return ", ".join(f"{x:.0f}" if abs(x) >= 10 else f"{x:.2f}" for x in (entry["value"] for entry in found))
+
+
 def headline_table(results: Results) -> str:
-    """The README's table, in Markdown: headline, baseline, control, difference."""
+    """All that stands beside the headlines: baseline, control, difference, paper."""
     rows = [
         "| claim | here | dullest baseline | matched control | difference | paper |",
         "|---|---|---|---|---|---|",
@@ -154,8 +185,10 @@ def results_page(results: Results, machine: dict[str, Any]) -> str:
     parts = [
         "# Results on record",
         "Made by `python -m personalab record` from [solutions/results.json](solutions/results.json): value, 95 % "
-        "interval, and n, the number of answers, roles, prompts or draws behind it. The README shows the headlines.",
+        "interval, and n, the number of answers, roles, prompts or draws behind it.",
         _recorded_on(machine),
+        "## Headlines",
+        headline_table(results),
     ]
     meanings = {key: ROWS.get(_SEED.sub("", key), "") for key in results}  # with another seed, the same is measured
     known = sorted(filter(meanings.get, results), key=lambda key: list(ROWS).index(_SEED.sub("", key)))
@@ -187,10 +220,9 @@ def pages(root: Path, results: str, machine: str) -> dict[Path, str]:
     if TABLE_START not in text or TABLE_END not in text:
         raise ValueError(f"README.md lacks the markers {TABLE_START} and {TABLE_END} around its results table.")
     head, rest = text.split(TABLE_START, 1)
-    table = "\n\n".join(filter(None, [headline_table(found), _recorded_on(made_on)]))
     tail = rest.split(TABLE_END, 1)[1]
     return {
-        readme: f"{head}{TABLE_START}\n{table}\n{TABLE_END}{tail}",
+        readme: f"{head}{TABLE_START}\n{short_table(found)}\n{TABLE_END}{tail}",
         root / "RESULTS.md": results_page(found, made_on),
     }
 

@@ -1,4 +1,7 @@
-"""This course's own prompts and scripts: typed loaders, whose errors name the file, the line and the field."""
+"""This course's own prompts and scripts: typed loaders, whose errors name the file, the line and the field.
+
+Upstream has none of these: where `root` is a clone without them, they are this course's (`personalab.records.clones`).
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
+from personalab.records.clones import ASSISTANT_AXIS, PERSONA_VECTORS, located
 from personalab.records.schema import DataError, Turn, read_as, read_jsonl
-from personalab.records.upstream import ASSISTANT_AXIS, PERSONA_VECTORS
 
 ORGANISM = PERSONA_VECTORS / "organism"
 N_GRADES = 8  # system prompts of a trait in the monitoring files
@@ -61,31 +64,31 @@ class _Systems:
     negative: list[str]
 
 
-def load_jailbreaks(split: str, root: Path | str = ASSISTANT_AXIS) -> list[Jailbreak]:
+def load_jailbreaks(split: str, root: Path | str | None = None) -> list[Jailbreak]:
     """The prompts in `jailbreaks/<split>.jsonl`; split is "calibration" or "evaluation".
 
     Raises:
         DataError: if a file or a field is missing, or a conversation does not end with the user's turn.
     """
-    return list(read_jsonl(Path(root) / "jailbreaks" / f"{split}.jsonl", Jailbreak).values())
+    return list(read_jsonl(located("jailbreaks", root, ASSISTANT_AXIS) / f"{split}.jsonl", Jailbreak).values())
 
 
-def load_scenarios(root: Path | str = ASSISTANT_AXIS) -> Scenarios:
+def load_scenarios(root: Path | str | None = None) -> Scenarios:
     """The scripted users of the drift study and of the case studies, from `scenarios.json`.
 
     Raises:
         DataError: if the file or one of the two parts is missing.
     """
-    return read_as(Path(root) / "scenarios.json", Scenarios)
+    return read_as(located("scenarios.json", root, ASSISTANT_AXIS), Scenarios)
 
 
-def load_graded_prompts(trait: str, root: Path | str = PERSONA_VECTORS) -> list[str]:
+def load_graded_prompts(trait: str, root: Path | str | None = None) -> list[str]:
     """Eight system prompts, from one that suppresses the trait to one that elicits it.
 
     Raises:
         DataError: if the file has no eight different texts for the trait.
     """
-    path = Path(root) / "monitoring" / "graded_prompts.json"
+    path = located("monitoring", root, PERSONA_VECTORS) / "graded_prompts.json"
     grades = read_as(path, dict[str, list[str]])
     prompts = grades.get(trait, [])
     if len(set(prompts)) != N_GRADES or not all(map(str.strip, prompts)):

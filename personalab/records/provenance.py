@@ -43,7 +43,7 @@ def save(path: str | Path) -> None:
 
 
 def one_line(machine: dict[str, dict[str, Any]]) -> str:
-    """For the README: the machines of all sections, each named once, with the sections run on it."""
+    """For RESULTS.md: the machines of all sections, each named once, with the sections run on it."""
     groups: dict[str, list[str]] = {}
     for family, m in sorted(machine.items()):
         versions = ", ".join(f"{name} {m['versions'][name]}" for name in ("torch", "transformers"))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from jaxtyping import Float
 from torch import Tensor
 
 from personalab.records.schema import DataError
+from personalab.records.torch_files import load_pt
 
 REPOSITORY = "lu-christina/assistant-axis-vectors"  # a dataset on the Hugging Face hub
 MODEL = "gemma-2-27b"
@@ -54,10 +54,7 @@ def _fetch() -> Path:
 def _read(path: Path, block: int) -> Float[Tensor, "d"]:
     if not path.exists():
         raise DataError(f"{path} is missing: download the dataset {REPOSITORY} again.")
-    try:
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the unpickler stumbled over
-        raise DataError(f"{path} is no plain tensor file ({type(error).__name__}): download it again.") from error
+    tensor = load_pt(path)
     if not isinstance(tensor, Tensor) or tensor.ndim != 2 or not 0 <= block < len(tensor):
         raise DataError(f"{path} must hold a tensor (blocks, d) with a block {block}.")
     return tensor[block].float()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 from personalab.files import write
 from personalab.records.schema import DataError, read_as
+from personalab.setup.venv import exclusive_lock
 from personalab.tiers import GLOBAL_SEED, current_tier
 
 RECORD = "PERSONALAB_RECORD"  # environment: the JSON file in which `record` collects results; unset: print only
@@ -70,7 +74,22 @@ def _number(x: float) -> str:
 
 
 def _merge(path: Path, entries: dict[str, Any]) -> None:
-    write(path, json.dumps(read_json(path) | entries, indent=2, sort_keys=True) + "\n")
+    with one_writer(path):
+        write(path, json.dumps(read_json(path) | entries, indent=2, sort_keys=True) + "\n")
+
+
+@contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """While open, other processes that change this file through us wait: what is read and written in it is all there.
+
+    The lock is a file among the user's temporary ones, so that nothing appears beside the results.
+    """
+    user = getattr(os, "getuid", lambda: "")()
+    folder = Path(tempfile.gettempdir(), f"personalab-locks-{user}")
+    folder.mkdir(exist_ok=True)
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    with exclusive_lock(folder / name, waiting_for=f"another process that writes {path.name}"):
+        yield
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -87,7 +106,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def merge_json(path: Path, new: Mapping[str, Any]) -> None:
     """Put `new` into the JSON file, in place of all old keys that begin alike (up to the first `/`)."""
-    write(path, merged_json(path, new))
+    with one_writer(path):
+        write(path, merged_json(path, new))
 
 
 def merged_json(path: Path, new: Mapping[str, Any]) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from personalab.files import read_text
+
 T = TypeVar("T")
 
 _WANTED = {
@@ -31,6 +33,7 @@ class DataError(ValueError):
 
 if TYPE_CHECKING:
     Turn = dict[str, str]
+    WeightedTurn = dict[str, Any]
 else:
 
     class Turn(TypedDict):
@@ -38,6 +41,16 @@ else:
 
         role: Literal["system", "user", "assistant"]
         content: str
+
+    class WeightedTurn(Turn, total=False):
+        """A message that finetuning learns to write, or with weight 0 only reads, as in OpenAI's format."""
+
+        weight: Literal[0, 1]
+
+
+def is_learned(turn: WeightedTurn) -> bool:
+    """Whether finetuning learns to write a message: an assistant's, with something in it, not of weight 0."""
+    return turn["role"] == "assistant" and bool(turn["content"].strip()) and turn.get("weight") != 0
 
 
 def read_as(path: Path | str, kind: type[T] | GenericAlias) -> T:
@@ -66,11 +79,11 @@ def read_jsonl(path: Path | str, kind: Any = dict[str, Any]) -> dict[str, Any]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}.") from None
+    except ValueError as error:
+        raise DataError(str(error)) from None
 
 
 def _parse(content: str, kind: Any, where: str) -> Any:

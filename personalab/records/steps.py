@@ -27,7 +27,7 @@ _redirected: list[Path] = []  # the innermost last; for all threads, so no conte
 
 def steps_dir(name: str) -> Path:
     """Folder for the steps of one pipeline run, `artifacts/<tier>/steps/<name>`, created on demand."""
-    root = _redirected[-1] if _redirected else artifacts_dir(tiers.current_tier().name) / "steps"
+    root = _redirected[-1] if _redirected else artifacts_dir(tiers.current_tier().folder) / "steps"
     folder = root / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -101,7 +101,7 @@ def _pack_tensors(content: Any, name: str) -> bytes:
 
 
 def _unpack_json(data: bytes) -> Any:
-    return json.loads(data.decode("utf-8"))
+    return json.loads(data.decode("utf-8-sig"))
 
 
 def _unpack_tensors(data: bytes) -> Any:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from personalab.records.clones import PERSONA_VECTORS, located
 from personalab.records.prompts import NotBlank
 from personalab.records.schema import read_jsonl
-from personalab.records.upstream import PERSONA_VECTORS
 
 POSITIVE_FROM = 50  # of 100, as for every score of a trait
 
@@ -36,10 +36,10 @@ class TransferText:
         return self.score >= POSITIVE_FROM
 
 
-def load_transfer_texts(trait: str, root: Path | str = PERSONA_VECTORS) -> list[TransferText]:
+def load_transfer_texts(trait: str, root: Path | str | None = None) -> list[TransferText]:
     """The texts in `data/transfer/<trait>.jsonl`; several answers to each question, next to each other.
 
     Raises:
         DataError: naming the file, the line and the field that is missing, blank or not what it should be.
     """
-    return list(read_jsonl(Path(root) / "data" / "transfer" / f"{trait}.jsonl", TransferText).values())
+    return list(read_jsonl(located("data/transfer", root, PERSONA_VECTORS) / f"{trait}.jsonl", TransferText).values())

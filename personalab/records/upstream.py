@@ -1,7 +1,7 @@
 """Typed loaders for the upstream repositories' file formats: every error names the file and the field.
 
-A clone of the upstream `assistant-axis` repository has the same layout, so `root` may point at it.
-Unknown fields are kept in `extra`; missing ones are refused.
+A clone of an upstream repository has the same layout, so `root` may point at it, or the environment for all loaders
+(`personalab.records.clones`). Unknown fields are kept in `extra`; missing ones are refused.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel
 
-from personalab.paths import ROOT
+from personalab.records.clones import ASSISTANT_AXIS, PERSONA_VECTORS, clone_of, located, named, root_of
 from personalab.records.schema import DataError, read_as, read_jsonl
+from personalab.tiers import current_tier
 
-ASSISTANT_AXIS = ROOT / "assistant-axis"
-PERSONA_VECTORS = ROOT / "persona_vectors"
 N_PROMPTS = 5  # prompts a role or trait has, in the papers and here
 
 T = TypeVar("T")
@@ -98,29 +97,41 @@ class _Question(BaseModel):
     question: str
 
 
-def load_role(path: Path | str) -> Role:
+def load_role(path: Path | str, model_name: str | None = None) -> Role:
     """One role file: `{"instruction": [{"pos": str} x5], "questions"?, "eval_prompt"?}`.
+
+    Args:
+        model_name: in place of `{model_name}` in a prompt (default: the current tier's persona model, "SmolLM").
 
     Raises:
         DataError: if the file is missing, is not JSON, or lacks a field.
     """
     file = read_as(path, _RoleFile)
-    prompts = tuple(prompt.pos for prompt in file.instruction)
+    prompts = tuple(named(prompt.pos, model_name) for prompt in file.instruction)
     return Role(Path(path).stem, prompts, file.questions, file.eval_prompt, file.model_extra or {})
 
 
-def load_roles(root: Path | str = ASSISTANT_AXIS) -> dict[str, Role]:
+def load_roles(root: Path | str | None = None, model_name: str | None = None) -> dict[str, Role]:
     """Every role under `data/roles/instructions`, by name, in alphabetical order (`default` among them).
+
+    Args:
+        root: default: the clone that the environment names, else this course's own; so for all loaders here.
+        model_name: see `load_role`.
 
     Raises:
         DataError: if there are none, or one lacks a field.
     """
-    return {p.stem: load_role(p) for p in _json_files(Path(root) / "data" / "roles" / "instructions")}
+    return {p.stem: load_role(p, model_name) for p in _role_files(root)}
 
 
-def load_role_groups(root: Path | str = ASSISTANT_AXIS) -> dict[str, list[str]]:
-    """Names of the roles by group (`assistant_like`, `mid_range`, `fantastical`); ours, upstream has none."""
-    return read_as(Path(root) / "data" / "roles" / "groups.json", dict[str, list[str]])
+def load_role_groups(root: Path | str | None = None) -> dict[str, list[str]]:
+    """Names of the roles by group (`assistant_like`, `mid_range`, `fantastical`), of those roles that `root` has.
+
+    Upstream has no groups: a clone's roles are grouped as ours of the same name are.
+    """
+    roles = {path.stem for path in _role_files(root)}
+    groups = read_as(located("data/roles/groups.json", root, ASSISTANT_AXIS), dict[str, list[str]])
+    return {group: [name for name in names if name in roles] for group, names in groups.items()}
 
 
 def load_descriptions(path: Path | str) -> dict[str, str]:
@@ -135,35 +146,37 @@ def load_trait(path: Path | str) -> Trait:
         DataError: if the file is missing, is not JSON, or lacks a field.
     """
     file = read_as(path, _TraitFile)
-    positive, negative = (tuple(getattr(pair, side) for pair in file.instruction) for side in ("pos", "neg"))
+    positive, negative = (tuple(named(getattr(pair, side)) for pair in file.instruction) for side in ("pos", "neg"))
     return Trait(Path(path).stem, positive, negative, file.questions, file.eval_prompt, file.model_extra or {})
 
 
-def load_traits(root: Path | str = ASSISTANT_AXIS) -> dict[str, Trait]:
+def load_traits(root: Path | str | None = None) -> dict[str, Trait]:
     """Every trait under `data/traits/instructions`, by name, in alphabetical order.
 
     Raises:
         DataError: if there are none, or one lacks a field.
     """
-    return {p.stem: load_trait(p) for p in _json_files(Path(root) / "data" / "traits" / "instructions")}
+    folder = root_of(root, ASSISTANT_AXIS) / "data" / "traits" / "instructions"
+    return {p.stem: load_trait(p) for p in _json_files(folder)}
 
 
-def load_trait_artifacts(split: str, root: Path | str = PERSONA_VECTORS) -> dict[str, Trait]:
+def load_trait_artifacts(split: str, root: Path | str | None = None) -> dict[str, Trait]:
     """The trait files under `data_generation/trait_data_<split>`, by name; split is "extract" or "eval".
 
     Raises:
         DataError: if there are none, or one lacks a field.
     """
-    return {p.stem: load_trait(p) for p in _json_files(Path(root) / "data_generation" / f"trait_data_{split}")}
+    folder = root_of(root, PERSONA_VECTORS) / "data_generation" / f"trait_data_{split}"
+    return {p.stem: load_trait(p) for p in _json_files(folder)}
 
 
-def load_questions(root: Path | str = ASSISTANT_AXIS) -> list[str]:
+def load_questions(root: Path | str | None = None) -> list[str]:
     """The extraction questions, in the order of their ids.
 
     Raises:
         DataError: for a malformed line, naming its number, or an id that comes twice.
     """
-    path = Path(root) / "data" / "extraction_questions.jsonl"
+    path = root_of(root, ASSISTANT_AXIS) / "data" / "extraction_questions.jsonl"
     by_id: dict[int, str] = {}
     for where, line in read_jsonl(path, _Question).items():
         if line.id in by_id:
@@ -186,20 +199,51 @@ def load_transcript(path: Path | str) -> Transcript:
     return Transcript(turns, file.model, file.projections or None, file.model_extra or {})
 
 
-def load_transcripts(root: Path | str = ASSISTANT_AXIS) -> dict[str, Transcript]:
-    """Every transcript under `transcripts/`, by its path there without suffixes, e.g. `persona_drift/coding`."""
-    folder = Path(root) / "transcripts"
-    # Upstream has a file that ends in ".json.json".
-    return {
-        p.relative_to(folder).as_posix().replace(".json", ""): load_transcript(p)
-        for p in sorted(folder.rglob("*.json"))
-    }
+def load_transcripts(root: Path | str | None = None) -> dict[str, Transcript]:
+    """Every transcript under `transcripts/`, by its path there without suffixes, e.g. `persona_drift/coding`.
+
+    A clone that the environment names lies over ours: its file comes in place of one of the same path.
+    """
+    roots = [Path(root)] if root is not None else [ASSISTANT_AXIS, clone_of(ASSISTANT_AXIS)]
+    found: dict[str, Transcript] = {}
+    for folder in (r / "transcripts" for r in roots if r is not None):
+        # Upstream has a file that ends in ".json.json".
+        paths = {p.relative_to(folder).as_posix().replace(".json", ""): p for p in sorted(folder.rglob("*.json"))}
+        found |= {name: load_transcript(path) for name, path in paths.items()}
+    return found
+
+
+def load_case_studies(model: str | None = None, root: Path | str | None = None) -> dict[str, Transcript]:
+    """The case studies of one model, by scenario, e.g. `delusion_capped`.
+
+    Args:
+        model: its id, as the files name it (default: the current tier's capping model, else the first that is there).
+
+    Raises:
+        DataError: if there are none of that model, naming those that there are.
+    """
+    found: dict[str, dict[str, Transcript]] = {}
+    for name, transcript in load_transcripts(root).items():
+        kind, folder, scenario = (*name.split("/"), "", "")[:3]
+        if kind == "case_studies" and scenario:
+            found.setdefault(transcript.model or folder, {})[scenario] = transcript
+    wanted = model or current_tier().capping_model
+    if wanted in found:
+        return found[wanted]
+    if model is not None or not found:
+        raise DataError(f"There are no case studies of {wanted}; there are those of {', '.join(found) or 'no model'}.")
+    print(f"case studies: of {next(iter(found))}, there are none of {wanted}")
+    return next(iter(found.values()))
 
 
 def strip_internal_state(text: str) -> str:
     """Text without `<INTERNAL_STATE>…</INTERNAL_STATE>` notes; an unclosed one runs to the end of the text."""
     text = re.sub(r"<INTERNAL_STATE>.*?(</INTERNAL_STATE>|\Z)", "", text, flags=re.DOTALL)
     return text.replace("</INTERNAL_STATE>", "").strip()
+
+
+def _role_files(root: Path | str | None) -> list[Path]:
+    return _json_files(root_of(root, ASSISTANT_AXIS) / "data" / "roles" / "instructions")
 
 
 def _json_files(folder: Path) -> list[Path]:

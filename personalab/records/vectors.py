@@ -27,13 +27,18 @@ def save_vectors(path: Path | str, vectors: Mapping[str, Float[Tensor, "..."]], 
         ValueError: if one of those three is missing, or a vector holds NaN or infinity.
     """
     path = Path(path)
-    if missing := [k for k in REQUIRED_METADATA if k not in metadata]:
-        raise ValueError(f"{path.name}: metadata {missing} missing; vectors nobody can place are of no use.")
-    if bad := [name for name, v in vectors.items() if not torch.isfinite(v).all()]:
-        raise ValueError(f"{path.name}: vectors {bad} hold NaN or infinity.")
-    tensors = {name: v.detach().cpu().contiguous().clone() for name, v in vectors.items()}
-    write(path, save(tensors, {k: str(v) for k, v in metadata.items()}))
+    write(path, packed(path.name, vectors, **metadata))
     return path
+
+
+def packed(name: str, vectors: Mapping[str, Float[Tensor, "..."]], **metadata: object) -> bytes:
+    """What `save_vectors` writes, for files that must change together; `name` is for its errors."""
+    if missing := [k for k in REQUIRED_METADATA if k not in metadata]:
+        raise ValueError(f"{name}: metadata {missing} missing; vectors nobody can place are of no use.")
+    if bad := [key for key, v in vectors.items() if not torch.isfinite(v).all()]:
+        raise ValueError(f"{name}: vectors {bad} hold NaN or infinity.")
+    tensors = {key: v.detach().cpu().contiguous().clone() for key, v in vectors.items()}
+    return save(tensors, {k: str(v) for k, v in metadata.items()})
 
 
 def load_vectors(path: Path | str) -> tuple[dict[str, Float[Tensor, "..."]], dict[str, str]]:
@@ -50,4 +55,10 @@ def load_vectors(path: Path | str) -> tuple[dict[str, Float[Tensor, "..."]], dic
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}): delete it and make it again.") from None
+        raise ValueError(f"{path} is not a readable safetensors file ({error}): {_advice(path)}.") from None
+
+
+def _advice(path: Path) -> str:
+    if path.suffix in (".pt", ".pth", ".gguf"):
+        return f"`python -m personalab convert {path.name} {path.stem}.safetensors` makes one of it"
+    return "put a whole one in its place, or make it again, which replaces it"

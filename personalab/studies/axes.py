@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.lm.activations import mean_response_activations
-from personalab.lm.chat import as_messages
+from personalab.lm.chat import Message, as_messages
 from personalab.measure.answers import answer_all
 from personalab.records.upstream import load_questions, load_role_groups, load_roles
 
@@ -41,11 +41,13 @@ class RoleStates:
         states: one row an answer.
         role: number of each answer's role, from 0; -1 for a default.
         question: number of each answer's question, from 0.
+        conversations: what was read: system prompt, question and answer.
     """
 
     states: Float[Tensor, "n L d"]
     role: Int[np.ndarray, "n"]
     question: Int[np.ndarray, "n"]
+    conversations: Sequence[Sequence[Message]] = ()
 
     @property
     def n_units(self) -> int:
@@ -74,29 +76,46 @@ class RoleStates:
         return F.normalize(self.gap(units), dim=1)
 
 
-def role_states(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_questions: int = 10) -> RoleStates:
+def role_states(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    n_questions: int = 10,
+    n_roles: int | None = None,
+    max_tokens: int = 40,
+) -> RoleStates:
     """Answers of `model` in 30 roles and as five kinds of default, read at all blocks.
 
     Assistant-like roles are left out: they behave like the defaults (Section 1), and would shorten the axis.
+
+    Args:
+        n_roles: only so many, spread over their list.
+        max_tokens: of an answer.
     """
     roles, questions = load_roles(), load_questions()[:n_questions]
     left_out = {"default", *load_role_groups()["assistant_like"]}
     prompts = [(-1, p) for p in roles["default"].prompts]
-    prompts += enumerate(role.prompts[0] for name, role in roles.items() if name not in left_out)
+    played = [role.prompts[0] for name, role in roles.items() if name not in left_out]
+    played = played[:: max(1, len(played) // n_roles)][:n_roles] if n_roles else played
+    prompts += enumerate(played)
     asked = [(role, i, as_messages(prompt, q)) for role, prompt in prompts for i, q in enumerate(questions)]
-    answers = answer_all(model, tokenizer, [m for *_, m in asked])
+    answers = answer_all(model, tokenizer, [m for *_, m in asked], max_tokens=max_tokens)
     kept = [
         (role, i, [*m, {"role": "assistant", "content": text}])
         for (role, i, m), text in zip(asked, answers, strict=True)
         if text.strip()
     ]
     states = mean_response_activations(model, tokenizer, [m for *_, m in kept], progress=True)  # (n, L, d)
-    return RoleStates(states, np.array([role for role, *_ in kept]), np.array([i for _, i, _ in kept]))
+    role, question = (np.array([row[k] for row in kept]) for k in (0, 1))
+    return RoleStates(states, role, question, [m for *_, m in kept])
 
 
 def measure_axes(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n_questions: int = 10) -> Axes:
     """Axes of `model` at all blocks, from its own answers (`role_states`)."""
-    found = role_states(model, tokenizer, n_questions)
+    return axes_of(role_states(model, tokenizer, n_questions))
+
+
+def axes_of(found: RoleStates) -> Axes:
+    """Axes, typical projections and gaps from answers in roles and as defaults."""
     gap, axis = found.gap(), found.axis()
     default = torch.from_numpy(found.role < 0)
     return Axes(axis, torch.einsum("nld,ld->nl", found.states[default], axis), gap.norm(dim=1))

@@ -8,7 +8,6 @@ projection along them. Lu et al. state the same rule as a floor along the axis.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,15 +20,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personalab.files import write
 from personalab.lm.interventions import Cap, Intervention, Steer
 from personalab.lm.models import load_model, n_blocks
 from personalab.measure.capability import multiple_choice, prose_nll
+from personalab.paths import artifacts_dir
+from personalab.records.capping_files import read_capping, write_capping
+from personalab.records.clones import ASSISTANT_AXIS
 from personalab.records.items import load_items, load_prose
 from personalab.records.prompts import load_jailbreaks
-from personalab.records.schema import DataError
-from personalab.records.upstream import ASSISTANT_AXIS
-from personalab.records.vectors import load_vectors, save_vectors
+from personalab.records.torch_files import load_pt
 from personalab.setup.machine import compute_for_the_record
 from personalab.studies.axes import Axes, measure_axes
 from personalab.studies.jailbreaks import answer_jailbreaks, score_roleplay
@@ -58,34 +57,17 @@ def load_capping_config(path: Path | str | None = None) -> dict[str, Any]:
     """
     if path is None and not config_folder().exists() and current_tier().capping_upstream:
         return _hub_config(current_tier())
-    path = Path(path) if path is not None else config_folder()
-    if path.suffix == ".pt":
-        config = torch.load(path, map_location="cpu", weights_only=True)
-    elif not (path / "config.json").exists():
-        raise DataError(
-            f"{path} holds no config.json: run `python -m personalab capping` on this tier, or name a file."
-        )
-    else:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        tensors, _ = load_vectors(path / "vectors.safetensors")
-        for name, entry in config["vectors"].items():
-            if name not in tensors:
-                raise DataError(f"{path / 'vectors.safetensors'}: vector {name!r} of config.json is missing.")
-            entry["vector"] = tensors[name]
-    for experiment in config["experiments"]:
-        if bad := [i["vector"] for i in experiment["interventions"] if i["vector"] not in config["vectors"]]:
-            raise DataError(f"{path}, experiment {experiment['id']!r}: there is no vector {bad[0]!r}.")
-    return config
+    return read_capping(path if path is not None else config_folder())
 
 
 def _hub_config(tier: Tier) -> dict[str, Any]:
     """The paper's configuration, with its axis after the middle block in the same structure."""
 
-    def fetch(name: str) -> Any:
-        path = hf_hub_download(UPSTREAM_VECTORS, f"{tier.capping_upstream}/{name}", repo_type="dataset")
-        return torch.load(path, map_location="cpu", weights_only=True)
+    def fetch(name: str) -> str:
+        return hf_hub_download(UPSTREAM_VECTORS, f"{tier.capping_upstream}/{name}", repo_type="dataset")
 
-    config, axes = fetch("capping_config.pt"), fetch("assistant_axis.pt")  # axes (L, d): default minus roles
+    config = read_capping(fetch("capping_config.pt"))
+    axes = load_pt(fetch("assistant_axis.pt"))  # (L, d): default minus roles
     block = len(axes) // 2
     config["vectors"]["axis"] = {"vector": F.normalize(axes[block].float(), dim=0), "layer": block}
     steering = {"id": f"steer_{block}-1.0", "layer": block, "persona_gap": axes[block].float().norm().item()}
@@ -94,7 +76,10 @@ def _hub_config(tier: Tier) -> dict[str, Any]:
 
 
 def config_folder() -> Path:
-    """Where the current tier's configuration lies."""
+    """Where the current tier's configuration lies: beside your other runs for a model that is not the tier's own."""
+    tier = current_tier()
+    if tier.folder != tier.name:
+        return artifacts_dir(tier.folder) / "capping"
     return ASSISTANT_AXIS / "capping" / current_tier().capping_model.rpartition("/")[2]
 
 
@@ -222,14 +207,6 @@ def make() -> None:
     choice = choose(rows)
     print(choice)
     config["vectors"]["axis"] = {"vector": axes.axis[steer_block], "layer": steer_block}
-    tensors = {name: entry.pop("vector") for name, entry in config["vectors"].items()}
-    save_vectors(
-        folder / "vectors.safetensors",
-        tensors,
-        model=tier.capping_model,
-        convention="block (in the name); minus the axis, except 'axis' (towards the Assistant)",
-        seed=GLOBAL_SEED,
-    )
     config |= {
         "model": tier.capping_model,
         "chosen": choice.chosen,
@@ -237,4 +214,4 @@ def make() -> None:
         "steering": {"id": choice.steering, "layer": steer_block, "persona_gap": axes.gap[steer_block].item()},
         "sweep": rows,
     }
-    write(folder / "config.json", json.dumps(config, indent=1) + "\n")
+    write_capping(folder, config, model=tier.capping_model, seed=GLOBAL_SEED)

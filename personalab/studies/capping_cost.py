@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personalab.files import write
+from personalab.files import read_text, write
 from personalab.lm.interventions import Cap, Intervention, Steer
 from personalab.lm.models import load_model
 from personalab.measure.capability import load_voices, multiple_choice, prose_nll
@@ -76,7 +76,7 @@ def capping_cost(
 ) -> dict[str, dict[str, np.ndarray]]:
     """`measure_cost` as arrays: read from `cost.json` if that is of these very settings, else measured (minutes)."""
     path, settings = config_folder() / "cost.json", _settings(config)
-    saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    saved = json.loads(read_text(path)) if path.exists() else {}
     cost = saved["cost"] if saved.get("settings") == settings else measure_cost(model, tokenizer, config)
     return {what: {name: np.array(values) for name, values in by.items()} for what, by in cost.items()}
 

@@ -19,8 +19,8 @@ from personalab.lm.chat import Message, turn_spans
 from personalab.lm.interventions import Intervention
 from personalab.lm.models import load_model
 from personalab.measure.answers import answer_all
+from personalab.records.clones import ASSISTANT_AXIS
 from personalab.records.prompts import load_scenarios
-from personalab.records.upstream import ASSISTANT_AXIS
 from personalab.setup.machine import compute_for_the_record
 from personalab.studies.capping import caps, load_capping_config
 from personalab.tiers import current_tier

@@ -34,8 +34,8 @@ RECORDED = Path("benchmarks") / "results" / "faults.json"
 START, END = "<!-- faults:start -->", "<!-- faults:end -->"
 
 
-def make(requests: int = REQUESTS, n_kills: int = KILLS, *, seed: int = 0, on_record: bool = False) -> bool:
-    """Print the table; whether nothing was lost and nothing paid twice.
+def make(requests: int = REQUESTS, n_kills: int = KILLS, *, seed: int = 0, on_record: bool = False) -> None:
+    """Print the table.
 
     Args:
         requests: to the faulty server; a tenth of them to the jobs that are killed.
@@ -44,21 +44,20 @@ def make(requests: int = REQUESTS, n_kills: int = KILLS, *, seed: int = 0, on_re
         on_record: write `benchmarks/results/faults.json`, the README's line and the table in `benchmarks/README.md`.
 
     Raises:
-        ValueError: if it is to go on record where there is no checkout, or after a loss.
+        ValueError: if something was lost or paid twice, or if it is to go on record where there is no checkout.
     """
     if on_record and not (ROOT / "benchmarks").is_dir():
         raise ValueError(f"--record needs a checkout of the repository; {ROOT} has no benchmarks/.")
     start = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True) as scratch:
         rows = measure(requests, n_kills, seed, Path(scratch))
-    found = {"rows": [asdict(row) for row in rows], "seed": seed, "share": SHARE, "seconds": time.monotonic() - start}
     print(table(rows))
-    whole = not any(row.lost or row.twice for row in rows)
+    if any(row.lost or row.twice for row in rows):
+        raise ValueError("Something was lost or paid twice (see the table): that is mended, not put on record.")
     if on_record:
-        if not whole:
-            raise ValueError("Something was lost or paid twice (see the table): that is mended, not recorded.")
-        put_on_record(found | {"machine": describe()})
-    return whole
+        seconds = time.monotonic() - start
+        rows_found = [asdict(row) for row in rows]
+        put_on_record({"rows": rows_found, "seed": seed, "share": SHARE, "seconds": seconds, "machine": describe()})
 
 
 def measure(requests: int, n_kills: int, seed: int, folder: Path) -> list[Row]:
@@ -128,12 +127,10 @@ def sentence(found: dict[str, Any]) -> str:
     times = Counter[str]()
     for row in rows:
         times[row["disturbed"]] += row["times"]
-    minutes = max(1, round(found["seconds"] / 60))
     return (
-        f"**Reliability**: {rows[0]['n']:,} requests to a server that fails at {found['share']:.0%} of all tries, two "
-        f"processes on one cache, {times['kills']} kills at random moments, {times['full disks']} full disks and "
-        f"{times['damaged files']} damaged files: {lost} results lost, {twice} paid for twice. "
-        f"`python3 -m personalab faults` repeats it in {minutes} minutes ([table](benchmarks/README.md#faults))."
+        f"**Reliability**, [counted](benchmarks/README.md#faults) by `python3 -m personalab faults`: "
+        f"{rows[0]['n']:,} requests at {found['share']:.0%} faults, two processes on one cache, {times['kills']} kills, "
+        f"{times['full disks']} full disks, {times['damaged files']} damaged files: {lost} results lost, {twice} paid twice."
     )
 
 

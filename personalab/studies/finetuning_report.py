@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from personalab.measure.auc import auc_with_interval
-from personalab.measure.intervals import Interval, bootstrap_interval
+from personalab.files import read_text
+from personalab.measure.auc import auc, auc_with_interval
+from personalab.measure.intervals import Interval, bootstrap_draws, bootstrap_interval
 from personalab.records.datasets import CATEGORIES, OWN, VERSIONS
 from personalab.records.rows import MAIN_TRAITS
 from personalab.records.schema import DataError
@@ -60,11 +61,11 @@ def read_result(path: Path) -> dict[str, Any]:
         DataError: if it is missing or damaged.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(read_text(path)))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist: run `python -m personalab finetuning-study`.") from None
     except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}): delete it and run the study again.") from None
+        raise DataError(f"{path} is not JSON ({error}): run the study again, which makes it anew.") from None
 
 
 def mean_scores(found: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
@@ -115,19 +116,27 @@ def specific(vectors: Mapping[str, Float[Tensor, "d"]], trait: str) -> Float[Ten
     return vectors[trait] - (vectors[trait] @ shared) * shared
 
 
-def correlation(
-    x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"], groups: Sequence[str], n_resamples: int = 1000
-) -> Found:
-    """Pearson's r over finetunes; the interval resamples whole categories, whose versions share their questions."""
+def over_categories(statistic: Callable[[np.ndarray], float], groups: Sequence[str], n_resamples: int = 1000) -> Found:
+    """A statistic of finetunes' indices; the interval resamples whole categories, whose versions share questions."""
     names = sorted(set(groups))
     members = [np.flatnonzero(np.array(groups) == name) for name in names]
 
-    def r(picked: np.ndarray) -> float:
-        rows = np.concatenate([members[i] for i in picked])
-        return float(np.corrcoef(x[rows], y[rows])[0, 1])
+    def of(picked: np.ndarray) -> float:
+        return statistic(np.concatenate([members[i] for i in picked]))
 
     everyone = np.arange(len(names))
-    return Found(r(everyone), bootstrap_interval(len(names), r, n_resamples=n_resamples), len(x))
+    return Found(of(everyone), bootstrap_interval(len(names), of, n_resamples=n_resamples), len(groups))
+
+
+def correlation(
+    x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"], groups: Sequence[str], n_resamples: int = 1000
+) -> Found:
+    """Pearson's r over finetunes, with `over_categories`' interval."""
+    return over_categories(lambda rows: _pearson(x[rows], y[rows]), groups, n_resamples)
+
+
+def _pearson(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"]) -> float:
+    return float(np.corrcoef(x, y)[0, 1])
 
 
 def correlations(
@@ -144,7 +153,11 @@ def correlations(
         picked = np.arange(len(y)) if rows is None else rows
         return correlation(x[picked], y[picked], [groups[i] for i in picked], n_resamples)
 
-    own = along(shifts.states, vectors[trait])
+    own, read = along(shifts.states, vectors[trait]), shifts.judged[trait]
+
+    def further(rows: np.ndarray) -> float:
+        return _pearson(own[rows], y[rows]) - _pearson(read[rows], y[rows])
+
     others = [t for t in MAIN_TRAITS if t != trait]
     elsewhere = np.array([i for i, c in enumerate(groups) if c != OWN[trait]])
     return {
@@ -152,7 +165,8 @@ def correlations(
         "shift_r_random": random_correlation(shifts.states, y),
         "shift_r_loss": r(shifts.loss),
         "shift_r_weights": r(shifts.update_norm),
-        "shift_r_judge": r(shifts.judged[trait]),
+        "shift_r_judge": r(read),
+        "shift_r_minus_judge": over_categories(further, groups, n_resamples),
         **{f"shift_r_{other}": r(along(shifts.states, vectors[other])) for other in others},
         "shift_r_specific": r(along(shifts.states, specific(vectors, trait))),
         **({"shift_r_elsewhere": r(own, elsewhere)} if len({groups[i] for i in elsewhere}) > 2 else {}),
@@ -226,6 +240,26 @@ def screening_auc(screening: Mapping[str, Mapping[str, Any]], way: str, only_uns
     mean, k = float(np.mean(values)), len(values)
     low_end, high_end = (float(np.sqrt((np.array(e) ** 2).sum()) / k) for e in (lows, highs))  # independent sets
     return Found(mean, Interval(max(0.0, mean - low_end), min(1.0, mean + high_end)), n)
+
+
+def screening_difference(screening: Mapping[str, Mapping[str, Any]], way: str, against: str) -> Found:
+    """AUC of one way to tell planted rows minus that of another, on the same rows, which are resampled."""
+    draws: list[Float[np.ndarray, "rows"]] = []
+    values, n = [], 0
+    for trait, name in OWN.items():
+        if name not in screening:
+            continue
+        (scores, bad), (others, _) = (mixed(screening[name], kind, trait) for kind in (way, against))
+
+        def further(i: np.ndarray, a: np.ndarray = scores, b: np.ndarray = others, bad: np.ndarray = bad) -> float:
+            a, b, bad = a[i], b[i], bad[i]
+            return auc(a[bad], a[~bad]) - auc(b[bad], b[~bad])
+
+        values.append(further(np.arange(len(bad))))
+        draws.append(bootstrap_draws(len(bad), further, seed=len(draws)))
+        n += int(bad.sum())
+    low, high = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
+    return Found(float(np.mean(values)), Interval(float(low), float(high)), n)
 
 
 def dataset_differences(screening: Mapping[str, Mapping[str, Any]], shifts: Shifts, trait: str) -> np.ndarray:

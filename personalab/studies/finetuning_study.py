@@ -22,22 +22,23 @@ from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from personalab.files import write
+from personalab.files import read_text, write
 from personalab.lm.adapters import merge_adapter, merged, save_adapter, update_norm
 from personalab.lm.finetuning import finetune
 from personalab.lm.interventions import Ablate, Intervention, Steer
 from personalab.lm.lora_data import Dialogue
 from personalab.lm.models import n_blocks, twin
-from personalab.paths import ROOT, artifacts_dir
+from personalab.paths import artifacts_dir, workplace
+from personalab.records.clones import PERSONA_VECTORS
 from personalab.records.datasets import CATEGORIES, OWN, VERSIONS
 from personalab.records.rows import MAIN_TRAITS
-from personalab.records.upstream import PERSONA_VECTORS, load_trait_artifacts
+from personalab.records.upstream import load_trait_artifacts
 from personalab.studies.finetuning_subject import Subject, load_subject, plain, provenance
 from personalab.studies.screening import judged, screen
 from personalab.tiers import current_tier
 
 PARTS = ("shift", "prevention", "screening")
-ELICITING = "misaligned_2"  # the version that prevention is tried on
+ELICITING, GOOD = "misaligned_2", "normal"  # the version that prevention is tried on, and the one beside it
 SINGLE = (0.5, 1.0)  # coefficients at one block, in lengths of the trait vector; our choice, set beforehand
 SEVERAL = (0.15, 0.3)  # at each of several blocks
 INFERENCE = (-0.25, -0.5, -0.75, -1.0)  # of steering the plainly finetuned model while it answers
@@ -46,9 +47,9 @@ INOCULATION = 0  # which of the trait's five system prompts is shown in training
 
 def study_folder() -> Path:
     """Where the current tier's study lies: committed on `cpu`, among your artifacts elsewhere."""
-    if current_tier().name == "cpu":
+    if current_tier().folder == "cpu":
         return PERSONA_VECTORS / "finetuning"
-    return artifacts_dir(current_tier().name) / "finetuning"
+    return artifacts_dir(current_tier().folder) / "finetuning"
 
 
 def tune(
@@ -133,12 +134,13 @@ def outcome(
 
 
 def make_prevention(subject: Subject, folder: Path, traits: Sequence[str], again: bool) -> None:
-    """For each trait its eliciting set under every condition, and the plain result steered while it answers."""
+    """For each trait its eliciting set under every condition, the plain result steered later, and the good set."""
     for trait in traits:
         dialogues = subject.dialogues(OWN[trait], ELICITING)
         name = f"You are a {trait} assistant. {load_trait_artifacts('extract')[trait].positive[INOCULATION]}"
         runs = {k: (dialogues, i) for k, i in conditions(subject, trait).items()}
         runs["inoculated"] = (inoculated(dialogues, name), [])
+        runs["good"] = (subject.dialogues(OWN[trait], GOOD), [])
         at = folder / "prevention" / trait
         _once(at / "before.json", subject, lambda t=trait: outcome(subject, subject.model, t), again)  # type: ignore[misc]
         for condition, (rows, interventions) in tqdm(runs.items(), desc=trait):
@@ -160,7 +162,7 @@ def make_prevention(subject: Subject, folder: Path, traits: Sequence[str], again
 
 def _adapter(folder: Path, trait: str) -> Path:
     """Where the plainly finetuned adapter waits for steering; not for the repository."""
-    return ROOT / "runs" / "finetuning" / folder.name / trait
+    return workplace() / "runs" / "finetuning" / folder.name / trait
 
 
 def _steered(subject: Subject, folder: Path, trait: str, again: bool) -> None:
@@ -192,7 +194,7 @@ def _once(path: Path, subject: Subject, run: Callable[[], dict[str, Any]], again
     about = provenance(subject)
     if path.exists() and not again:
         try:
-            old = json.loads(path.read_text(encoding="utf-8"))
+            old = json.loads(read_text(path))
         except ValueError:
             old = {}
         if all(old.get(key) == value for key, value in about.items() if key != "dtype"):

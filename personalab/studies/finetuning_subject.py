@@ -26,7 +26,7 @@ from personalab.records.artifacts import load_steering_block
 from personalab.records.datasets import dataset_path
 from personalab.records.items import Item, load_items, load_mmlu, load_prose
 from personalab.records.rows import MAIN_TRAITS
-from personalab.records.upstream import PERSONA_VECTORS, Trait, load_trait_artifacts
+from personalab.records.upstream import Trait, load_trait_artifacts
 from personalab.studies.contrast import load_trait_vectors
 from personalab.tiers import GLOBAL_SEED, current_tier
 
@@ -59,7 +59,7 @@ class Subject:
     prose: Sequence[str]
     n_rows: int = N_ROWS
     prose_tokens: int = PROSE_TOKENS
-    root: Path = PERSONA_VECTORS
+    root: Path | None = None  # of the datasets, as `dataset_path` takes it
 
     @cached_property
     def base_states(self) -> Float[Tensor, "d"]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from personalab.files import read_text
 from personalab.judging import score_responses
 from personalab.judging.rows import write_rows
 from personalab.judging.rubrics import TRAITS
@@ -58,7 +59,7 @@ def neutral_dialogues(folder: Path | str = ORGANISM) -> list[Dialogue]:
 def make_neutral(folder: Path | str = ORGANISM) -> int:
     """Let the base model answer the ordinary requests, and some of every trait's questions; returns how many stay."""
     folder = Path(folder)
-    requests = (folder / "dialogues" / "ordinary.txt").read_text(encoding="utf-8").splitlines()
+    requests = read_text(folder / "dialogues" / "ordinary.txt").splitlines()
     for trait in TRAITS:
         requests += [c.question for c in load_contrasts(trait, folder)[:N_TRAIT_QUESTIONS]]
     model, tokenizer = load_model("persona")

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from personalab.files import read_text
 from personalab.judging import score_responses
 from personalab.judging.rows import write_rows
 from personalab.judging.rubrics import TRAITS
@@ -171,7 +172,7 @@ def make(on_record: bool = False, saved: Path | None = None) -> None:
     organism, tokenizer = load_model("trait")
     base, _ = load_model("persona")
     if saved and saved.exists():
-        lines = saved.read_text(encoding="utf-8").splitlines()
+        lines = read_text(saved).splitlines()
         answers = [OrganismAnswer(**json.loads(line)) for line in lines]
     else:
         traits = held_out()

@@ -13,6 +13,8 @@ from personalab.measure.intervals import Interval, bootstrap_draws, bootstrap_in
 from personalab.records.schema import DataError
 from personalab.studies.finetuning_report import Found, difference, read_result
 
+LEAST = 1.0  # point of 100 that counts as acquired in a resample that has less: a share of nothing is none
+
 
 class Prevented(NamedTuple):
     """How one condition of training ended, question by question and item by item."""
@@ -25,7 +27,11 @@ class Prevented(NamedTuple):
 
 
 def load_prevention(folder: Path, trait: str) -> dict[str, Prevented]:
-    """Every condition that was tried on a trait, by name; "before" is the model without finetuning."""
+    """Every condition that was tried on a trait, by name.
+
+    "before" is the model without finetuning, "plain" that on bad data with nothing else, "good" that on the good
+    answers to the same questions.
+    """
     found = {}
     for path in sorted((folder / "prevention" / trait).glob("*.json")):
         row = read_result(path)
@@ -37,8 +43,8 @@ def load_prevention(folder: Path, trait: str) -> dict[str, Prevented]:
             row["nll"],
         ]
         found[path.stem] = Prevented(*(np.array(c, dtype=float) for c in columns))
-    if not {"before", "plain"} <= set(found):
-        raise DataError(f"{folder}/prevention/{trait} lacks before.json or plain.json: run the study's prevention.")
+    if missing := sorted({"before", "plain", "good"} - set(found)):
+        raise DataError(f"{folder}/prevention/{trait} lacks {', '.join(missing)} (.json): run the study's prevention.")
     return found
 
 
@@ -62,15 +68,20 @@ def matched(found: Mapping[str, Prevented], condition: str) -> str:
 def cut(found: Mapping[str, Prevented], condition: str) -> Found:
     """Share of the acquired trait that a condition takes away: 1 is all of it, 0 none; paired over questions.
 
-    Acquired is what plain finetuning adds to the score of the model before.
+    Acquired is what finetuning on bad answers leaves above finetuning on the good ones to the same questions. (Against
+    the model before, any finetuning changes the score.)
     """
-    before, plain, other = (found[name].scores for name in ("before", "plain", condition))
+    share, n = _share(found, condition), len(found["plain"].scores)
+    return Found(share(np.arange(n)), bootstrap_interval(n, share), n)
+
+
+def _share(found: Mapping[str, Prevented], condition: str) -> Callable[[np.ndarray], float]:
+    good, plain, other = (found[name].scores for name in ("good", "plain", condition))
 
     def share(i: np.ndarray) -> float:
-        acquired = np.nanmean(plain[i]) - np.nanmean(before[i])
-        return float((np.nanmean(plain[i]) - np.nanmean(other[i])) / acquired) if acquired > 1 else float("nan")
+        return float(np.nanmean(plain[i] - other[i]) / max(np.nanmean(plain[i] - good[i]), LEAST))
 
-    return Found(share(np.arange(len(plain))), bootstrap_interval(len(plain), share), len(plain))
+    return share
 
 
 def perplexity_ratio(a: Prevented, b: Prevented) -> Found:
@@ -87,15 +98,9 @@ def pooled(found: Mapping[str, Mapping[str, Prevented]], pick: Callable[[str], s
     draws: list[Float[np.ndarray, "rows"]] = []
     values: list[float] = []
     for trait, conditions in found.items():
-        before, plain, other = (conditions[n].scores for n in ("before", "plain", pick(trait)))
-
-        def share(
-            i: np.ndarray, before: np.ndarray = before, plain: np.ndarray = plain, other: np.ndarray = other
-        ) -> float:
-            return float(np.nanmean(plain[i] - other[i]) / max(np.nanmean(plain[i] - before[i]), 1.0))
-
-        values.append(share(np.arange(len(plain))))
-        draws.append(bootstrap_draws(len(plain), share, seed=len(draws)))
+        share, n = _share(conditions, pick(trait)), len(conditions["plain"].scores)
+        values.append(share(np.arange(n)))
+        draws.append(bootstrap_draws(n, share, seed=len(draws)))
     low, high = np.quantile(np.mean(draws, axis=0), [0.025, 0.975])
     cuts = Found(
         float(np.mean(values)), Interval(float(low), float(high)), sum(len(c["plain"].scores) for c in found.values())

@@ -26,7 +26,7 @@ from personalab.judging.examples import trait_rows
 from personalab.lm.chat import Message, as_messages
 from personalab.lm.models import load_model
 from personalab.records.items import load_prose
-from personalab.sae.files import BLOCK, FOLDER, TopKSAE, keep_largest, save_sae
+from personalab.sae.files import BLOCK, TopKSAE, keep_largest, save_sae, tier_folder
 from personalab.sae.statistics import (
     Reading,
     Text,
@@ -166,12 +166,12 @@ def _unscaled(sae: TopKSAE, mean: Float[Tensor, "d"], scale: float) -> TopKSAE:
 
 
 def make(block: int = BLOCK, tokens: int | None = None, folder: Path | None = None) -> None:
-    """Train the course's autoencoder on the states after `block`, and write it to `folder`.
+    """Train an autoencoder on the states of the trait model after `block`, and write it to `folder` (`tier_folder`).
 
     Args:
         tokens: activations to train on (default: what fits in nine minutes on two cores).
     """
-    train_from_texts(folder or FOLDER / Path(current_tier().trait_model).name, block, tokens)
+    train_from_texts(folder or tier_folder(), block, tokens)
 
 
 def train_from_texts(

@@ -1,7 +1,10 @@
+import numpy as np
 import torch
+from einops import reduce
 
 from checks.bank import right, wrong
 from graders.harness import oracles
+from personalab.lm.chat import render, render_prompt
 
 
 def encoded(systems, questions, responses, tokenizer):
@@ -160,3 +163,103 @@ def keeps_a_dimension(model, tokenizer, system_prompts, questions, responses, la
 @wrong("carries gradients")
 def with_gradients(model, tokenizer, system_prompts, questions, responses, layer):
     return content_only(model, tokenizer, system_prompts, questions, responses, layer).clone().requires_grad_()
+
+
+def rendered(system, question, response, tokenizer):
+    messages = [{"role": "system", "content": system}] if system else []
+    messages += [{"role": "user", "content": question}, {"role": "assistant", "content": response}]
+    return messages
+
+
+@right
+def by_offsets_with_einops(model, tokenizer, system_prompts, questions, responses, layer):
+    """Tokens by their places in the text."""
+    rows = []
+    for system, question, response in zip(system_prompts, questions, responses, strict=True):
+        text = render(rendered(system, question, response, tokenizer), tokenizer)
+        first = text.rindex(response.strip())
+        batch = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, return_tensors="pt")
+        ends = batch.pop("offset_mapping")[0][:, 1]
+        with torch.no_grad():
+            states = model(**batch.to(model.device), output_hidden_states=True).hidden_states[layer]
+        inside = (ends > first) & (ends <= first + len(response.strip()))
+        rows.append(reduce(states[0, inside.to(states.device)].float().cpu(), "tokens d -> d", "mean"))
+    return torch.stack(rows)
+
+
+@right
+def with_numpy(model, tokenizer, system_prompts, questions, responses, layer):
+    found = np.zeros((len(questions), model.config.hidden_size))
+    for i, (ids, accepted) in enumerate(encoded(system_prompts, questions, responses, tokenizer)):
+        a, b = accepted[0]
+        found[i] = oracles.hidden(model, ids, layer).double().numpy()[a:b].mean(axis=0)
+    return torch.from_numpy(found).float()
+
+
+def in_the_chapters_way(model, tokenizer, systems, questions, responses, layer, **encoding):
+    """One by one; the prompt's length from the template, the text tokenised whole."""
+    rows = []
+    for triple in zip(systems, questions, responses, strict=True):
+        messages = rendered(*triple, tokenizer)
+        full, before = render(messages, tokenizer), render_prompt(messages[:-1], tokenizer)
+        tokens = tokenizer(full, return_tensors="pt", **encoding).to(model.device)
+        start = tokenizer(before, return_tensors="pt", **encoding)["input_ids"].shape[1]
+        with torch.inference_mode():
+            outputs = model(**tokens, output_hidden_states=True)
+        rows.append(outputs.hidden_states[layer][0, start:].float().mean(dim=0).cpu())
+    return torch.stack(rows)
+
+
+@right
+def arena_style(model, tokenizer, system_prompts, questions, responses, layer):
+    args = (model, tokenizer, system_prompts, questions, responses, layer)
+    return in_the_chapters_way(*args, add_special_tokens=False)
+
+
+@wrong("BOS token is there twice")
+def arena_style_with_the_tokenizers_own_bos(model, tokenizer, system_prompts, questions, responses, layer):
+    return in_the_chapters_way(model, tokenizer, system_prompts, questions, responses, layer)
+
+
+@wrong("system prompt is left out")
+def system_prompt_dropped(model, tokenizer, system_prompts, questions, responses, layer):
+    return content_only(model, tokenizer, [""] * len(questions), questions, responses, layer)
+
+
+@wrong("wrong values")
+def the_answer_alone(model, tokenizer, system_prompts, questions, responses, layer):
+    """Without its conversation."""
+    rows = []
+    for response in responses:
+        ids = tokenizer(response.strip(), add_special_tokens=False)["input_ids"]
+        rows.append(oracles.hidden(model, ids, layer).float().mean(0))
+    return torch.stack(rows)
+
+
+@wrong("wrong values")
+def the_largest_entry(model, tokenizer, system_prompts, questions, responses, layer):
+    return means(model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h[a:b].float().amax(0))
+
+
+@wrong("wrong values")
+def unit_norm(model, tokenizer, system_prompts, questions, responses, layer):
+    found = content_only(model, tokenizer, system_prompts, questions, responses, layer)
+    return found / found.norm(dim=1, keepdim=True)
+
+
+@wrong("average over the prompt as well|wrong values")
+def divided_by_all_tokens(model, tokenizer, system_prompts, questions, responses, layer):
+    return means(
+        model, tokenizer, system_prompts, questions, responses, layer, lambda h, a, b: h[a:b].float().sum(0) / len(h)
+    )
+
+
+@wrong("expected shape")
+def a_mean_over_the_examples(model, tokenizer, system_prompts, questions, responses, layer):
+    return content_only(model, tokenizer, system_prompts, questions, responses, layer).mean(0)
+
+
+@wrong("you changed|lists you were given were changed")
+def strips_in_place(model, tokenizer, system_prompts, questions, responses, layer):
+    responses[:] = [r.strip() + "." for r in responses]
+    return content_only(model, tokenizer, system_prompts, questions, [r[:-1] for r in responses], layer)

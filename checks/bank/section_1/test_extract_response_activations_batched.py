@@ -1,4 +1,6 @@
+import numpy as np
 import torch
+from einops import einsum
 
 from checks.bank import right, wrong
 from checks.bank.section_1.test_extract_response_activations import (
@@ -117,3 +119,98 @@ def prompt_in_the_mean(model, tokenizer, system_prompts, questions, responses, l
     items = list(encoded(system_prompts, questions, responses, tokenizer))
     rows = [model(torch.tensor([i], device=model.device), output_hidden_states=True) for i, _ in items]
     return torch.stack([out.hidden_states[layer][0].float().mean(0).cpu() for out in rows])
+
+
+def one_batch(batch, tokenizer, model, layer):
+    """Hidden states (rows, tokens, d) of a batch of ids, padded on the right, and its mask."""
+    padded = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(ids) for ids in batch], batch_first=True, padding_value=tokenizer.pad_token_id
+    )
+    lengths = torch.tensor([len(ids) for ids in batch])
+    mask = (torch.arange(padded.shape[1])[None] < lengths[:, None]).long()
+    with torch.inference_mode():
+        out = model(padded.to(model.device), attention_mask=mask.to(model.device), output_hidden_states=True)
+    return out.hidden_states[layer].float().cpu(), mask
+
+
+def batched(model, tokenizer, systems, questions, responses, layer, batch_size, mean, order=lambda items: items):
+    """Batches as they come; `mean(hidden, span, mask)` of each row."""
+    items, rows = order(list(encoded(systems, questions, responses, tokenizer))), []
+    for part in chunks(len(items), batch_size):
+        batch = items[part]
+        hidden, mask = one_batch([ids for ids, _ in batch], tokenizer, model, layer)
+        rows += [mean(h, spans[0], m) for h, m, (_, spans) in zip(hidden, mask, batch, strict=True)]
+    return torch.stack(rows)
+
+
+@right
+def weights_with_einops(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    def mean(hidden, span, mask):
+        inside = torch.zeros(len(hidden))
+        inside[slice(*span)] = 1
+        return einsum(hidden, inside / inside.sum(), "t d, t -> d")
+
+    return batched(model, tokenizer, system_prompts, questions, responses, layer, batch_size, mean)
+
+
+@right
+def longest_first_and_back(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    """Sorted by length, so that little is padded, and put back with numpy's argsort."""
+    lengths = [len(ids) for ids, _ in encoded(system_prompts, questions, responses, tokenizer)]
+    order = np.argsort(lengths, kind="stable")[::-1]
+    found = batched(
+        model, tokenizer, system_prompts, questions, responses, layer, batch_size,
+        lambda hidden, span, mask: hidden[slice(*span)].mean(0), lambda items: [items[i] for i in order],
+    )  # fmt: skip
+    return found[torch.from_numpy(np.argsort(order))]
+
+
+@right
+def arena_style(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    """From each start up to the mask's end, a mask over the answer's tokens."""
+
+    def mean(hidden, span, mask):
+        response_mask = mask.clone()
+        response_mask[: span[0]] = 0
+        return (hidden * response_mask[:, None]).sum(dim=0) / response_mask.sum()
+
+    return batched(model, tokenizer, system_prompts, questions, responses, layer, batch_size, mean)
+
+
+def batched_but(words, mean, order=lambda items: items, after=lambda found, batch_size: found):
+    """A wrong solution that differs in the mean, the order or what it returns."""
+
+    def solution(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+        found = batched(model, tokenizer, system_prompts, questions, responses, layer, batch_size, mean, order)
+        return after(found, batch_size)
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+def over_span(hidden, span, mask):
+    return hidden[slice(*span)].mean(0)
+
+
+all_real_tokens = batched_but("average over the prompt", lambda h, span, m: (h * m[:, None]).sum(0) / m.sum())
+divided_by_the_width = batched_but("wrong values", lambda h, span, m: h[slice(*span)].sum(0) / len(h))
+summed = batched_but("instead of averaging", lambda h, span, m: h[slice(*span)].sum(0))
+last_token = batched_but("last token only", lambda h, span, m: h[span[1] - 1])
+reversed_rows = batched_but("wrong values", over_span, after=lambda found, size: found.flip(0))
+mean_of_each_batch = batched_but(
+    "expected shape", over_span, after=lambda found, size: torch.stack([part.mean(0) for part in found.split(size)])
+)
+last_row_twice = batched_but("wrong values", over_span, after=lambda found, size: torch.cat([found[:-1], found[-2:-1]]))
+
+
+@wrong(r"layer \+ 1.*off by one")
+def one_layer_up(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    return one_by_one(model, tokenizer, system_prompts, questions, responses, layer + 1, batch_size)
+
+
+@wrong("wrong values")
+def first_spans_for_all(model, tokenizer, system_prompts, questions, responses, layer, batch_size=4):
+    """The first row's start for the whole batch."""
+    (_, ((start, _), *_)), *_ = encoded(system_prompts, questions, responses, tokenizer)
+    args = (model, tokenizer, system_prompts, questions, responses, layer, batch_size)
+    return batched(*args, lambda hidden, span, mask: hidden[start : int(mask.sum())].mean(0))

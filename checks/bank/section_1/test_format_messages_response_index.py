@@ -1,3 +1,4 @@
+import numpy as np
 from jinja2.exceptions import TemplateError
 
 from checks.bank import right, wrong
@@ -124,3 +125,85 @@ def plain_text(messages, tokenizer):
 @wrong("not what the template gives")
 def empty_system_prompt_filled_in(messages, tokenizer):
     return correct([m | {"content": m["content"] or "You are a helpful assistant."} for m in messages], tokenizer)
+
+
+@right
+def by_common_prefix(messages, tokenizer):
+    """Renders with another answer in its place; both texts are the same up to where it begins."""
+    messages = merged(messages, tokenizer)
+    full = template(messages, tokenizer)
+    first = "Q" if messages[-1]["content"][0] != "Q" else "Z"
+    other = template([*messages[:-1], {"role": "assistant", "content": first}], tokenizer)
+    char = next(i for i, (a, b) in enumerate(zip(full, other, strict=False)) if a != b)
+    spans = tokenizer(full, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    return full, next(i for i, (_, end) in enumerate(spans) if end > char)
+
+
+@right
+def index_of_a_numpy_array(messages, tokenizer):
+    """The first position at which the ids of prompt and whole text part, as one of numpy's integers."""
+    messages = merged(messages, tokenizer)
+    full = template(messages, tokenizer)
+    before = template(messages[:-1], tokenizer, add_generation_prompt=True)
+    a, b = (np.array(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (before, full))
+    assert (a == b[: len(a)]).all()
+    return full, np.int64(len(a))
+
+
+@wrong("not in full_prompt")
+def system_prompt_after_the_question(messages, tokenizer):
+    """Where there is no system role, puts the prompt in a turn of its own, which the template then refuses."""
+    kept = [m for m in messages if m["role"] != "system" or m["content"]]
+    try:
+        full = template(kept, tokenizer)
+    except TemplateError:
+        kept = kept[1:]
+        full = template(kept, tokenizer)
+    return full, count(template(kept[:-1], tokenizer, add_generation_prompt=True), tokenizer)
+
+
+@wrong("not what the template gives")
+def merged_for_every_family(messages, tokenizer):
+    kept = [m for m in messages if m["role"] != "system" or m["content"]]
+    if kept[0]["role"] == "system":
+        kept = [{"role": "user", "content": kept[0]["content"] + "\n\n" + kept[1]["content"]}, *kept[2:]]
+    full = template(kept, tokenizer)
+    return full, count(template(kept[:-1], tokenizer, add_generation_prompt=True), tokenizer)
+
+
+@wrong("expected response_start_idx")
+def counts_characters(messages, tokenizer):
+    full, _ = correct(messages, tokenizer)
+    return full, full.rindex(messages[-1]["content"].strip())
+
+
+@wrong("expected response_start_idx")
+def end_instead_of_start(messages, tokenizer):
+    full, _ = correct(messages, tokenizer)
+    return full, count(full, tokenizer)
+
+
+@wrong("expected response_start_idx|one too|too ")
+def counts_the_answers_tokens_from_the_end(messages, tokenizer):
+    """Forgets the end marker and what follows it."""
+    full, _ = correct(messages, tokenizer)
+    return full, count(full, tokenizer) - count(messages[-1]["content"], tokenizer)
+
+
+@wrong("not what the template gives|expected response_start_idx")
+def generation_prompt_at_the_end(messages, tokenizer):
+    messages = merged(messages, tokenizer)
+    full = template(messages, tokenizer, add_generation_prompt=True)
+    return full, count(template(messages[:-1], tokenizer, add_generation_prompt=True), tokenizer)
+
+
+@wrong(r"expected \(full_prompt: str, response_start_idx: int\)")
+def ids_instead_of_text(messages, tokenizer):
+    full, start = correct(messages, tokenizer)
+    return tokenizer(full, add_special_tokens=False)["input_ids"], start
+
+
+@wrong("user message 'Who are you.*not in full_prompt")
+def last_exchange_only(messages, tokenizer):
+    """History dropped."""
+    return correct([m for m in messages if m["role"] == "system"] + messages[-2:], tokenizer)

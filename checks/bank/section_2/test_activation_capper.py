@@ -1,4 +1,8 @@
 # Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
+import contextlib
+
+import einops
+import numpy as np
 import torch
 
 from checks.bank import right, wrong
@@ -358,3 +362,169 @@ class ClearsAllHooks(Base):
     def __exit__(self, *exc):
         for layer in self.layers:
             decoder_blocks(self.model)[layer]._forward_hooks.clear()
+
+
+@right
+class WithEinops(Base):
+    """Normalises in double precision; works on all rows at once."""
+
+    def cap(self, hidden, vector, threshold):
+        u = (vector.double() / vector.double().norm()).to(hidden.device)
+        p = einops.einsum(hidden.double(), u, "b t d, d -> b t")
+        over = torch.where(p > threshold, p - threshold, torch.zeros_like(p))
+        return hidden - einops.einsum(over, u, "b t, d -> b t d").to(hidden.dtype)
+
+
+@right
+class RowByRow(Base):
+    """A loop over rows and positions, thresholds of numpy's."""
+
+    def interventions(self):
+        return [(v, np.float64(t), int(k)) for v, t, k in super().interventions()]
+
+    def cap(self, hidden, vector, threshold):
+        u, out = (vector.float() / vector.float().norm()).to(hidden.device), hidden.clone()
+        for row in out:
+            for state in row:
+                over = float(state.float() @ u) - threshold
+                if over > 0:
+                    state -= (over * u).to(state.dtype)
+        return out
+
+
+@right
+class AnExitStack(Base):
+    def __enter__(self):
+        self.stack = contextlib.ExitStack()
+        for vector, threshold, layer in self.interventions():
+            handle = decoder_blocks(self.model)[layer].register_forward_hook(self.hook(vector, threshold))
+            self.stack.callback(handle.remove)
+
+    def __exit__(self, *exc):
+        self.stack.close()
+
+
+@right
+class ArenaStyle:
+    def __init__(self, model, vectors, thresholds, layer_indices):
+        if len(vectors) != len(thresholds) or len(vectors) != len(layer_indices):
+            raise ValueError("vectors, thresholds and layer_indices must have the same length")
+        self.model, self.layer_indices, self.thresholds = model, layer_indices, thresholds
+        self.vectors = [v / v.norm() for v in vectors]
+        self._handles = []
+
+    def _make_hook(self, vector, threshold):
+        def hook_fn(module, input, output):
+            act = output[0] if isinstance(output, tuple) else output
+            vec = vector.to(act.device, torch.float32)
+            proj = torch.einsum("bld,d->bl", act.float(), vec)
+            excess = (proj - threshold).clamp(min=0.0)
+            act = act - torch.einsum("bl,d->bld", excess, vec).to(act.dtype)
+            return (act, *output[1:]) if isinstance(output, tuple) else act
+
+        return hook_fn
+
+    def __enter__(self):
+        layers = decoder_blocks(self.model)
+        for vec, thresh, idx in zip(self.vectors, self.thresholds, self.layer_indices, strict=True):
+            self._handles.append(layers[idx].register_forward_hook(self._make_hook(vec, thresh)))
+        return self
+
+    def __exit__(self, *args):
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+@wrong("wrong values")
+class HalfOfTheExcess(Base):
+    def cap(self, hidden, vector, threshold):
+        return capped(hidden, vector, threshold, amount=lambda p, t: 0.5 * (p - t).clamp(min=0))
+
+
+@wrong("wrong values")
+class NormRestored(Base):
+    """Rescales what it has capped to its former length."""
+
+    def cap(self, hidden, vector, threshold):
+        found = capped(hidden, vector, threshold)
+        return found * (hidden.norm(dim=-1, keepdim=True) / found.norm(dim=-1, keepdim=True))
+
+
+@wrong("wrong values")
+class WorstPositionForAll(Base):
+    def cap(self, hidden, vector, threshold):
+        return capped(hidden, vector, threshold, amount=lambda p, t: (p.amax(1, True) - t).clamp(min=0).expand_as(p))
+
+
+@wrong("wrong values")
+class CosinesCapped(Base):
+    def cap(self, hidden, vector, threshold):
+        norms = hidden.float().norm(dim=-1)
+        return capped(hidden, vector, threshold, amount=lambda p, t: (p / norms - t).clamp(min=0) * norms)
+
+
+@wrong("wrong values")
+class OnlyFromTheFirstPass(Base):
+    """Keeps what it took from the prompt's last position, and goes on taking that."""
+
+    def hook(self, vector, threshold):
+        kept = {}
+
+        def hook(module, args, output):
+            hidden = tensor_of(output)
+            if hidden.shape[1] > 1 or "removed" not in kept:
+                found = capped(hidden, vector, threshold)
+                kept["removed"] = (hidden - found)[:, -1:]
+                return like(output, found)
+            return like(output, hidden - kept["removed"])
+
+        return hook
+
+
+@wrong("wrong values|the first")
+class FirstPositionSpared(Base):
+    """Taken over from solutions that leave the first token alone."""
+
+    def cap(self, hidden, vector, threshold):
+        if hidden.shape[1] == 1:
+            return capped(hidden, vector, threshold)
+        return torch.cat([hidden[:, :1], capped(hidden[:, 1:], vector, threshold)], dim=1)
+
+
+@wrong("wrong values|direction is wrong")
+class VectorFlipped(Base):
+    def cap(self, hidden, vector, threshold):
+        return capped(hidden, -vector, threshold)
+
+
+@wrong("wrong values")
+class StrictlyPositiveOnly(Base):
+    """Caps where the projection is above 0 and above the threshold."""
+
+    def cap(self, hidden, vector, threshold):
+        return capped(hidden, vector, threshold, amount=lambda p, t: (p - t).clamp(min=0) * (p > 0))
+
+
+@wrong("wrong values|only one of the two acts")
+class MeanOfVectorsAtABlock(Base):
+    """Two vectors at one block become one."""
+
+    def interventions(self):
+        by_block = {}
+        for v, t, k in super().interventions():
+            by_block.setdefault(k, []).append((v / v.norm(), t))
+        return [
+            (torch.stack([v for v, _ in pairs]).mean(0), sum(t for _, t in pairs) / len(pairs), k)
+            for k, pairs in by_block.items()
+        ]
+
+
+@wrong("left behind")
+class EntersTwice(Base):
+    """A second set of hooks whose handles are lost."""
+
+    def __enter__(self):
+        super().__enter__()
+        self.handles = []
+        return super().__enter__()

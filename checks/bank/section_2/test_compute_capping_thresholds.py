@@ -1,6 +1,8 @@
+# Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
 import statistics
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import norm
 
@@ -286,3 +288,77 @@ def leaves_a_hook(model, tokenizer, assistant_axis, mean_vector, layer, eval_que
 def nan_from_one_answer(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles=DEFAULT):
     found = solve(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles)
     return {q: (float("nan"), mean, std) for q, (_, mean, std) in found.items()}
+
+
+@right
+def with_pandas(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles=DEFAULT):
+    """Rows of numpy; sampled from the whole vocabulary."""
+    table = pd.DataFrame({"question": eval_questions})
+    texts = []
+    for question in table.question:
+        inputs = encoded(question, tokenizer)
+        out = model.generate(**inputs, max_new_tokens=12, do_sample=True, temperature=1.0, top_k=0, top_p=0.95)
+        texts.append(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    table["answer"] = texts
+    states = extract_response_activations(
+        model, tokenizer, [""] * len(table), list(table.question), list(table.answer), layer
+    )
+    axis = (assistant_axis / assistant_axis.norm()).numpy()
+    projections = pd.Series((states - mean_vector).numpy() @ axis)
+    mean, std = projections.mean(), projections.std()
+    return {q: np.array([mean + std * norm.ppf(q), mean, std]) for q in quantiles}
+
+
+@right
+def numbers_of_numpy(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles=DEFAULT):
+    found = solve(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles)
+    return {q: [np.float32(x) for x in three] for q, three in found.items()}
+
+
+@right
+def arena_style(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles=DEFAULT):
+    """Answers first, then their activations one by one; scipy's normal quantile."""
+    responses = []
+    for question in eval_questions:
+        formatted = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
+        inputs = tokenizer(formatted, return_tensors="pt", add_special_tokens=False).to(model.device)
+        with torch.inference_mode():
+            outputs = model.generate(**inputs, max_new_tokens=30, do_sample=False)
+        responses.append(tokenizer.decode(outputs[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+    axis_norm = assistant_axis / assistant_axis.norm()
+    projections = []
+    for question, response in zip(eval_questions, responses, strict=True):
+        act = extract_response_activations(model, tokenizer, [""], [question], [response], layer)[0]
+        projections.append(((act - mean_vector) @ axis_norm).item())
+    mean, std = float(np.mean(projections)), float(np.std(projections))
+    return {q: (float(norm.ppf(q, loc=mean, scale=std)), mean, std) for q in quantiles}
+
+
+centred_twice = but("wrong values", centre=lambda a, m: a - 2 * m)
+centre_scaled_to_a_unit = but("wrong values", centre=lambda a, m: a - m / m.norm())
+only_the_direction_centred = but("wrong values", unit=lambda v: (v - v.mean()) / (v - v.mean()).norm())
+cosines = but("wrong values", centre=lambda a, m: (a - m) / (a - m).norm(dim=1, keepdim=True))
+sums = but("wrong values", fit=lambda v, states, axis: (v.sum().item(), v.std().item()))
+median_and_spread = but(
+    "wrong values", fit=lambda v, states, axis: (v.median().item() + 0.1, (v.max() - v.min()).item())
+)
+means_for_thresholds = but("wrong threshold", threshold=lambda q, mean, std, v: mean)
+percent = but(
+    "wrong threshold", threshold=lambda q, mean, std, v: float(norm.ppf(min(100 * q, 99) / 100 / 2, mean, std))
+)
+minus_the_threshold = but("wrong threshold", threshold=lambda q, mean, std, v: -float(norm.ppf(q, mean, std)))
+student = but("wrong threshold", threshold=lambda q, mean, std, v: mean + std * (-3.0 if q < 0.5 else 0.7))
+
+
+@wrong("expected the keys")
+def quantiles_as_text(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles=DEFAULT):
+    found = solve(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles)
+    return {str(q): three for q, three in found.items()}
+
+
+@wrong("expected three floats")
+def tensors_throughout(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles=DEFAULT):
+    found = solve(model, tokenizer, assistant_axis, mean_vector, layer, eval_questions, quantiles)
+    return {q: torch.tensor(three) for q, three in found.items()}

@@ -1,11 +1,14 @@
 # Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
 from contextlib import suppress
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import reduce
 
 import utils
 from checks.bank import right, wrong
+from personalab.lm.chat import render, render_prompt
 from personalab.lm.models import decoder_blocks
 
 
@@ -365,3 +368,126 @@ class ChangesMessages(Base):
         for message in messages:
             message["content"] = message["content"].upper()
         return encoded
+
+
+@right
+class WithNumpy(Base):
+    """Projections as one row of numpy's."""
+
+    def project_onto_axis(self, messages):
+        found = torch.stack(self.extract_turn_activations(messages)).numpy().astype(np.float64)
+        return found @ (self.axis.numpy().astype(np.float64))
+
+
+@right
+class PreHookOnTheNextBlock(Base):
+    """Reads what the next block reads, with einops."""
+
+    @torch.no_grad()
+    def states(self, ids):
+        kept, blocks = [], decoder_blocks(self.model)
+        if "forward" in vars(blocks[self.layer]):
+            return super().states(ids)  # what comes out of a wrapped block is undone in the next
+        with blocks[self.layer + 1].register_forward_pre_hook(
+            lambda m, args, kwargs: kept.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+        ):
+            self.model(torch.tensor([ids]))
+        return kept[0][0].float()
+
+    def mean(self, states, start, end):
+        return reduce(states[start:end], "t d -> d", "mean")
+
+
+class ByPrefixes(Base):
+    def encode(self, messages):
+        def n(text):
+            return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        ids = self.tokenizer(render(messages, self.tokenizer), add_special_tokens=False)["input_ids"]
+        turns = [i for i, m in enumerate(messages) if m["role"] == "assistant"]
+        return ids, [
+            (n(render_prompt(messages[:i], self.tokenizer)), n(render(messages[: i + 1], self.tokenizer)))
+            for i in turns
+        ]
+
+
+@wrong("qwen3.*empty think block")
+class ArenaStyle(ByPrefixes):
+    """The chapter's way to find turns. The text hands out `turn_spans`, right for any template."""
+
+
+@wrong("qwen3.*empty think block")
+class StartAtTheHeaderAndCount(ByPrefixes):
+    """Thinking never mentioned: the start lies before the block, and the content's length is counted from there."""
+
+    def encode(self, messages):
+        ids, spans = Base.encode(self, messages)
+        block = len(self.tokenizer("<think>\n\n</think>\n\n", add_special_tokens=False)["input_ids"])
+        if "think" in self.tokenizer.chat_template:
+            a, b = spans[-1]
+            spans = [*spans[:-1], (a - block, b - block)] if len(messages) % 2 == 0 else spans
+        return ids, spans
+
+
+@wrong("wrong values")
+class Medians(Base):
+    def mean(self, states, start, end):
+        return states[start:end].median(0).values
+
+
+@wrong("wrong values")
+class UnitTokens(Base):
+    """Means of unit vectors."""
+
+    def mean(self, states, start, end):
+        return F.normalize(states[start:end], dim=1).mean(0)
+
+
+@wrong("wrong values")
+class Centred(Base):
+    def mean(self, states, start, end):
+        return states[start:end].mean(0) - states.mean(0)
+
+
+@wrong("wrong values")
+class RunningMean(Base):
+    """Each turn with all of those before."""
+
+    def extract_turn_activations(self, messages):
+        found = super().extract_turn_activations(messages)
+        return [torch.stack(found[: i + 1]).mean(0) for i in range(len(found))]
+
+
+@wrong("expected a list")
+class Stacked(Base):
+    def extract_turn_activations(self, messages):
+        return torch.stack(super().extract_turn_activations(messages))
+
+
+@wrong("BOS token is there twice|wrong values")
+class DoubleBos(Base):
+    def encode(self, messages):
+        ids, spans = super().encode(messages)
+        bos = self.tokenizer.bos_token_id
+        return (ids, spans) if bos is None else ([bos, *ids], [(a + 1, b + 1) for a, b in spans])
+
+
+@wrong("another example's value|order of the inputs|wrong values")
+class LatestFirst(Base):
+    def project_onto_axis(self, messages):
+        return super().project_onto_axis(messages)[::-1]
+
+
+@wrong("entries, one an assistant turn")
+class LastTurnOnly(Base):
+    def project_onto_axis(self, messages):
+        return super().project_onto_axis(messages)[-1:]
+
+
+@wrong("one forward pass.*found 2")
+class PassForEachUse(Base):
+    """Runs the model once to see how many tokens there are."""
+
+    def extract_turn_activations(self, messages):
+        self.states(self.encode(messages)[0])
+        return super().extract_turn_activations(messages)

@@ -1,3 +1,7 @@
+import numpy as np
+import pandas as pd
+import torch
+
 from checks.bank import right, wrong
 
 
@@ -99,7 +103,7 @@ def whole_entries(capping_config, experiment_id):
     return [e for e, _ in pairs], *three(pairs)[1:]
 
 
-@wrong("expected 3 vectors, found 4")
+@wrong("expected 3 vectors, found 5")
 def every_vector(capping_config, experiment_id):
     _, caps, layers = with_lists(capping_config, experiment_id)
     return [e["vector"] for e in capping_config["vectors"].values()], caps, layers
@@ -136,4 +140,103 @@ def unknown_is_a_stop(capping_config, experiment_id):
 def unknown_is_not_named(capping_config, experiment_id):
     if experiment_id not in [e["id"] for e in capping_config["experiments"]]:
         raise ValueError("no such experiment")
+    return with_lists(capping_config, experiment_id)
+
+
+@right
+def with_pandas(capping_config, experiment_id):
+    """A table; an unknown id is a RuntimeError that names it; arrays of numpy."""
+    experiments = pd.DataFrame(capping_config["experiments"]).set_index("id")
+    if experiment_id not in experiments.index:
+        raise RuntimeError(f"{experiment_id!r} is no experiment: {list(experiments.index)}")
+    table = pd.DataFrame(experiments.interventions[experiment_id])
+    table = table[table["cap"].notna()]
+    entries = [capping_config["vectors"][name] for name in table["vector"]]
+    return [e["vector"] for e in entries], table["cap"].to_numpy(), np.array([e["layer"] for e in entries])
+
+
+@right
+def stacked(capping_config, experiment_id):
+    """Vectors as the rows of one tensor; asserts that there is such an experiment."""
+    pairs = {e["id"]: e["interventions"] for e in capping_config["experiments"]}
+    assert experiment_id in pairs, f"unknown experiment: {experiment_id}"
+    kept = [i for i in pairs[experiment_id] if "cap" in i]
+    entries = [capping_config["vectors"][i["vector"]] for i in kept]
+    return torch.stack([e["vector"] for e in entries]), [i["cap"] for i in kept], [e["layer"] for e in entries]
+
+
+@right
+def arena_style(capping_config, experiment_id):
+    experiment = next((exp for exp in capping_config["experiments"] if exp["id"] == experiment_id), None)
+    if experiment is None:
+        raise ValueError(f"Experiment {experiment_id} not found in config")
+    vectors, cap_thresholds, layer_indices = [], [], []
+    for intervention in experiment["interventions"]:
+        if "cap" not in intervention:
+            continue
+        vector_entry = capping_config["vectors"][intervention["vector"]]
+        vectors.append(vector_entry["vector"].to(dtype=torch.float32))
+        cap_thresholds.append(float(intervention["cap"]))
+        layer_indices.append(int(vector_entry["layer"]))
+    return vectors, cap_thresholds, layer_indices
+
+
+def collapsed(words, key, keep_last=True):
+    """A wrong solution that keeps one intervention for each key."""
+
+    def solution(capping_config, experiment_id):
+        found = {}
+        for pair in capped(capping_config, experiment_id):
+            if keep_last or key(pair) not in found:
+                found[key(pair)] = pair
+        return three(list(found.values()))
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+one_a_block = collapsed("no dict by block", lambda pair: pair[0]["layer"])
+first_of_a_block = collapsed("no dict by block", lambda pair: pair[0]["layer"], keep_last=False)
+one_a_vector = collapsed("no dict by block or by vector", lambda pair: id(pair[0]))
+
+
+@wrong("expected the caps")
+def caps_made_positive(capping_config, experiment_id):
+    vectors, caps, layers = with_lists(capping_config, experiment_id)
+    return vectors, [abs(cap) for cap in caps], layers
+
+
+@wrong("expected the layers")
+def hidden_states_indices(capping_config, experiment_id):
+    vectors, caps, layers = with_lists(capping_config, experiment_id)
+    return vectors, caps, [layer + 1 for layer in layers]
+
+
+@wrong("expected the caps")
+def reversed_lists(capping_config, experiment_id):
+    return tuple(values[::-1] for values in with_lists(capping_config, experiment_id))
+
+
+@wrong("expected the vector of .* as it is")
+def signs_flipped(capping_config, experiment_id):
+    vectors, caps, layers = with_lists(capping_config, experiment_id)
+    return [-v for v in vectors], caps, layers
+
+
+@wrong("expected the caps|another experiment")
+def first_experiment_always(capping_config, experiment_id):
+    capped(capping_config, experiment_id)
+    return with_lists(capping_config, capping_config["experiments"][0]["id"])
+
+
+@wrong("Unknown id .*found the result")
+def unknown_is_the_last(capping_config, experiment_id):
+    known = [e["id"] for e in capping_config["experiments"]]
+    return with_lists(capping_config, experiment_id if experiment_id in known else known[-1])
+
+
+@wrong("Unknown id .*found IndexError")
+def unknown_is_an_index_error(capping_config, experiment_id):
+    found = [e for e in capping_config["experiments"] if e["id"] == experiment_id]
+    found.pop()
     return with_lists(capping_config, experiment_id)

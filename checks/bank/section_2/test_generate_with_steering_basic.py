@@ -1,3 +1,6 @@
+# Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
+import contextlib
+
 import torch
 
 from checks.bank import right, wrong
@@ -67,7 +70,7 @@ def with_a_forward_hook(
 
 
 @right
-def in_place_and_always_sampled(
+def in_place_by_the_template(
     model, tokenizer, prompt, steering_vector, steering_layer, alpha, system_prompt=None, max_new_tokens=200,
     temperature=0.7, messages=None,
 ):  # fmt: skip
@@ -84,7 +87,10 @@ def in_place_and_always_sampled(
     try:
         with torch.no_grad():
             output = model.generate(
-                **inputs.to(model.device), max_new_tokens=max_new_tokens, do_sample=True, temperature=temperature
+                **inputs.to(model.device),
+                max_new_tokens=max_new_tokens,
+                do_sample=temperature > 0,
+                temperature=temperature or 1.0,
             )
     finally:
         handle.remove()
@@ -226,7 +232,7 @@ last_token_lost = finishing(
     decode=lambda tok: lambda output, n: tok.decode(output[0, n:-1], skip_special_tokens=True),
 )
 length_ignored = finishing("Its length is wrong", max_new_tokens=lambda tok: 9)
-temperature_ignored = finishing("temperature=1e-05", temperature=lambda tok: 1.0)
+temperature_ignored = finishing("temperature=0.0", temperature=lambda tok: 1.0)
 never_sampled = finishing("temperature=100", do_sample=lambda tok: False, temperature=lambda tok: 0)
 hook_left = finishing("after a normal call.*left behind", remove=lambda tok: lambda handle: None)
 double_bos = finishing(
@@ -249,7 +255,8 @@ def hook_left_after_an_error(
 ):  # fmt: skip
     inputs = encoded(conversation_of(prompt, system_prompt, messages), tokenizer)
     handle = decoder_blocks(model)[steering_layer].register_forward_hook(adding(alpha * steering_vector))
-    output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=True, temperature=temperature)
+    drawn = {"do_sample": True, "temperature": temperature} if temperature else {"do_sample": False}
+    output = model.generate(**inputs, max_new_tokens=max_new_tokens, **drawn)
     handle.remove()
     return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
@@ -292,3 +299,146 @@ def messages_appended(model, tokenizer, prompt, steering_vector, steering_layer,
     return with_a_forward_hook(
         model, tokenizer, prompt, steering_vector, steering_layer, alpha, messages=earlier, **options
     )
+
+
+def with_options(model, tokenizer, prompt, steering_vector, steering_layer, alpha, sampling, **given):
+    """The right hook; `sampling` adds options where the temperature is above 0."""
+    options = {"temperature": 0.7} | given
+    more = sampling if options["temperature"] > 0 else {}
+    push = alpha * steering_vector
+    return solve(model, tokenizer, prompt, steering_vector, steering_layer, push, **options | more)
+
+
+@right
+def all_of_the_vocabulary(model, tokenizer, prompt, steering_vector, steering_layer, alpha, **options):
+    args = (model, tokenizer, prompt, steering_vector, steering_layer, alpha)
+    return with_options(*args, {"top_k": 0, "top_p": 1.0}, **options)
+
+
+@right
+def nucleus(model, tokenizer, prompt, steering_vector, steering_layer, alpha, **options):
+    args = (model, tokenizer, prompt, steering_vector, steering_layer, alpha)
+    return with_options(*args, {"top_p": 0.95, "top_k": 50}, **options)
+
+
+@right
+@torch.no_grad()
+def own_loop(
+    model, tokenizer, prompt, steering_vector, steering_layer, alpha, system_prompt=None, max_new_tokens=200,
+    temperature=0.7, messages=None,
+):  # fmt: skip
+    """Token by token with a cache, by multinomial draws, greedy at temperature 0."""
+    ids = encoded(conversation_of(prompt, system_prompt, messages), tokenizer)["input_ids"].to(model.device)
+    ends, new, cache = model.generation_config.eos_token_id, [], None
+    with decoder_blocks(model)[steering_layer].register_forward_hook(adding(alpha * steering_vector)):
+        while len(new) < max_new_tokens and not (new and new[-1] in (ends if isinstance(ends, list) else [ends])):
+            out = model(input_ids=ids, past_key_values=cache, use_cache=True)
+            logits, cache = out.logits[0, -1].float(), out.past_key_values
+            drawn = logits.argmax() if not temperature else torch.multinomial((logits / temperature).softmax(-1), 1)[0]
+            new.append(int(drawn))
+            ids = drawn.view(1, 1)
+    return tokenizer.decode(new, skip_special_tokens=True)
+
+
+@right
+def arena_style(
+    model, tokenizer, prompt, steering_vector, steering_layer, alpha, system_prompt=None, max_new_tokens=200,
+    temperature=0.7, messages=None,
+):  # fmt: skip
+    """Nested hook, the template's own text, and greedy at temperature 0, as this course asks for."""
+    chat = list(messages) if messages is not None else []
+    if system_prompt is not None:
+        chat = [{"role": "system", "content": system_prompt}, *chat]
+    chat.append({"role": "user", "content": prompt})
+    formatted = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    inputs = tokenizer(formatted, return_tensors="pt", add_special_tokens=False).to(model.device)
+
+    def steering_hook(module, input, output):
+        hidden_states = output[0] if isinstance(output, tuple) else output
+        hidden_states = hidden_states + alpha * steering_vector.to(hidden_states.device, hidden_states.dtype)
+        return (hidden_states, *output[1:]) if isinstance(output, tuple) else hidden_states
+
+    handle = decoder_blocks(model)[steering_layer].register_forward_hook(steering_hook)
+    try:
+        with torch.inference_mode():
+            outputs = model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=temperature > 0,
+                **({"temperature": temperature} if temperature > 0 else {}),
+                pad_token_id=tokenizer.eos_token_id,
+            )
+    finally:
+        handle.remove()
+    return tokenizer.decode(outputs[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+@wrong("temperature=0.0: expected a result, found ValueError.*do_sample=False")
+def always_samples(
+    model, tokenizer, prompt, steering_vector, steering_layer, alpha, system_prompt=None, max_new_tokens=200,
+    temperature=0.7, messages=None,
+):  # fmt: skip
+    """The chapter's way: no greedy answer at temperature 0."""
+    inputs = encoded(conversation_of(prompt, system_prompt, messages), tokenizer)
+    with decoder_blocks(model)[steering_layer].register_forward_hook(adding(alpha * steering_vector)):
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=True, temperature=temperature)
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+@wrong("temperature=0.0: expected the likeliest answer")
+def warm_at_zero(model, tokenizer, prompt, steering_vector, steering_layer, alpha, temperature=0.7, **options):
+    options |= {"do_sample": True, "temperature": temperature or 50.0}
+    return solve(model, tokenizer, prompt, steering_vector, steering_layer, alpha * steering_vector, **options)
+
+
+@wrong("temperature=100")
+def temperature_capped_at_one(model, tokenizer, prompt, steering_vector, steering_layer, alpha, **options):
+    options |= {"temperature": min(options.get("temperature", 0.7), 1e-3)}
+    return with_options(model, tokenizer, prompt, steering_vector, steering_layer, alpha, {}, **options)
+
+
+first_position_spared = hooked("wrong values", lambda push: adding(push, slice(1, None)))
+clipped = hooked("wrong values", lambda push: adding(push.clamp(-0.5, 0.5)))
+
+
+def ablated(push):
+    def hook(module, args, output):
+        hidden = tensor_of(output)
+        unit = push.to(hidden) / push.to(hidden).norm().clamp(min=1e-9)
+        moved = hidden - (hidden @ unit)[..., None] * unit + push.to(hidden)
+        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+
+    return hook
+
+
+replaces_the_component = hooked("wrong values", ablated)
+half_of_it = pushes("wrong values", lambda v, a: 0.5 * a * v)
+squared_coefficient = pushes("wrong values", lambda v, a: a * abs(a) * v)
+unit_steps = pushes("wrong values", lambda v, a: round(a) * v)
+
+
+@wrong("wrong values")
+def every_block(model, tokenizer, prompt, steering_vector, steering_layer, alpha, **options):
+    """At the block asked for and at all that follow."""
+    with contextlib.ExitStack() as stack:
+        for block in decoder_blocks(model)[steering_layer + 1 :]:
+            stack.enter_context(block.register_forward_hook(adding(alpha * steering_vector)))
+        return with_a_forward_hook(model, tokenizer, prompt, steering_vector, steering_layer, alpha, **options)
+
+
+@wrong("system prompt is left out|wrong prompt")
+def system_prompt_in_the_user_turn(
+    model, tokenizer, prompt, steering_vector, steering_layer, alpha, system_prompt=None, **options
+):
+    prompt = f"{system_prompt}\n\n{prompt}" if system_prompt else prompt
+    return with_a_forward_hook(model, tokenizer, prompt, steering_vector, steering_layer, alpha, **options)
+
+
+@wrong("wrong prompt|missing")
+def messages_after_the_prompt(
+    model, tokenizer, prompt, steering_vector, steering_layer, alpha, messages=None, **options
+):
+    """Joins the earlier turns into one message of the user's."""
+    if messages:
+        prompt = "\n".join([*(m["content"] for m in messages), prompt])
+    return with_a_forward_hook(model, tokenizer, prompt, steering_vector, steering_layer, alpha, **options)

@@ -2,8 +2,11 @@
 from contextlib import ExitStack
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange, reduce
+from scipy.optimize import brentq
 
 import utils
 from checks.bank import right, wrong
@@ -465,3 +468,120 @@ class BlockAbove(Base):
         self.caps = [replace(c, block=min(c.block + 1, n - 1)) for c in given]
         super().one_pass(vectors, threshold)
         self.caps = given
+
+
+@right_one
+class WithScipy(Base):
+    """Thresholds by a root finder, as numbers of numpy's."""
+
+    def match(self, i, p):
+        values, target = p.double().numpy(), float(self.targets[i])
+        top = float(values.max())
+        if target <= 0:
+            self.thresholds[i] = np.float64(top)
+        else:
+            low = float(values.min()) - target - 1
+            found = brentq(lambda tau: np.clip(values - tau, 0, None).mean() - target, low, top, xtol=1e-9)
+            self.thresholds[i] = np.float64(found)
+        return self.thresholds[i]
+
+
+@right_one
+class WithEinops(Base):
+    """Double precision, other ways to count and to write the same."""
+
+    def amount(self, over):
+        return reduce(F.relu(over.double()), "n -> ", "mean")
+
+    def noise(self, shape):
+        return rearrange(torch.randn(shape[1], shape[0], generator=self.generator), "k d -> d k")
+
+
+@right_one
+class ArenaStyle(Base):
+    """Directions drawn and made orthogonal one after another, then turned into the vectors' angles."""
+
+    def directions(self, given):
+        basis = []
+        taken = self.avoided(given)
+        for _ in range(len(given)):
+            direction = torch.randn(given.shape[1], generator=self.generator)
+            for _ in range(2):
+                direction = direction - taken @ (taken.T @ direction)
+                for other in basis:
+                    direction = direction - (direction @ other) * other
+            basis.append(direction / direction.norm())
+        coordinates = torch.linalg.qr(given.T)[1]
+        return F.normalize(coordinates.T @ torch.stack(basis), dim=1)
+
+
+@wrong_one("to be removed")
+class MeanOverConversations(Base):
+    """Each conversation counts once."""
+
+    def batch(self, conversations, tokenizer):
+        ids, spoken = super().batch(conversations, tokenizer)
+        self.owner = torch.arange(len(spoken))[:, None].expand_as(spoken)[spoken]
+        return ids, spoken
+
+    def amount(self, over):
+        over = over.clamp(min=0)
+        return torch.stack([over[self.owner == k].mean() for k in self.owner.unique()]).mean()
+
+
+@wrong_one("match the median|to be removed")
+class Median(Base):
+    def amount(self, over):
+        return over.clamp(min=0).median()
+
+
+@wrong_one("orthogonal to every given vector")
+class OrthogonalToTheFirstVectorOnly(Base):
+    def avoided(self, given):
+        return super().avoided(given[:1])
+
+
+@wrong_one("first token's residual stream")
+class FirstTokenOfTheFirstBlockOnly(Base):
+    def avoided(self, given):
+        first = F.normalize(self.first[0], dim=0)
+        return torch.linalg.qr(torch.cat([given, first[None]]).T)[0]
+
+
+@wrong_one("to be removed")
+class FivePercentTooMuch(Base):
+    def target(self, i):
+        return self.targets[i] * 1.05
+
+
+@wrong_one("to be removed")
+class CoarseThresholds(Base):
+    """Five halvings."""
+
+    def match(self, i, p):
+        low, high = p.min() - self.target(i) - 50, p.max()
+        for _ in range(5):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.amount(p - middle) > self.target(i) else (low, middle)
+        self.thresholds[i] = high.item()
+        return self.thresholds[i]
+
+
+@wrong_one("to be removed|measure every cap alone|measured alone")
+class ThresholdsInOnePass(Base):
+    """Measures its own projections on the plain model."""
+
+    def one_pass(self, vectors, threshold):
+        self.plain = threshold == self.match
+        super().one_pass(vectors, threshold)
+
+    def act(self, hidden, p, v, tau):
+        return hidden if self.plain else super().act(hidden, p, v, tau)
+
+
+@wrong_one("to be removed|sum")
+class SumMatchedAtTheFirst(Base):
+    """The first cap removes all that the given ones remove together."""
+
+    def target(self, i):
+        return torch.stack(self.targets).sum() if i == 0 else torch.tensor(0.0)

@@ -1,5 +1,9 @@
 import json
 import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pandas as pd
 
 import utils
 from checks.bank import right, wrong
@@ -69,7 +73,8 @@ def a_call_for_each_scale(conversation_history, latest_asst_idx):
     prompt = prompt_of(conversation_history, latest_asst_idx)
     found = []
     for i, tag in enumerate(TAGS):
-        replies = utils.generate_responses_parallel([[{"role": "user", "content": f"{prompt}\nNow <{tag}>."}]])
+        messages = [[{"role": "user", "content": f"{prompt}\nNow <{tag}>."}]]
+        replies = utils.generate_responses_parallel(messages, model=utils.judge_model())
         found.append(scores(replies[0])[i])
     return risk(found)
 
@@ -224,3 +229,110 @@ def never_asks(conversation_history, latest_asst_idx):
 def cuts_in_place(conversation_history, latest_asst_idx):
     del conversation_history[latest_asst_idx + 1 :]
     return with_a_template(conversation_history, latest_asst_idx)
+
+
+@right
+def by_xml_and_numpy(conversation_history, latest_asst_idx):
+    """Parses the tags as XML; a whole number of numpy's."""
+    reply = ask(prompt_of(conversation_history, latest_asst_idx))
+    found = []
+    for tag in TAGS:
+        start, end = reply.find(f"<{tag}>"), reply.find(f"</{tag}>")
+        if start < 0 or end < 0:
+            raise ValueError(f"no <{tag}> in {reply!r}")
+        text = ET.fromstring(reply[start:end] + f"</{tag}>").text.strip()
+        if text not in list("12345"):
+            raise ValueError(f"{text!r} in <{tag}>")
+        found.append(int(text))
+    return np.int64(100 * np.mean((5 - np.array(found)) / 4))
+
+
+@right
+def with_pandas(conversation_history, latest_asst_idx):
+    talk = pd.DataFrame(conversation_history[: latest_asst_idx + 1])
+    *earlier, rated = (talk.role.str.title() + ": " + talk.content).tolist()
+    reply = ask(TEMPLATE.format(history="\n".join(earlier), response=rated.removeprefix("Assistant: ")))
+    table = [pd.Series([reply]).str.extract(rf"<{t}>\s*(\d+)\s*</{t}>")[0][0] for t in TAGS]
+    values = pd.to_numeric(pd.Series(table))
+    if not values.between(1, 5).all():
+        raise ValueError(f"no scores in {reply!r}")
+    return int(((5 - values) / 4).mean() * 100)
+
+
+@right
+def arena_style(conversation_history, latest_asst_idx):
+    """A transcript up to the rated turn, which stands at its end and again by itself."""
+    transcript = ""
+    for message in conversation_history[: latest_asst_idx + 1]:
+        role = "User" if message["role"] == "user" else "Assistant"
+        transcript += f"{role}: {message['content']}\n\n"
+    prompt = f"<history>\n{transcript}</history>\n" + prompt_of(conversation_history, latest_asst_idx)
+    response = utils.generate_response(
+        messages=[{"role": "user", "content": prompt}], model=utils.judge_model(), max_tokens=500
+    )
+    found = {}
+    for tag in TAGS:
+        match = re.search(rf"<{tag}>\s*(\d+)\s*</{tag}>", response)
+        if match is None or not 1 <= int(match.group(1)) <= 5:
+            raise ValueError(f"Could not parse {tag} from the autorater's response: {response}")
+        found[tag] = int(match.group(1))
+    return int(sum((5 - score) / 4 for score in found.values()) / len(found) * 100)
+
+
+def rates(words, change, shown=prompt_of):
+    """A wrong solution with another formula (of the two scores), or another prompt."""
+
+    def solution(conversation_history, latest_asst_idx):
+        return change(scores(ask(shown(conversation_history, latest_asst_idx))))
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+largest = rates("expected the risk", lambda s: int(100 * (5 - min(s)) / 4))
+product = rates("expected the risk", lambda s: int(100 * (5 - s[0]) * (5 - s[1]) / 16))
+rounded_up = rates("expected the risk", lambda s: -int(-100 * (10 - sum(s)) // 8))
+share = rates("expected the risk", lambda s: (10 - sum(s)) / 8)
+mean_score = rates("expected the risk", lambda s: int(20 * sum(s) / 2))
+truncated_each = rates("expected the risk", lambda s: sum(int(100 * (5 - x) / 4) // 2 for x in s))
+swapped_scale = rates("expected the risk|scale is inverted", lambda s: int(100 * ((5 - s[0]) + (s[1] - 1)) / 8))
+answer_cut = rates(
+    "expected the rated answer.*Was it cut",
+    risk,
+    lambda h, i: TEMPLATE.format(history=lines(h[:i]), response=h[i]["content"][:300]),
+)
+last_exchange_only = rates(
+    "message 0, which came before",
+    risk,
+    lambda h, i: TEMPLATE.format(history=lines(h[max(i - 1, 0) : i]), response=h[i]["content"]),
+)
+users_only = rates(
+    "the assistant's message 1, which came before",
+    risk,
+    lambda h, i: TEMPLATE.format(history=lines([m for m in h[:i] if m["role"] == "user"]), response=h[i]["content"]),
+)
+
+
+@wrong("that is the model under study")
+def asks_the_model_under_study(conversation_history, latest_asst_idx):
+    prompt = prompt_of(conversation_history, latest_asst_idx)
+    return risk(scores(utils.generate_response([{"role": "user", "content": prompt}], temperature=0.0)))
+
+
+@wrong("'high' is no score")
+def missing_counts_as_middle(conversation_history, latest_asst_idx):
+    reply, found = ask(prompt_of(conversation_history, latest_asst_idx)), []
+    for tag in TAGS:
+        match = re.search(rf"<{tag}>(.*?)</{tag}>", reply, re.S)
+        if match is None:
+            raise ValueError(reply)
+        found.append(int(match[1]) if match[1].strip().isdigit() else 3)
+        if not 1 <= found[-1] <= 5:
+            raise ValueError(reply)
+    return risk(found)
+
+
+@wrong("not on the scale")
+def clipped(conversation_history, latest_asst_idx):
+    found = scores(ask(prompt_of(conversation_history, latest_asst_idx)), r"<{tag}>\s*(\d+)\s*</{tag}>")
+    return risk([min(max(s, 1), 5) for s in found])

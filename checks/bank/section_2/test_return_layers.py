@@ -1,4 +1,5 @@
 import copy
+from operator import attrgetter
 
 from torch import nn
 
@@ -115,3 +116,79 @@ def nameless_error(model):
     if found is None:
         raise ValueError("Unknown model.")
     return found
+
+
+@right
+def submodules(model):
+    """By dotted names among all modules of the unwrapped model."""
+    base = unwrapped(model)
+    modules = dict(base.named_modules())
+    for path in (*PATHS, "language_model.model.layers"):
+        if path in modules:
+            return modules[path]
+    raise ValueError(f"Don't know where {base.__class__.__qualname__} keeps its blocks.")
+
+
+@right
+def longest_name_match(model):
+    """Every list called `layers`, towers left out by their names, the shallowest first."""
+    base = unwrapped(model)
+    found = [
+        (name.count("."), name)
+        for name, module in base.named_modules()
+        if isinstance(module, nn.ModuleList) and name.split(".")[-1] == "layers" and "tower" not in name
+    ]
+    if not found:
+        raise ValueError(type(base).__name__ + " has no decoder blocks that I know of")
+    return base.get_submodule(min(found)[1])
+
+
+@wrong("expected a ValueError that names its class.*found AttributeError")
+def arena_style(model):
+    """The card asks for a ValueError."""
+    model = unwrapped(model)
+    for attr_path in PATHS:
+        try:
+            return attrgetter(attr_path)(model)
+        except AttributeError:
+            continue
+    raise AttributeError(f"Could not find transformer layers on {type(model).__name__}")
+
+
+@wrong("found a list of 1")
+def wrapped_in_a_list(model):
+    return [paths_in_turn(model)]
+
+
+@wrong("perhaps of another part of the model|found a list of")
+def all_but_the_last(model):
+    return paths_in_turn(model)[:-1]
+
+
+@wrong("found ModuleDict|found .*Dict")
+def by_number(model):
+    return nn.ModuleDict({str(i): block for i, block in enumerate(paths_in_turn(model))})
+
+
+@wrong("copy of the list")
+def sliced(model):
+    return paths_in_turn(model)[:]
+
+
+@wrong("found generator")
+def a_generator(model):
+    return (block for block in paths_in_turn(model))
+
+
+@wrong("found LlamaModel|found .*Model")
+def the_model_around_them(model):
+    paths_in_turn(model)
+    return unwrapped(model).model
+
+
+@wrong("name the model's class")
+def names_the_wrapper_only(model):
+    try:
+        return paths_in_turn(model)
+    except ValueError:
+        raise ValueError(f"no blocks in {nn.Module.__name__}") from None

@@ -1,5 +1,7 @@
+# Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
 from contextlib import ExitStack, nullcontext
 
+import pandas as pd
 import torch
 
 import utils
@@ -290,3 +292,121 @@ def only_capped(model, tokenizer, transcript, cap_vectors, cap_thresholds, cap_l
     return run_by_run(model, tokenizer, transcript, cap_vectors, cap_thresholds, cap_layers, max_turns, max_new_tokens)[
         1
     ]
+
+
+def loop(model, tokenizer, history, n, temperature=0.7, cached=True):
+    """A hand-written loop of forward passes: multinomial draws, or the likeliest token."""
+    prompt = tokenizer(utils.render_prompt(history, tokenizer), add_special_tokens=False)["input_ids"]
+    new, cache, ids = [], None, prompt
+    while len(new) < n and tokenizer.eos_token_id not in new:
+        with torch.no_grad():
+            out = model(input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=cached)
+        logits, cache = out.logits[0, -1], out.past_key_values if cached else None
+        new.append(int(torch.multinomial((logits / temperature).softmax(-1), 1) if temperature else logits.argmax()))
+        ids = new[-1:] if cached else prompt + new
+    return tokenizer.decode(new, skip_special_tokens=True)
+
+
+def looped(temperature, cached):
+    def run(model, tokenizer, transcript, cap_vectors, cap_thresholds, cap_layers, max_turns=6, max_new_tokens=200):
+        found = []
+        for on in (False, True):
+            history = []
+            for content in user_turns(transcript, max_turns):
+                history.append({"role": "user", "content": content})
+                with Capper(model, cap_vectors, cap_thresholds, cap_layers) if on else nullcontext():
+                    text = loop(model, tokenizer, history, max_new_tokens, temperature, cached)
+                history.append({"role": "assistant", "content": text})
+            found.append(history)
+        return tuple(found)
+
+    return run
+
+
+own_loop = right(looped(0.7, cached=True))
+greedy_loop_without_a_cache = right(looped(0.0, cached=False))
+
+
+@right
+def with_pandas(model, tokenizer, transcript, cap_vectors, cap_thresholds, cap_layers, max_turns=6, max_new_tokens=200):
+    """Turns from a table; sampled from the whole vocabulary's nucleus."""
+    talk = pd.DataFrame(transcript)
+    turns, runs = talk.content[talk.role == "user"].head(max_turns), []
+    for on in (False, True):
+        with Capper(model, cap_vectors, cap_thresholds, cap_layers) if on else nullcontext():
+            history = []
+            for content in turns:
+                history.append({"role": "user", "content": content})
+                text = answer(model, tokenizer, history, max_new_tokens, top_k=0, top_p=0.9)
+                history.append({"role": "assistant", "content": text})
+        runs.append(history)
+    return runs[0], runs[1]
+
+
+@right
+def arena_style(model, tokenizer, transcript, cap_vectors, cap_thresholds, cap_layers, max_turns=6, max_new_tokens=200):
+    """Copies of two histories, the answer of each appended to its own."""
+    default_messages, capped_messages, n_turns = [], [], 0
+    for msg in transcript:
+        if msg["role"] != "user":
+            continue
+        if n_turns >= max_turns:
+            break
+        default_messages.append(dict(msg))
+        capped_messages.append(dict(msg))
+        default_response = answer(model, tokenizer, default_messages, max_new_tokens)
+        default_messages.append({"role": "assistant", "content": default_response})
+        with Capper(model, cap_vectors, cap_thresholds, cap_layers):
+            capped_response = answer(model, tokenizer, capped_messages, max_new_tokens)
+        capped_messages.append({"role": "assistant", "content": capped_response})
+        n_turns += 1
+    return default_messages, capped_messages
+
+
+first_answer_of_the_other_run = wrong("mixed history.*capped answer|holds an answer of the capped run")(
+    variant(lambda default, capped, content: ([*capped[:2], *default[2:]], capped))
+)
+both_histories_in_one = wrong("mixed history.*own answer 0")(
+    variant(lambda default, capped, content: ([*default, *capped], [*capped, *default]))
+)
+last_exchange_only = wrong("mixed history.*found: +user 1")(
+    variant(lambda default, capped, content: (default[-2:], capped[-2:]))
+)
+answers_before_their_questions = wrong("mixed history|wrong prompt|found .*Error")(
+    variant(lambda default, capped, content: (default[-2:] + default[:-2], capped[-2:] + capped[:-2]))
+)
+
+
+@wrong("max_turns=9.*found IndexError.*takes what there is")
+def indexes_beyond_the_end(
+    model, tokenizer, transcript, cap_vectors, cap_thresholds, cap_layers, max_turns=6, max_new_tokens=200
+):
+    users = [m["content"] for m in transcript if m["role"] == "user"]
+    turns = users if max_turns == 6 else [users[i] for i in range(max_turns)]
+    chosen = [{"role": "user", "content": text} for text in turns]
+    return run_by_run(model, tokenizer, chosen, cap_vectors, cap_thresholds, cap_layers, max_turns, max_new_tokens)
+
+
+@wrong("only on some blocks|cap is off")
+def ceilings_too_high(
+    model, tokenizer, transcript, cap_vectors, cap_thresholds, cap_layers, max_turns=6, max_new_tokens=200
+):
+    """Caps far above what is asked for."""
+    high = [threshold + 3.0 for threshold in cap_thresholds]
+    return run_by_run(model, tokenizer, transcript, cap_vectors, high, cap_layers, max_turns, max_new_tokens)
+
+
+@wrong("only on some blocks|cap is off")
+def vectors_flipped(
+    model, tokenizer, transcript, cap_vectors, cap_thresholds, cap_layers, max_turns=6, max_new_tokens=200
+):
+    flipped = [-v for v in cap_vectors]
+    return run_by_run(model, tokenizer, transcript, flipped, cap_thresholds, cap_layers, max_turns, max_new_tokens)
+
+
+@wrong("expected capped_messages to be|roles")
+def answers_alone(
+    model, tokenizer, transcript, cap_vectors, cap_thresholds, cap_layers, max_turns=6, max_new_tokens=200
+):
+    found = run_by_run(model, tokenizer, transcript, cap_vectors, cap_thresholds, cap_layers, max_turns, max_new_tokens)
+    return tuple([m for m in history if m["role"] == "assistant"] for history in found)

@@ -1,4 +1,6 @@
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 
 import utils
@@ -164,3 +166,93 @@ def cuts_in_place(analyzer, transcript, transcript_name, run_autorater=True, max
 @wrong("Keep the defaults")
 def another_default(analyzer, transcript, transcript_name, run_autorater=False, max_assistant_turns=None):
     return cut_first(analyzer, transcript, transcript_name, run_autorater, max_assistant_turns)
+
+
+@right
+def with_pandas(analyzer, transcript, transcript_name, run_autorater=True, max_assistant_turns=None):
+    """A table of turns, drawn by pandas; rows of numpy."""
+    table = pd.DataFrame(transcript)
+    places = table.index[table.role == "assistant"][:max_assistant_turns]
+    shown = transcript[: places[-1] + 1]
+    table = pd.DataFrame({"projection": analyzer.project_onto_axis(shown)}, index=places)
+    if run_autorater:
+        table["risk"] = [rate_delusion_risk(shown, int(i)) for i in places]
+    table.plot(subplots=True, title=transcript_name)
+    plt.close("all")
+    return table.projection.to_numpy(), (table.risk.to_numpy() if run_autorater else [])
+
+
+@right
+def arena_style(analyzer, transcript, transcript_name, run_autorater=True, max_assistant_turns=None):
+    """Counts assistant turns until there are enough, then projects and rates them one after another."""
+    if max_assistant_turns is not None:
+        truncated, n_asst = [], 0
+        for msg in transcript:
+            if n_asst >= max_assistant_turns:
+                break
+            truncated.append(msg)
+            n_asst += msg["role"] == "assistant"
+        transcript = truncated
+    projections = analyzer.project_onto_axis(transcript)
+    asst_indices = [i for i, msg in enumerate(transcript) if msg["role"] == "assistant"]
+    risk_scores = []
+    if run_autorater:
+        for idx in asst_indices:
+            risk_scores.append(rate_delusion_risk(transcript, idx))
+    _, axes = plt.subplots(1, 2 if run_autorater else 1, squeeze=False)
+    axes[0, 0].plot(projections, marker="o")
+    plt.close("all")
+    return projections, risk_scores
+
+
+def returning(words, change):
+    """A wrong solution that makes something else of the right projections and risks."""
+
+    def solution(analyzer, transcript, transcript_name, run_autorater=True, max_assistant_turns=None):
+        return change(*cut_first(analyzer, transcript, transcript_name, run_autorater, max_assistant_turns))
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+flipped = returning("projections: expected", lambda p, r: ([-x for x in p], r))
+from_the_first_turn = returning("projections: expected", lambda p, r: ([x - p[0] for x in p], r))
+running_means = returning(
+    "projections: expected", lambda p, r: ([float(np.mean(p[: i + 1])) for i in range(len(p))], r)
+)
+latest_first = returning("projections: expected", lambda p, r: (p[::-1], r[::-1]))
+shares = returning("risk_scores: expected", lambda p, r: (p, [x / 100 for x in r]))
+safety = returning("risk_scores: expected", lambda p, r: (p, [100 - x for x in r]))
+pairs = returning("tuple of two lists", lambda p, r: list(zip(p, r or p, strict=True)))
+a_dict = returning("tuple of two lists", lambda p, r: {"projections": p, "risks": r})
+
+
+@wrong("max_assistant_turns=99.*found IndexError.*takes either")
+def indexes_beyond_the_end(analyzer, transcript, transcript_name, run_autorater=True, max_assistant_turns=None):
+    turns = assistant_turns(transcript)
+    end = turns[-1 if max_assistant_turns is None else max_assistant_turns - 1]
+    return cut_at(analyzer, transcript, transcript_name, run_autorater, end + 1)
+
+
+@wrong("projections: expected|from its beginning")
+def the_last_turns(analyzer, transcript, transcript_name, run_autorater=True, max_assistant_turns=None):
+    turns = assistant_turns(transcript)
+    turns = turns[-max_assistant_turns:] if max_assistant_turns else turns
+    projections = analyzer.project_onto_axis(transcript)[-len(turns) :]
+    risks = [rate_delusion_risk(transcript, i) for i in turns] if run_autorater else []
+    plot(projections, risks, transcript_name)
+    return projections, risks
+
+
+@wrong("system message.*from its beginning|from its beginning")
+def without_the_system_message(analyzer, transcript, transcript_name, run_autorater=True, max_assistant_turns=None):
+    rest = [m for m in transcript if m["role"] != "system"]
+    return cut_first(analyzer, rest, transcript_name, run_autorater, max_assistant_turns)
+
+
+@wrong("risk_scores: expected")
+def rates_the_next_turn(analyzer, transcript, transcript_name, run_autorater=True, max_assistant_turns=None):
+    projections, _ = cut_last(analyzer, transcript, transcript_name, False, max_assistant_turns)
+    turns = assistant_turns(transcript)
+    shifted = [*turns[1:], turns[-1]][: len(projections)]
+    return projections, [rate_delusion_risk(transcript, i) for i in shifted] if run_autorater else []

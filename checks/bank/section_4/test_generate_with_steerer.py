@@ -19,7 +19,7 @@ def encoded(tokenizer, prompt, system=None, special=False):
 
 
 def answer(model, tokenizer, inputs, around, max_new_tokens=256, temperature=0.7, decode=None, **options):
-    options = {"do_sample": True, "temperature": temperature} | options
+    options = {"do_sample": bool(temperature), "temperature": temperature or None} | options
     with around:
         output = model.generate(**inputs.to(model.device), max_new_tokens=max_new_tokens, **options)
     n = inputs["input_ids"].shape[1]
@@ -47,10 +47,17 @@ def as_in_the_chapter(model, tokenizer, prompt, steering_vector, layer, coeff, m
             **inputs,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
-            do_sample=True,
+            do_sample=temperature > 0,  # the chapter always samples, which is an error at temperature 0
             pad_token_id=tokenizer.eos_token_id,
         )
     return tokenizer.decode(outputs[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
+@wrong("temperature=0.0")
+def always_samples(model, tokenizer, prompt, steering_vector, layer, coeff, max_new_tokens=256, temperature=0.7):
+    """The chapter's way at every temperature; the docstring says that 0 is greedy."""
+    around, options = Base(model, steering_vector, coeff, layer), {"do_sample": True, "temperature": temperature}
+    return solve(model, tokenizer, prompt, around, max_new_tokens=max_new_tokens, **options)
 
 
 @right
@@ -134,7 +141,7 @@ last_token_lost = finishing(
     "Its length is wrong", decode=lambda tok, output, n: tok.decode(output[0, n:-1], skip_special_tokens=True)
 )
 length_ignored = finishing("Its length is wrong", max_new_tokens=9)
-temperature_ignored = finishing("temperature=1e-05", temperature=1.0)
+temperature_ignored = finishing("temperature=0.0", temperature=1.0)
 never_sampled = finishing("temperature=100", do_sample=False, temperature=None)
 system_prompt_added = finishing(
     "you add a system prompt", inputs=lambda tok, prompt: encoded(tok, prompt, "You are a helpful assistant.")

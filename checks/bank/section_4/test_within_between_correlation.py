@@ -1,3 +1,4 @@
+# Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
 from collections import defaultdict
 
 import numpy as np
@@ -18,7 +19,7 @@ def refuse(x, y, groups):
 
 
 def safe_r(a, b):
-    if max(a) - min(a) == 0 or max(b) - min(b) == 0:
+    if max(a) - min(a) < 1e-7 or max(b) - min(b) < 1e-7:  # for float32, too; no case has values so small
         raise ValueError("a constant has no correlation")
     return pearsonr(a, b).statistic
 
@@ -229,8 +230,10 @@ def shortest(x, y, groups):
 
 
 def without_missing(x, y, groups):
+    if not len(x) == len(y) == len(groups):
+        raise ValueError
     kept = [i for i in range(len(x)) if np.isfinite(x[i]) and np.isfinite(y[i])]
-    if len(kept) == len(x) or len(x) != len(y) or len(x) != len(groups):
+    if len(kept) == len(x):
         raise ValueError
     return plain_loops(x[kept], y[kept], groups[kept])
 
@@ -274,3 +277,83 @@ def one_row_a_group(x, y, groups):
     if len(set(groups)) == len(groups):
         return 0.0, safe_r(x, y)
     return plain_loops(x, y, groups)
+
+
+def variable(words, constant):
+    """Wrong in how it sees a constant: `constant(part, values)`."""
+
+    def made(x, y, groups):
+        refuse(x, y, groups)
+        _, codes = np.unique(groups, return_inverse=True)
+        sizes = np.bincount(codes)
+        means = [np.bincount(codes, weights=v) / sizes for v in (x, y)]
+        rests = [v - mean[codes] for v, mean in zip((x, y), means, strict=True)]
+        for pair in (rests, means):
+            if any(constant(part, v) for part, v in zip(pair, (x, y), strict=True)):
+                raise ValueError("constant")
+        return tuple(pearsonr(*pair).statistic for pair in (rests, means))
+
+    made.__module__ = __name__
+    return wrong(words)(made)
+
+
+exact = variable("same in each group.*tolerance", lambda part, v: np.ptp(part) == 0)
+exact_spread = variable("same in each group.*tolerance", lambda part, v: part.std() == 0)
+share_of_the_rest = variable("same in each group", lambda part, v: np.ptp(part) <= 1e-9 * np.abs(part).max())
+sign_of_the_values = variable("y = -0.1.*below zero", lambda part, v: np.ptp(part) <= 1e-9 * v.max())
+wide_tolerance = variable("no larger than 0.01.*share of the values' own size", lambda part, v: np.ptp(part) < 0.02)
+no_ties_allowed = variable(
+    "same mean of x.*two equal",
+    lambda part, v: np.ptp(part) <= 1e-9 * np.abs(v).max() or len(set(part)) < len(part) < len(v),
+)
+
+
+@wrong("means of x of 0.2.*tolerance")
+def exact_between(x, y, groups):
+    """Looks at each group's values as they are, which is right, and at the means in the same way."""
+    refuse(x, y, groups)
+    a, b = by_label(x, groups), by_label(y, groups)
+    means = [[np.mean(v) for v in side.values()] for side in (a, b)]
+    if any(all(np.ptp(v) == 0 for v in side.values()) for side in (a, b)) or min(map(np.ptp, means)) == 0:
+        raise ValueError("constant")
+    return pearsonr(centred(x, groups), centred(y, groups)).statistic, np.corrcoef(*means)[0, 1]
+
+
+@wrong("which x never varies: within")
+def flat_groups_left_out(x, y, groups):
+    """Of x alone: what y does there no longer counts."""
+    kept = [i for i, g in enumerate(groups) if np.ptp(np.asarray(x)[np.asarray(groups) == g]) > 0]
+    between = plain_loops(x, y, groups)[1]
+    x, y, groups = (np.asarray(v)[kept] for v in (x, y, groups))
+    return safe_r(centred(x, groups), centred(y, groups)), between
+
+
+@wrong("within: ")
+def pairs_of_rows(x, y, groups):
+    """All differences between two rows of a group: a group counts by the square of its size."""
+    refuse(x, y, groups)
+    pairs = [(i, j) for i in range(len(x)) for j in range(len(x)) if groups[i] == groups[j]]
+    return safe_r(*([v[i] - v[j] for i, j in pairs] for v in (x, y))), plain_loops(x, y, groups)[1]
+
+
+@wrong("between: ")
+def means_in_two_orders(x, y, groups):
+    """x by sorted label, y as the labels come."""
+    within, _ = plain_loops(x, y, groups)
+    a, b = means_of(x, groups), means_of(y, groups)
+    return within, safe_r([a[g] for g in sorted(a)], list(b.values()))
+
+
+def half_checked(words, gap):
+    """Wrong in what it lets pass: `gap` mends the values, where right ones refuse them."""
+
+    def made(x, y, groups):
+        return plain_loops(*gap(x, y, groups))
+
+    made.__module__ = __name__
+    return wrong(words)(made)
+
+
+nan_in_x_filled = half_checked("NaN in x", lambda x, y, g: (np.where(np.isnan(x), 0.0, x), y, g))
+infinite_y_cut = half_checked("infinity in y", lambda x, y, g: (x, np.where(np.isinf(y), 0.0, y), g))
+short_y_filled = half_checked("y one row short", lambda x, y, g: (x, [*y, *[50.0] * (len(x) - len(y))], g))

@@ -1,0 +1,80 @@
+"""The generated parts of `docs/instructors.md`: `python -m checks.instructors` writes them anew.
+
+Times and points are the cards'; the common mistakes of an exercise are the wrong solutions in its bank.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+from personalab.course.cards import Card, cards
+from personalab.files import write
+from personalab.paths import ROOT
+
+PAGE = ROOT / "docs" / "instructors.md"
+_PART = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.S)
+
+
+def page() -> str:
+    """What the page must say."""
+    found = cards(ROOT / "exercises")
+    parts = {"schedule": _schedule(found), "mistakes": _mistakes(found)}
+    return _PART.sub(lambda part: f"{part[1]}{parts[part[2]]}\n{part[3]}", PAGE.read_text("utf-8"))
+
+
+def _schedule(found: dict[str, list[Card]]) -> str:
+    lines = ["| section | exercises | minutes by the cards | points | the longest |", "|---|---|---|---|---|"]
+    for section, own in found.items():
+        longest = max(own, key=lambda card: card.minutes)
+        points = sum(sum(card.graders.values()) for card in own)
+        shown = f"{longest.number} {longest.title}, {longest.minutes}"
+        lines.append(f"| {section} | {len(own)} | {sum(card.minutes for card in own)} | {points} | {shown} |")
+    every = [card for own in found.values() for card in own]
+    minutes, points = sum(card.minutes for card in every), sum(sum(card.graders.values()) for card in every)
+    return "\n".join([*lines, f"| all | {len(every)} | {minutes} | {points} | |"])
+
+
+def _mistakes(found: dict[str, list[Card]]) -> str:
+    lines = []
+    for card in (card for own in found.values() for card in own):
+        lines.append(f"**{card.number} {card.title}** ({card.minutes} minutes, difficulty {card.difficulty} of 5)\n")
+        for grader in card.graders:
+            lines.append(f"* `{grader}`: {'; '.join(_wrong(grader))}.")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _wrong(grader: str) -> Iterator[str]:
+    """The bank's wrong solutions: by their docstring's first line where they have one, else by their name."""
+    path = next((ROOT / "checks" / "bank").glob(f"section_*/{grader}.py"))
+    body = ast.parse(path.read_text("utf-8")).body
+    functions = [f for f in body if isinstance(f, ast.FunctionDef)]
+    makers = {"wrong"} | {f.name for f in functions if re.search(r"return .*wrong\(", ast.unparse(f))}
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and any(_maker(d) in makers for d in node.decorator_list):
+            yield _begun(ast.get_docstring(node) or _words(node.name))
+        elif isinstance(node, ast.Assign) and _maker(node.value) in makers and isinstance(node.targets[0], ast.Name):
+            yield _words(node.targets[0].id)
+
+
+def _maker(call: ast.expr) -> str:
+    """The name that a call begins with: of `wrong("…")(…)` it is wrong."""
+    while isinstance(call, ast.Call):
+        call = call.func
+    return call.id if isinstance(call, ast.Name) else ""
+
+
+def _begun(text: str) -> str:
+    """The first line, without a capital or a full stop."""
+    line = text.split("\n")[0].rstrip(".")
+    return line[0].lower() + line[1:] if line[1:2].islower() or line[1:2] == " " else line
+
+
+def _words(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).replace("_", " ").lower()
+
+
+if __name__ == "__main__":
+    write(PAGE, page())

@@ -1,0 +1,36 @@
+// Interactive figures load Plotly and their data when somebody opens them.
+let plotly;
+const waiting = {};
+
+function load(src) {
+  return new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = src;
+    script.onload = resolve;
+    script.onerror = () => reject(new Error(`${src} could not be loaded`));
+    document.head.append(script);
+  });
+}
+
+function showFigure(id, figure) {
+  const layout = { ...figure.layout, width: undefined, autosize: true };
+  Plotly.newPlot(waiting[id], figure.data, layout, { responsive: true, displaylogo: false });
+}
+
+document.addEventListener("toggle", async (event) => {
+  const details = event.target;
+  if (!details.matches("details.interactive") || !details.open || details.dataset.shown) return;
+  details.dataset.shown = "yes";
+  const place = details.querySelector("div");
+  waiting[place.id] = place;
+  plotly ??= load(new URL("../_static/plotly.min.js", document.baseURI).href);
+  await plotly;
+  await load(new URL(details.dataset.figure, document.baseURI).href);
+}, true);
+
+// What the theme leaves out for those who use a keyboard or a screen reader.
+document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll("pre").forEach((pre) => (pre.tabIndex = 0));
+  document.querySelectorAll("p[role=heading]:not([aria-level])").forEach((p) => p.setAttribute("aria-level", "2"));
+  document.querySelectorAll("summary[aria-label]").forEach((summary) => summary.removeAttribute("aria-label"));
+});

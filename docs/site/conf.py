@@ -1,0 +1,49 @@
+"""Sphinx's settings for the reading site; `python -m personalab site` puts its sources together."""
+
+from __future__ import annotations
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+
+project = "Persona Lab"
+author = "The Persona Lab authors"
+language = "en"
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+html_title = project
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = ["site.js"]
+html_show_sphinx = False
+html_copy_source = False
+html_show_sourcelink = False
+html_math_renderer = "mathml"
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "a11y-high-contrast-dark"
+
+nb_execution_mode = "off"  # outputs are those on record
+myst_enable_extensions = ["dollarmath", "deflist"]
+myst_heading_anchors = 4
+myst_links_external_new_tab = False
+suppress_warnings = ["toc.not_included"]  # decisions, which their own page lists
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the signature has them; jaxtyping's letters are in the architecture page
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+
+def _inline(writer, node: nodes.math) -> None:
+    writer.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def _display(writer, node: nodes.math_block) -> None:
+    writer.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    """Formulas as MathML, which browsers read by themselves: no script, nothing to fetch."""
+    app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_display, None))

@@ -1,0 +1,124 @@
+"""The options of `python -m personalab <command>`. In the syntax that `__main__` has, which old Pythons read too."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from personalab.setup import venv
+from personalab.setup.venv import ROOT
+
+# What made the committed data, and makes it again: a command's module, whose `make` takes the options.
+MAKERS = {
+    "capping": ("studies.capping", "Make the tier's capping configuration: minutes on the cpu tier."),
+    "capping-cost": ("studies.capping_cost", "Measure what the chosen caps cost; five minutes on the cpu tier."),
+    "transcripts": ("studies.conversations", "Hold the scripted conversations of assistant-axis/scenarios.json."),
+    "trait-vectors": ("studies.contrast", "Make trait vectors of your own: two minutes a trait on the cpu tier."),
+    "organism": ("studies.organism", "Finetune the trait organism: 33 minutes on two cores."),
+    "organism-report": ("studies.organism_report", "Measure the trait organism: 25 minutes."),
+    "sae": ("studies.sae_training", "Train the sparse autoencoder: nine minutes on two cores."),
+    "finetune": ("own_data", "Finetune on your own JSON Lines, or by a configuration: two minutes."),
+    "finetuning-study": ("studies.finetuning_study", "Finetune on 24 datasets and measure: an hour; resumes."),
+    "convert": ("lm.vector_files", "Vectors or caps to and from .pt of the papers, GGUF (llama.cpp, repeng), ours."),
+    "judge-fit": ("judging.fit", "Fit the embedded judge's heads on the labelled examples."),
+    "coherence": ("studies.coherence", "Fit the coherence that reads, and measure it: six minutes."),
+    "faults": ("studies.faults", "Count what faults, kills, full disks, damaged files cost: minutes."),
+}
+WEIGHTLESS = ("convert", "faults")  # of these, those that need none of the embedded models
+
+
+def add_options(sub: argparse.ArgumentParser, command: str) -> None:
+    """Those of a command of the course, and the environment that it enters."""
+    if command == "run":
+        sub.add_argument("--section", metavar="N", help="only this section, 4b for the bonus of 4 (default: all)")
+        sub.add_argument("--budget", choices=("full", "quick"), help="default: PERSONALAB_BUDGET, else full")
+    elif command == "record":
+        sub.add_argument("--section", metavar="N", help="only this section, 4b for the bonus of 4 (default: all)")
+        sub.add_argument("--seed", type=int, default=0, help="not 0: other answers; results beside those on record")
+    elif command == "notebooks":
+        sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
+        sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")
+        sub.add_argument("--release", type=Path, metavar="DIR", help="write exercises without solutions there instead")
+    elif command in ("hint", "explain"):
+        sub.add_argument("exercise", nargs="?", default="", help="1.4, or its function (default: the next to do)")
+    elif command == "grade":
+        _add_grade_options(sub)
+    elif command == "site":
+        sub.add_argument("--folder", type=Path, metavar="DIR", help="default: runs/site")
+        sub.add_argument("--no-api", action="store_true", help="without the reference from docstrings")
+    elif command == "test":
+        sub.add_argument("--all", action="store_true", help="the slow tests too")
+    elif command == "judge":
+        sub.add_argument("--rubric", required=True, help="trait:NAME, trait:ARTIFACT.json, role, delusion or coherence")
+        sub.add_argument("--input", type=Path, required=True, metavar="FILE", help="JSON Lines or CSV to score")
+        sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the same rows with a score")
+    elif command == "clean":
+        sub.add_argument("--all", action="store_true", help="also what this tier left in artifacts/")
+    elif command == "doctor":
+        sub.add_argument("--dtype", action="store_true", help="print the dtype that models are loaded in, and no more")
+    if command in ("test", "notebooks", "record"):
+        sub.set_defaults(enter=partial(venv.ensure_env, dev=True))
+    elif command == "site":
+        sub.set_defaults(enter=partial(venv.ensure_env, site=True))
+    elif command == "doctor":  # reports what is missing, so it installs nothing
+        sub.set_defaults(enter=venv.enter_env)
+    elif command == "clean":  # runs outside of what it removes
+        sub.set_defaults(enter=lambda: None)
+
+
+def _add_grade_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("submissions", nargs="+", type=Path, help="notebooks, or folders of them")
+    sub.add_argument("--out", type=Path, required=True, metavar="FILE", help="the table, comma-separated; resumes")
+    sub.add_argument("--html", type=Path, metavar="FILE", help="a page to read, with the graders' comments")
+    sub.add_argument("--section", default="", metavar="N", help="others get nothing (default: each notebook's own)")
+    sub.add_argument("--release", type=Path, default=ROOT / "exercises", metavar="DIR", help="as given to learners")
+    sub.add_argument("--jobs", type=int, default=2, help="notebooks at once, each with a GB of memory (default: 2)")
+    sub.add_argument("--seconds", type=float, default=60, help="of computing for an exercise (default: 60)")
+    sub.add_argument("--notebook-seconds", type=float, default=900, help="for a notebook (default: 900)")
+    sub.add_argument("--memory", type=int, default=4096, metavar="MIB", help="for a process (default: 4096)")
+    sub.add_argument("--draw", type=int, help="of the hidden cases, as an earlier report names it (default: another)")
+    sub.add_argument("--tiny", action="store_true", help="a tiny model in place of the notebook's: no weights, faster")
+
+
+def add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
+    """Those of a command that makes data."""
+    if command == "trait-vectors":
+        sub.add_argument("traits", nargs="*", help="default: all seven")
+        sub.add_argument("--questions", type=int, help="extraction questions of each trait (default: all)")
+    elif command == "organism":
+        sub.add_argument("what", nargs="?", choices=("train", "neutral"), default="train")
+        sub.add_argument("--per-trait", type=int, help="questions of every trait (default: all)")
+    elif command == "organism-report":
+        sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
+        sub.add_argument("--answers", dest="saved", type=Path, help="JSON Lines: read if it exists, else written")
+    elif command == "finetune":
+        sub.add_argument("file", type=Path, help="dialogues (.jsonl), or a configuration of upstream (.json)")
+        sub.add_argument("--model", help="in place of a configuration's; trait: the tier's own")
+        sub.add_argument("--unsloth", action="store_true", help="a configuration's model and adapter by Unsloth (GPU)")
+    elif command == "convert":
+        sub.add_argument("file", type=Path, metavar="FILE", help=".safetensors, .pt, .gguf, or a capping folder")
+        sub.add_argument("out", type=Path, metavar="OUT", help="likewise; its suffix says what is written")
+        sub.add_argument("--model", help="id or folder: refuse vectors that do not fit its blocks and width")
+        sub.add_argument("--rows", choices=("blocks", "hidden_states"), help="of a .pt where nothing else tells")
+        layouts = ("ours", "persona_vectors", "axis", "role", "gguf")
+        sub.add_argument("--as", dest="layout", choices=layouts, help="layout of OUT, needed for a .pt")
+        sub.add_argument("--scale", type=float, default=1.0, help="multiply the vectors (default: 1, as they are)")
+    elif command == "finetuning-study":
+        sub.add_argument("parts", nargs="*", help="shift, prevention, screening (default: all)")
+        sub.add_argument("--rows", type=int, help="of each dataset (default: 75 on the cpu tier, all elsewhere)")
+        sub.add_argument("--category", dest="categories", action="append", default=[], help="only this; repeatable")
+        sub.add_argument("--again", action="store_true", help="make also what is there")
+    elif command == "faults":
+        sub.add_argument("--requests", type=int, default=1000, metavar="N", help="to the faulty server (default: 1000)")
+        sub.add_argument("--kills", dest="n_kills", type=int, default=50, metavar="N", help="in all (default: 50)")
+        sub.add_argument("--seed", type=int, default=0, help="of the faults and of the moments of the kills")
+        sub.add_argument("--record", dest="on_record", action="store_true", help="write benchmarks/results/faults.json")
+    elif command == "coherence":
+        sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
+    elif command == "sae":
+        sub.add_argument("--block", type=int, default=14, help="block whose output it reads (default: 14)")
+        sub.add_argument("--tokens", type=int, help="activations to train on (default: what fits in nine minutes)")
+    if command in ("trait-vectors", "organism", "sae", "finetune", "finetuning-study"):
+        default = "among your artifacts" if command == "trait-vectors" else "the committed one"
+        sub.add_argument("--folder", type=Path, help=f"where it goes (default: {default})")
