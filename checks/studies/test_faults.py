@@ -23,13 +23,17 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 @forks
 def test_forty_requests_and_five_kills(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    yours = [path for folder in ("artifacts", "benchmarks/results", "solutions") for path in (ROOT / folder).rglob("*")]
+    before = [(path, path.stat().st_mtime_ns) for path in yours]
     rows = faults.measure(40, 5, 0, tmp_path)
+    assert [(path, path.stat().st_mtime_ns) for path in yours] == before
     assert not any(row.lost or row.twice for row in rows), capsys.readouterr().out
     times = Counter[str]()
     for row in rows:
         times[row.disturbed] += row.times
     assert times["kills"] == 5 and times[f"faults of {len(KINDS)} kinds"] > 3 and times["damaged files"] > 50
     assert sum(row.n for row in rows if row.disturbed == "kills") > 50
+    assert not [row.notes for row in rows if row.disturbed == "full disks" and row.notes]  # every error names the disk
 
 
 def test_answers_that_are_not_kept_are_paid_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

