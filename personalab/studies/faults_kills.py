@@ -165,7 +165,7 @@ def kills(job: Job, n: int, folder: Path, seed: int) -> Row:
         done, killed = code == 0, killed + (code is None)
         if done:
             runs += 1
-        elif code:
+        elif code or killed > n:  # it failed, or hung where nothing disturbed it
             row.lost += 1
             row.notes.append(last_words(place))
             break
