@@ -64,7 +64,7 @@ def measure(requests: int, n_kills: int, seed: int, folder: Path) -> list[Row]:
     """All rows; a line is printed as each begins."""
     small = max(20, requests // 10)
     rows = [_said(faulty_server(requests, seed, _new(folder, "requests")))]
-    rows.append(_said(two_processes(requests, seed, _new(folder, "two"))))
+    rows.append(_said(two_processes(requests // 3, seed, _new(folder, "two"))))
     place = _new(folder, "kills")
     with all_jobs(place, SHARE, small, seed) as jobs:
         for i, job in enumerate(jobs):
