@@ -86,9 +86,9 @@ def claimed(key: str, room: int = 0) -> Iterator[None]:
         lock.acquire()
         _room(key).write_bytes(bytes(room))
     except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", None) in _FULL:
+        if isinstance(error, OSError) and error.errno in _FULL:
             _let_go(lock, key)
-            raise OSError(error.errno, f"{_ROOMLESS} ({os.strerror(error.errno)})", str(path.parent)) from error
+            raise OSError(error.errno, f"{_ROOMLESS} ({error.strerror})", str(path.parent)) from error
         warnings.warn(f"Another process may ask the same: {path} cannot be locked ({error}).", stacklevel=3)
     try:
         yield

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,10 @@ def pipeline(folder: Path) -> None:
         return answer_questions(model, tokenizer, [prompt] * len(questions), questions, steers, max_tokens=16)
 
     prompts = {"pos": "You are a pirate.", "neg": "You are helpful."}
-    answers = {side: step(f"{side}.json", lambda side=side: under(prompts[side])) for side in prompts}
+    answers = {side: step(f"{side}.json", partial(under, prompts[side])) for side in prompts}
     vectors = step("vectors.safetensors", lambda: means("pos") - means("neg"))
     for coefficient in (-2, 2):
-        step(f"steered_{coefficient}.json", lambda c=coefficient: under(None, Steer(2, vectors[2], c)))
+        step(f"steered_{coefficient}.json", partial(under, None, Steer(2, vectors[2], coefficient)))
 
 
 def steps(folder: Path) -> Pieces:

@@ -100,11 +100,13 @@ def launch(
     """Start `work(folder, *arguments)` in a process of its own; returns when it has begun."""
     folder.mkdir(parents=True, exist_ok=True)
     methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if "forkserver" in methods:  # imports torch once; every process is a fork of it
         context.set_forkserver_preload(["personalab.studies.faults_jobs"])
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(theirs, work, folder, arguments, environment(folder)), daemon=True)
+    process: multiprocessing.process.BaseProcess = context.Process(
+        target=_run, args=(theirs, work, folder, arguments, environment(folder)), daemon=True
+    )
     process.start()
     theirs.close()
     ours.recv_bytes()
