@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from personalab import __version__
-from personalab.command_options import MAKERS, add_maker_options, add_options
+from personalab.command_options import MAKERS, WEIGHTLESS, add_maker_options, add_options
 from personalab.setup import venv
 from personalab.setup.venv import ROOT, SetupError, run_child
 
@@ -214,7 +214,7 @@ def clean(args: argparse.Namespace) -> int:
 def make(args: argparse.Namespace) -> int:
     """Run one of the `MAKERS`."""
     module = importlib.import_module(f"personalab.{MAKERS[args.command][0]}")
-    if args.command != "convert":  # a file's work
+    if args.command not in WEIGHTLESS:
         _ensure_weights()
     options = {name: value for name, value in vars(args).items() if name not in ("command", "call", "enter")}
     _setting(lambda: module.make(**options))

@@ -23,7 +23,9 @@ MAKERS = {
     "convert": ("lm.vector_files", "Vectors or caps to and from .pt of the papers, GGUF (llama.cpp, repeng), ours."),
     "judge-fit": ("judging.fit", "Fit the embedded judge's heads on the labelled examples."),
     "coherence": ("studies.coherence", "Fit the coherence that reads, and measure it: six minutes."),
+    "faults": ("studies.faults", "Count what faults, kills, full disks, damaged files cost: minutes."),
 }
+WEIGHTLESS = ("convert", "faults")  # of these, those that need none of the embedded models
 
 
 def add_options(sub: argparse.ArgumentParser, command: str) -> None:
@@ -107,6 +109,11 @@ def add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--rows", type=int, help="of each dataset (default: 75 on the cpu tier, all elsewhere)")
         sub.add_argument("--category", dest="categories", action="append", default=[], help="only this; repeatable")
         sub.add_argument("--again", action="store_true", help="make also what is there")
+    elif command == "faults":
+        sub.add_argument("--requests", type=int, default=1000, metavar="N", help="to the faulty server (default: 1000)")
+        sub.add_argument("--kills", dest="n_kills", type=int, default=50, metavar="N", help="in all (default: 50)")
+        sub.add_argument("--seed", type=int, default=0, help="of the faults and of the moments of the kills")
+        sub.add_argument("--record", dest="on_record", action="store_true", help="write benchmarks/results/faults.json")
     elif command == "coherence":
         sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
     elif command == "sae":

@@ -25,6 +25,7 @@ from personalab.lm.seeds import occurrences, request_seed
 Conversation = Sequence[Mapping[str, str]]
 
 TOP_LOGPROBS = 20  # the most that OpenAI gives, and what Chen et al. 2025 read
+BYTES_PER_TOKEN = 16  # our choice: English takes 4, escaped Chinese 6
 EMBEDDED_IN_FLIGHT = 288  # our choice: three of the worker's batches, so that it can put like to like
 
 
@@ -75,6 +76,7 @@ def generate_response(
     Raises:
         openai.OpenAIError: if the call fails for good, after the retries.
         NoContentError: if the reply holds no text.
+        OSError: if the disk is too full to keep a reply; nothing is asked then.
         TypeError: if `messages` is not a list of messages with role and content.
     """
     client = client or shared_client(model)
@@ -246,9 +248,14 @@ def _ask(client: openai.OpenAI, call: Call) -> str:
     """Send the request, where it is paid for never in two processes at once, and keep the reply when it arrives."""
     if is_embedded(client) or active_script():
         return _asked(client, call)
-    with cache.claimed(call.key):
+    with cache.claimed(call.key, _room_for(call)):
         cached = _cached(call)
         return _asked(client, call) if cached is None else cached
+
+
+def _room_for(call: Call) -> int:
+    """Bytes that its reply will hardly exceed, with its request and, where these are asked for, probabilities."""
+    return BYTES_PER_TOKEN * call.body["max_tokens"] + 2 * len(json.dumps(call.body)) + 2048
 
 
 def _asked(client: openai.OpenAI, call: Call) -> str:

@@ -8,7 +8,8 @@ from personalab import paths, tiers
 from personalab.setup.venv import SetupError
 
 COURSE = ("run", "record", "test", "lab", "notebooks", "bench", "clean")  # commands that work on the course's folder
-ELSEWHERE = ("trait-vectors", "finetune")  # makers whose default is among your own files
+# Makers that write among your own files, where you say, or nowhere.
+ELSEWHERE = ("trait-vectors", "finetune", "convert", "faults")
 
 
 def check(command: str, maker: bool, folder: Path | None) -> None:
