@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.lm.content_guard import guarded
+from personalab.lm.counting import watch
 from personalab.paths import ROOT
 from personalab.setup.machine import dtype_name
 from personalab.tiers import EMBEDDED_MODEL, TRAIT_ORGANISM, Tier, current_tier
@@ -80,7 +81,7 @@ def load_named(model_id: str, tier: Tier | None = None) -> tuple[PreTrainedModel
         model, tokenizer = _load_shared(model_id, tier)
     else:
         model, tokenizer = _load_hub(model_id, tier)
-    return model.eval(), tokenizer
+    return watch(model.eval(), model_id), tokenizer
 
 
 def check_depth(model: nn.Module, tier: Tier) -> None:
