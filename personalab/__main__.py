@@ -26,23 +26,21 @@ _SKIP_NOTEBOOKS = ("--extend-exclude", "exercises,solutions,workbook")
 
 def setup(args: argparse.Namespace) -> int:
     """Make the environment; fetch and convert the embedded models unless the current tier does without."""
-    from personalab import tiers
-    from personalab.setup.machine import dtype_name
+    from personalab.setup.machine import tier_dtype
 
     _ensure_weights()
-    print(f"Computes in {_setting(lambda: dtype_name(tiers.current_tier().dtype))} (PERSONALAB_DTYPE changes that).")
+    print(f"Computes in {_setting(tier_dtype)} (PERSONALAB_DTYPE changes that).")
     print("Ready. Next: python3 -m personalab run   (or: make run)")
     return 0
 
 
 def doctor(args: argparse.Namespace) -> int:
     """Print what this machine has, which tier fits it, and what is missing."""
-    from personalab import tiers
     from personalab.setup import doctor as report
-    from personalab.setup.machine import dtype_name
+    from personalab.setup.machine import tier_dtype
 
     if args.dtype:
-        print(_setting(lambda: dtype_name(tiers.current_tier().dtype)))
+        print(_setting(tier_dtype))
         return 0
     code = report.main()
     if args.ask:
@@ -58,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from personalab.course import running
 
     if args.dry_run:
+        _ensure_weights()
         return _setting(lambda: tier_commands.dry_run(args.section))
     budget = args.budget or _setting(tiers.budget)
     _setting(lambda: running.chosen(args.section, ROOT))

@@ -8,6 +8,7 @@ its own, which goes when it ends.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from personalab.endpoint.stand_in import StandIn, Traffic, stand_in
 from personalab.paths import ROOT
 from personalab.sae.files import OWN as OWN_SAE
 from personalab.setup import work
+from personalab.setup.gpu import GPUS
 from personalab.setup.work import Work
 from personalab.studies.tiny_hub import make_artifacts, make_datasets, make_hub, shrunk
 from personalab.tiers import BLOCKS, Tier, current_tier
@@ -31,7 +33,7 @@ def walk(section: str | None, root: Path = ROOT) -> int:
         ValueError: for a section without a notebook, and for a tier whose models this machine runs anyway.
     """
     tier = current_tier()
-    if tier.in_process:
+    if tier.name not in GPUS:
         raise ValueError(
             f"A dry run is for a tier that this machine need not hold; {tier.name!r} runs as it is: "
             "python -m personalab run --budget quick. For another, set PERSONALAB_TIER to colab or a100."
@@ -43,7 +45,7 @@ def walk(section: str | None, root: Path = ROOT) -> int:
         make_datasets(place / "datasets")
         artifacts = place / "artifacts"
         make_artifacts(artifacts / tier.folder, shrunk(tier))
-        setting = _setting(place, artifacts / tier.folder / "sae", server) | _blocks(shrunk(tier))
+        setting = _setting(place, artifacts / tier.folder / "sae", server, tier) | _blocks(shrunk(tier))
         for number, path in notebooks.items():
             done = run_section(number, path, BUDGET, root, artifacts, setting)
             failed += bool(done.problems)
@@ -52,8 +54,9 @@ def walk(section: str | None, root: Path = ROOT) -> int:
     return int(failed > 0)
 
 
-def _setting(place: Path, sae: Path, server: StandIn) -> dict[str, str]:
-    """The kernels' environment: no hub, no key, no answer kept, whatever this machine's user has set."""
+def _setting(place: Path, sae: Path, server: StandIn, tier: Tier) -> dict[str, str]:
+    """The kernels' environment: no hub, no key, no answer kept, whatever this machine's user has set; the card's dtype,
+    since "auto" would mean this CPU's."""
     return {
         "HF_HOME": str(place),
         "HF_HUB_CACHE": str(place / "hub"),
@@ -61,6 +64,7 @@ def _setting(place: Path, sae: Path, server: StandIn) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "HF_TOKEN": "",
         "CUDA_VISIBLE_DEVICES": "",
+        "PERSONALAB_DTYPE": os.environ.get("PERSONALAB_DTYPE") or GPUS[tier.name].dtype,
         "OPENAI_BASE_URL": server.url,
         "OPENAI_API_KEY": "",
         "OPENROUTER_API_KEY": "",

@@ -139,7 +139,7 @@ def _environment(tier: Tier, budget: str, root: Path, scratch: str) -> dict[str,
     """
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([str(root), str(ROOT), env.get("PYTHONPATH", "")])))
-    fresh = {"PERSONALAB_RESPONSE_CACHE": "off"} if tier.in_process and budget == "full" else {}
+    fresh = {"PERSONALAB_RESPONSE_CACHE": "off"} if tier.answers_here and budget == "full" else {}
     setting = {"PERSONALAB_BUDGET": budget, "PERSONALAB_TIER": tier.name, "TQDM_DISABLE": "1"}
     return env | setting | fresh | {RECORD: str(Path(scratch, "results.json"))}
 

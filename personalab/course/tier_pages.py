@@ -112,20 +112,12 @@ def counted(root: Path = ROOT) -> list[str]:
     for key, tokens in json.loads(read_text(root / COUNTED)).items():
         section, budget = key.split("/")
         steps = work_of(section, tier, tier.budgets[budget])
-        answers = sum(step.n for step in steps if step.written and step.model != "judge")
-        formula = {"read": _all_read(steps), "decoded": _all_written(steps) - answers}
+        answers = sum(step.n for step in steps if step.written)
+        formula = {"read": read(steps, hosted=False), "decoded": written(steps, hosted=False) - answers}
         for what, n in formula.items():
             here = sum(found[what] for found in tokens.values())
             lines.append(f"| {section} | {budget} | {what} | {here:,} | {n:,} | {here / n:.2f} |")
     return lines
-
-
-def _all_read(steps: list[Work]) -> int:
-    return read(steps, hosted=True) + read(steps, hosted=False)  # the embedded model is behind its own endpoint
-
-
-def _all_written(steps: list[Work]) -> int:
-    return written(steps, hosted=True) + written(steps, hosted=False)
 
 
 def build(root: Path = ROOT, *, check: bool = False) -> list[Path]:

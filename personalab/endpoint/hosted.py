@@ -16,7 +16,7 @@ TRIES = 2  # a name that is wrong is wrong at once; a busy server gets another c
 
 def hosted_models(tier: Tier) -> dict[str, str]:
     """Variable that names a model -> its id, for the models that `tier` asks an endpoint for."""
-    found = {} if tier.in_process else {"PERSONALAB_RESPONSE_MODEL": tier.response_model}
+    found = {} if tier.answers_here else {"PERSONALAB_RESPONSE_MODEL": tier.response_model}
     return found if tier.judged_here else found | {"PERSONALAB_JUDGE_MODEL": tier.judge_model}
 
 

@@ -13,8 +13,7 @@ from typing import Any
 
 from personalab.files import write
 from personalab.setup.doctor import examine_machine
-from personalab.setup.machine import cpu_name, dtype_name
-from personalab.tiers import current_tier
+from personalab.setup.machine import cpu_name, tier_dtype
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn")
 
@@ -58,7 +57,7 @@ def _torch_settings() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch is None:
         return {"dtype": None, "threads": None}
-    return {"dtype": dtype_name(current_tier().dtype), "threads": torch.get_num_threads()}
+    return {"dtype": tier_dtype(), "threads": torch.get_num_threads()}
 
 
 def _tokens() -> dict[str, dict[str, int]]:

@@ -17,7 +17,7 @@ from personalab import tiers
 from personalab.files import dotenv_text
 from personalab.paths import INSTALLED, ROOT, cache_dir, workplace
 from personalab.setup import venv, weights
-from personalab.setup.machine import GEMM_SIZE, cpu_name, dtype_name, gemm_seconds, store
+from personalab.setup.machine import GEMM_SIZE, cpu_name, gemm_seconds, store, tier_dtype
 from personalab.setup.shapes import SHAPES
 
 GB = 1e9
@@ -193,7 +193,7 @@ def problems_of(tier: tiers.Tier, machine: Machine) -> list[Problem]:
     if tier.judged_here:
         found += weights_problems()
     found += gate_problems(tier)
-    if tier.in_process and tier.judged_here:
+    if tier.answers_here and tier.judged_here:
         return found
     keys = key_settings()
     if not any(keys[key] for key in ENDPOINT_KEYS):
@@ -240,12 +240,14 @@ def _speed() -> str:
 def _dtype(tier: tiers.Tier) -> str:
     """What models are loaded in, and who says so."""
     try:
-        name = dtype_name(tier.dtype)
+        name = tier_dtype()
     except metadata.PackageNotFoundError:  # torch, reported among the packages
         return "not decided: torch is missing"
     if os.environ.get("PERSONALAB_DTYPE"):
         return f"{name}, by PERSONALAB_DTYPE"
-    return f"{name}, measured once and kept in {store()}" if tier.dtype == "auto" else f"{name}, by the tier"
+    if tier.dtype != "auto":
+        return f"{name}, by the tier"
+    return f"{name}, measured once and kept in {store()}" if tier.embedded else f"{name}, by machine and model"
 
 
 def main() -> int:

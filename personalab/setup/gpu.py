@@ -61,7 +61,7 @@ def needs(steps: Sequence[Work], tier: Tier, gpu: Gpu) -> Needs:
 
 def _step_needs(step: Work, tier: Tier, gpu: Gpu) -> Needs:
     shape: Shape = SHAPES[getattr(tier, f"{step.model}_model")]
-    weights, eager = shape.weight_bytes(gpu.dtype), tier.attention == "eager"
+    weights, eager = shape.weight_bytes(gpu.dtype), shape.family == "gemma2"  # it caps its attention logits
     length = step.read + step.written
     reading = shape.flops(step.tokens_read * step.passes) / (FLOPS_SHARE * gpu.flops)
     if step.passes > 1:

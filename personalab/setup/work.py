@@ -9,7 +9,7 @@ holds the two together, and docs/tiers/README.md says how the embedded model's o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from personalab.tiers import Budget, Tier
 
@@ -147,15 +147,18 @@ SECTIONS = {"1": section_1, "2": section_2, "3": section_3, "4": section_4, "4b"
 
 
 def work_of(section: str, tier: Tier, budget: Budget) -> list[Work]:
-    """Every step of a section; those of a model that answers in this process count as this machine's.
+    """Every step of a section. Where personas' answers come from this process, they are the persona model's; scores
+    of the embedded judge are no work for a GPU, and left out.
 
     Raises:
         ValueError: for a section that nobody has counted.
     """
     if section not in SECTIONS:
         raise ValueError(f"section {section!r} is not counted in personalab/setup/work.py: it has {list(SECTIONS)}.")
-    steps = SECTIONS[section](tier, budget)
-    return [step for step in steps if step.n and not (step.model == "judge" and tier.judged_here)]
+    steps = [step for step in SECTIONS[section](tier, budget) if step.n]
+    if tier.answers_here:
+        steps = [replace(step, model="persona") if step.model == "response" else step for step in steps]
+    return [step for step in steps if not (step.model == "judge" and tier.judged_here)]
 
 
 def calls(steps: Sequence[Work]) -> int:
