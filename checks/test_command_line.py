@@ -90,3 +90,14 @@ def test_make_passes_its_arguments_on() -> None:
         command = ["make", "--dry-run", name, "ARGS=--one two", "PYTHON=python"]
         said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert said.strip() == f"python -m personalab {name} --one two"
+
+
+def test_a_windows_console_can_print_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes through a pipe there is cp1252."""
+    monkeypatch.setenv("PERSONALAB_VENV", "off")
+    top = cli.parser()
+    subparsers = next(action for action in top._actions if action.dest == "command")
+    for sub in (top, *subparsers.choices.values()):
+        assert sub.format_help().encode("cp1252")
+    assert cli.main(["tiers"]) == 0
+    assert capsys.readouterr().out.encode("cp1252")

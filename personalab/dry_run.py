@@ -20,10 +20,13 @@ from personalab.sae.files import OWN as OWN_SAE
 from personalab.setup import work
 from personalab.setup.gpu import GPUS
 from personalab.setup.work import Work
-from personalab.studies.tiny_hub import make_artifacts, make_datasets, make_hub, shrunk
+from personalab.studies.tiny_hub import depth_of, make_artifacts, make_datasets, make_hub, shrunk
 from personalab.tiers import BLOCKS, Tier, current_tier
 
 BUDGET = "dry"
+# How far a count may lie from its formula. Answers are nearly exact; texts are longer or shorter than their mean, and
+# what they share is read once.
+LIMITS = {"calls": (0.9, 1.1), "tokens sent": (0.6, 1.4), "tokens read": (0.6, 1.6), "tokens decoded": (0.75, 1.25)}
 
 
 def walk(section: str | None, root: Path = ROOT) -> int:
@@ -48,8 +51,12 @@ def walk(section: str | None, root: Path = ROOT) -> int:
         setting = _setting(place, artifacts / tier.folder / "sae", server, tier) | _blocks(shrunk(tier))
         for number, path in notebooks.items():
             done = run_section(number, path, BUDGET, root, artifacts, setting)
+            traffic = server.take()
+            lines = _report(done, traffic, tier)
+            if not done.problems:
+                lines += _compared(done, traffic, tier)
             failed += bool(done.problems)
-            print(*_report(done, server.take(), tier), *done.problems, sep="\n", flush=True)
+            print(*lines, *done.problems, sep="\n", flush=True)
     print(f"Dry run of tier {tier.name}: {len(notebooks) - failed} of {len(notebooks)} sections passed.")
     return int(failed > 0)
 
@@ -87,10 +94,20 @@ def _report(done: Finished, traffic: Mapping[str, Traffic], tier: Tier) -> list[
         lines.append(f"  loaded {name} ({uses.get(name, 'other')}): {tokens}")
     for name, t in traffic.items():
         lines.append(f"  asked {name}: {t.calls:,} calls, {t.read:,} tokens read, {t.written:,} written")
-    expected = _formula(work.work_of(done.section, tier, tier.budgets[BUDGET]))
-    counted = _counted(done, traffic)
-    shares = ", ".join(f"{what} {counted[what]:,} ({counted[what] / n:.2f})" for what, n in expected.items() if n)
-    return [*lines, f"  counted, and as a share of the formula's (personalab/setup/work.py): {shares}"]
+    return lines
+
+
+def _compared(done: Finished, traffic: Mapping[str, Traffic], tier: Tier) -> list[str]:
+    """What a section counted beside what `personalab.setup.work` expects; noted as a problem where they are apart."""
+    steps = work.work_of(done.section, tier, tier.budgets[BUDGET], depth_of(tier.trait_model))
+    counted, shares = _counted(done, traffic), []
+    for what, n in _formula(steps).items():
+        shares.append(f"{what} {counted[what]:,} of {n:,}")
+        low, high = LIMITS[what]
+        if not low * n <= counted[what] <= high * n:
+            apart = f"Counted {counted[what]:,} {what} where personalab/setup/work.py expects {n:,}"
+            done.problems.append(f"{apart}: bring section_{done.section} there up to date.")
+    return [f"  beside the formulas of the tier's page: {', '.join(shares)}"]
 
 
 def _formula(steps: Sequence[Work]) -> dict[str, int]:

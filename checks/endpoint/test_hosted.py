@@ -30,7 +30,9 @@ def test_each_is_asked_once(server: Server) -> None:
 
 
 def test_the_tier_decides_who_is_hosted() -> None:
-    assert hosted_models(tiers.TIERS["cpu"]) == {}
+    assert hosted_models(tiers.TIERS["cpu"]) == hosted_models(tiers.TIERS["colab"]) == {}
+    judged_elsewhere = tiers.use_tier("colab", judge_model="judge-x")
+    assert hosted_models(judged_elsewhere) == {"PERSONALAB_JUDGE_MODEL": "judge-x"}
     assert list(hosted_models(A100)) == ["PERSONALAB_RESPONSE_MODEL", "PERSONALAB_JUDGE_MODEL"]
 
 

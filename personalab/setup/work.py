@@ -54,7 +54,7 @@ class Work:
         return self.n * self.written
 
 
-def section_1(tier: Tier, budget: Budget) -> list[Work]:
+def section_1(tier: Tier, budget: Budget, depth: int) -> list[Work]:
     """Personas answer; a judge reads; activations are read after one block."""
     n, t, prompt = min(budget.n_questions, QUESTIONS), budget.max_tokens, 13 + SYSTEM + TEMPLATE
     return [
@@ -65,7 +65,7 @@ def section_1(tier: Tier, budget: Budget) -> list[Work]:
     ]
 
 
-def section_2(tier: Tier, budget: Budget) -> list[Work]:
+def section_2(tier: Tier, budget: Budget, depth: int) -> list[Work]:
     """Steering and capping along the Assistant Axis."""
     full, t = budget.n_questions > 10, min(budget.max_tokens, 28)
     evaluation, part, prompt = EVALUATION if full else EVALUATION // 3, 16 if full else 8, SYSTEM + TEMPLATE
@@ -86,9 +86,9 @@ def section_2(tier: Tier, budget: Budget) -> list[Work]:
     ]
 
 
-def section_3(tier: Tier, budget: Budget) -> list[Work]:
+def section_3(tier: Tier, budget: Budget, depth: int) -> list[Work]:
     """Trait vectors from contrasting prompts, their block, and an autoencoder."""
-    full, t, depth = budget.n_questions > 10, budget.max_tokens, _depth(tier)
+    full, t = budget.n_questions > 10, budget.max_tokens
     n, steer, blocks = (20, 6, len(range(2, depth - 1, 3))) if full else (8, 3, len(range(2, depth - 1, 9)))
     prompt = SYSTEM + QUESTION + TEMPLATE
     pairs, held = TRAITS * INSTRUCTIONS * 2 * n, TRAITS * 2 * (n - 1)
@@ -110,7 +110,7 @@ def section_3(tier: Tier, budget: Budget) -> list[Work]:
     ]
 
 
-def section_4(tier: Tier, budget: Budget) -> list[Work]:
+def section_4(tier: Tier, budget: Budget, depth: int) -> list[Work]:
     """Steering along trait vectors, monitoring, the geometry of traits."""
     full, t, n = budget.n_questions > 10, budget.max_tokens, min(budget.n_questions, 20)
     coefficients, prompt = (10 if tier.embedded else 11), QUESTION + TEMPLATE
@@ -128,7 +128,7 @@ def section_4(tier: Tier, budget: Budget) -> list[Work]:
     ]
 
 
-def section_4b(tier: Tier, budget: Budget) -> list[Work]:
+def section_4b(tier: Tier, budget: Budget, depth: int) -> list[Work]:
     """Finetuning on datasets that teach a trait; the study itself is `python -m personalab finetuning-study`."""
     full, rows = budget.n_questions >= 20, 75 if budget.n_questions >= 20 else 16
     tunes, asked = (4 if full else 1), TRAITS * 20
@@ -136,26 +136,28 @@ def section_4b(tier: Tier, budget: Budget) -> list[Work]:
         Work("finetuning", "trait", tunes * rows, 150, passes=3),
         Work("answers afterwards", "trait", tunes * asked, QUESTION + TEMPLATE, 32),
         Work("your own answers to rows", "trait", rows, 40, 40),
-        Work("states before the answer", "trait", (3 * 2 * max(1, tunes - 1) + tunes + 1) * asked, QUESTION + TEMPLATE),
+        Work("states before the answer", "trait", (3 * 2 * max(1, tunes - 1) + tunes + 1) * asked, QUESTION + 30),
         Work("activations", "trait", 2 * rows, 120),
         Work("trait scores", "judge", tunes * asked, RUBRIC + 32, 3),
-        Work("coherence scores", "judge", tunes * asked, RUBRIC // 2 + 32, 3),
     ]
 
 
 SECTIONS = {"1": section_1, "2": section_2, "3": section_3, "4": section_4, "4b": section_4b}
 
 
-def work_of(section: str, tier: Tier, budget: Budget) -> list[Work]:
+def work_of(section: str, tier: Tier, budget: Budget, depth: int | None = None) -> list[Work]:
     """Every step of a section. Where personas' answers come from this process, they are the persona model's; scores
     of the embedded judge are no work for a GPU, and left out.
+
+    Args:
+        depth: the trait model's number of blocks (default: what is published).
 
     Raises:
         ValueError: for a section that nobody has counted.
     """
     if section not in SECTIONS:
         raise ValueError(f"section {section!r} is not counted in personalab/setup/work.py: it has {list(SECTIONS)}.")
-    steps = [step for step in SECTIONS[section](tier, budget) if step.n]
+    steps = [step for step in SECTIONS[section](tier, budget, depth or _depth(tier)) if step.n]
     if tier.answers_here:
         steps = [replace(step, model="persona") if step.model == "response" else step for step in steps]
     return [step for step in steps if not (step.model == "judge" and tier.judged_here)]
