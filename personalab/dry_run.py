@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from personalab.course.running import Finished, chosen, run_section
@@ -23,7 +24,7 @@ from personalab.setup.work import Work
 from personalab.studies.tiny_hub import depth_of, make_artifacts, make_datasets, make_hub, shrunk
 from personalab.tiers import BLOCKS, Tier, current_tier
 
-BUDGET = "dry"
+BUDGET, JUDGE = "dry", "stand-in-judge"
 # How far a count may lie from its formula. Answers are nearly exact; texts are longer or shorter than their mean, and
 # what they share is read once.
 LIMITS = {"calls": (0.9, 1.1), "tokens sent": (0.6, 1.4), "tokens read": (0.6, 1.6), "tokens decoded": (0.75, 1.25)}
@@ -50,15 +51,23 @@ def walk(section: str | None, root: Path = ROOT) -> int:
         make_artifacts(artifacts / tier.folder, shrunk(tier))
         setting = _setting(place, artifacts / tier.folder / "sae", server, tier) | _blocks(shrunk(tier))
         for number, path in notebooks.items():
-            done = run_section(number, path, BUDGET, root, artifacts, setting)
+            here = _judged(tier, number)
+            judge = {} if here is tier else {"PERSONALAB_JUDGE_MODEL": here.judge_model}
+            done = run_section(number, path, BUDGET, root, artifacts, setting | judge)
             traffic = server.take()
-            lines = _report(done, traffic, tier)
+            lines = _report(done, traffic, here)
             if not done.problems:
-                lines += _compared(done, traffic, tier)
+                lines += _compared(done, traffic, here)
             failed += bool(done.problems)
             print(*lines, *done.problems, sep="\n", flush=True)
     print(f"Dry run of tier {tier.name}: {len(notebooks) - failed} of {len(notebooks)} sections passed.")
     return int(failed > 0)
+
+
+def _judged(tier: Tier, section: str) -> Tier:
+    """`tier` as a section is walked: where Section 3 looks for pairs that differ in a trait, the embedded judge would
+    find none among a random model's answers, and a judge by choice, which the stand-in plays, takes its place."""
+    return replace(tier, judge_model=JUDGE) if section == "3" and tier.judged_here else tier
 
 
 def _setting(place: Path, sae: Path, server: StandIn, tier: Tier) -> dict[str, str]:

@@ -17,8 +17,10 @@ import torch
 from safetensors.torch import load_file
 
 from personalab import dry_run, tiers
-from personalab.endpoint.stand_in import reply_to, stand_in
+from personalab.course.running import Finished
+from personalab.endpoint.stand_in import Traffic, reply_to, stand_in
 from personalab.paths import ROOT
+from personalab.setup import work
 from personalab.setup.shapes import SHAPES
 from personalab.studies import tiny_hub
 
@@ -52,9 +54,12 @@ def a100(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("a100")
-def test_the_tiers_own_models_and_files_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tiers_own_models_and_files_are_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     notebook(tmp_path, CELL.format(root=str(ROOT)), "model(torch.zeros(2, 5, dtype=torch.long))")
     before = sorted(p for p in ROOT.rglob("artifacts/**/*") if p.is_file())
+    monkeypatch.setattr(dry_run, "LIMITS", dict.fromkeys(dry_run.LIMITS, (0, float("inf"))))
     assert dry_run.walk(None, tmp_path) == 0
     printed = capsys.readouterr().out
     assert "loaded google/gemma-2-27b-it (persona): 10 tokens read" in printed
@@ -64,6 +69,20 @@ def test_the_tiers_own_models_and_files_are_found(tmp_path: Path, capsys: pytest
     notebook(tmp_path, "import os\nassert not os.environ['HF_TOKEN']", "1 / 0")
     assert dry_run.walk(None, tmp_path) == 1
     assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("calls", "says"), [(1.0, ""), (1.05, ""), (0.5, "calls where personalab/setup/work.py expects")]
+)
+def test_a_count_apart_from_its_formula_is_a_problem(calls: float, says: str) -> None:
+    tier = tiers.TIERS["a100"]
+    steps = work.work_of("4", tier, tiers.DRY, tiny_hub.depth_of(tier.trait_model))
+    found = dry_run._formula(steps)
+    tokens = {"m": {"passes": 1, "read": found["tokens read"], "decoded": found["tokens decoded"]}}
+    done = Finished("4", Path("4.ipynb"), nbformat.v4.new_notebook(), 1.0, [], machine={"tokens": tokens})
+    traffic = {"judge": Traffic(int(calls * found["calls"]), found["tokens sent"], 0)}
+    (line,) = dry_run._compared(done, traffic, tier)
+    assert f"of {found['calls']:,}" in line and (says in "".join(done.problems) if says else not done.problems)
 
 
 def test_a_tier_that_runs_here_has_no_dry_run() -> None:
@@ -143,5 +162,5 @@ def test_the_stand_in_counts(monkeypatch: pytest.MonkeyPatch, own_settings: None
         asked = [[{"role": "user", "content": f"What is {i}?"}] for i in range(7)]
         texts = generate_responses_parallel(asked, model="m", max_tokens=5, progress=False)
         found = server.take()["m"]
-    assert (found.calls, found.read) == (7, 7 * 3) and 0 < found.written <= 35 and len(texts) == 7
+    assert (found.calls, found.read) == (7, 7 * 2) and 0 < found.written <= 35 and len(texts) == 7
     assert server.traffic == {}

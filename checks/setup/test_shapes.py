@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
 from personalab import tiers
@@ -26,19 +29,24 @@ PUBLISHED = {  # of each model's card or safetensors index
 }
 
 
-def on_meta(shape: Shape, **changed: int) -> torch.nn.Module:
+def made(shape: Shape, device: torch.device) -> torch.nn.Module:
     config = CLASSES[shape.family](
         hidden_size=shape.d_model,
         intermediate_size=shape.d_mlp,
-        num_hidden_layers=changed.get("blocks", shape.blocks),
+        num_hidden_layers=shape.blocks,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
         head_dim=shape.head_dim,
         vocab_size=shape.vocabulary,
         tie_word_embeddings=shape.tied,
     )
-    with torch.device("meta"):
+    with device:
         return AutoModelForCausalLM.from_config(config)
+
+
+def on_meta(shape: Shape, blocks: int | None = None) -> torch.nn.Module:
+    """Without memory for its weights."""
+    return made(dataclasses.replace(shape, blocks=blocks or shape.blocks), torch.device("meta"))
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -62,6 +70,18 @@ def test_bytes_of_a_cache_are_those_of_its_tensors() -> None:
     shape = SHAPES["Qwen/Qwen2.5-1.5B-Instruct"]
     keys = torch.empty(3, shape.kv_heads, 50, shape.head_dim, dtype=torch.bfloat16)
     assert shape.cache_bytes(150, "bfloat16") == 2 * shape.blocks * keys.nbytes
+
+
+@pytest.mark.parametrize("name", ["google/gemma-2-27b-it", "Qwen/Qwen3-32B", "SmolLM2-135M-Instruct"])
+def test_flops_are_those_that_torch_counts(name: str) -> None:
+    """Of a narrow model with the same number of heads; torch counts attention's own products as well."""
+    shape = SHAPES[name]
+    sizes = {"d_model": 16 * shape.heads, "d_mlp": 64 * shape.heads, "head_dim": 16, "vocabulary": 999}
+    narrow, tokens = dataclasses.replace(shape, blocks=2, **sizes), 20
+    model = made(narrow, torch.device("cpu"))
+    with FlopCounterMode(display=False) as counted, torch.inference_mode():
+        model(torch.zeros(1, tokens, dtype=torch.long), use_cache=False)
+    assert 0.97 < counted.get_total_flops() / narrow.flops(tokens) < 1.06
 
 
 def test_adapters_are_counted_as_peft_makes_them() -> None:
