@@ -107,6 +107,9 @@ def add_options(sub: argparse.ArgumentParser, command: str) -> None:
     elif command == "tiers":
         sub.add_argument("--budget", choices=("full", "quick"), default="full", help="default: full")
         sub.add_argument("--write", action="store_true", help="bring the tables in docs/tiers/ up to date instead")
+        sub.add_argument(
+            "--counted", type=Path, metavar="RUN", help="note what a run counted (runs/quick), then --write"
+        )
     elif command == "notebooks":
         sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
         sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")

@@ -14,7 +14,9 @@ from personalab.tiers import TIERS, current_tier
 def tiers(args: argparse.Namespace) -> int:
     """Print what the sections take on the larger tiers, by formula: calls, tokens, GPU memory, minutes."""
     try:
-        if args.write:
+        if args.counted:
+            print(f"counted: {', '.join(tier_pages.take_counts(args.counted))}")
+        if args.write or args.counted:
             changed = [f"wrote {path.relative_to(ROOT).as_posix()}" for path in tier_pages.build()]
             print(*(changed or ["Every page is up to date."]), sep="\n")
             return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -66,6 +67,20 @@ def test_a_price_without_date_or_source_is_refused(pages: Path, text: str, error
     with pytest.raises(ValueError, match=r"docs/tiers/prices\.toml") as refused:
         tier_pages.prices(pages)
     assert error in str(refused.value)
+
+
+def test_a_runs_counts_are_noted(pages: Path, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "quick"
+    run.mkdir(parents=True)
+    tokens = {"SmolLM2-135M-Instruct": {"passes": 2, "read": 10_000, "decoded": 4_000}}
+    machines = {"section_1": {"tokens": tokens}, "section_2": {"tokens": {}}, "finetuning": {"tokens": tokens}}
+    (run / "machine.json").write_text(json.dumps(machines))
+    assert tier_pages.take_counts(run, pages) == ["1/quick", "4b/quick"]
+    rows = tier_pages.counted(pages)
+    formula = read(work_of("1", tiers.TIERS["cpu"], tiers.QUICK), hosted=False)
+    assert f"| 1 | quick | read | 10,000 | {formula:,} | {10_000 / formula:.2f} |" in rows
+    with pytest.raises(ValueError, match="holds no tokens"):
+        tier_pages.take_counts(tmp_path, pages)
 
 
 def test_no_price_is_invented() -> None:

@@ -2,6 +2,7 @@
 
 python -m personalab tiers            # the current tier's table
 python -m personalab tiers --write    # every tier's, into its page
+python -m personalab tiers --counted runs/quick    # what a run counted, for the comparison in docs/tiers.md
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from personalab.course.running import FAMILIES
 from personalab.files import read_text, write
 from personalab.paths import ROOT
+from personalab.records.results import read_json
 from personalab.setup.gpu import GPUS, needs
 from personalab.setup.shapes import SHAPES
 from personalab.setup.work import SECTIONS, Work, calls, read, work_of, written
@@ -118,6 +121,26 @@ def counted(root: Path = ROOT) -> list[str]:
             here = sum(found[what] for found in tokens.values())
             lines.append(f"| {section} | {budget} | {what} | {here:,} | {n:,} | {here / n:.2f} |")
     return lines
+
+
+def take_counts(run: Path, root: Path = ROOT) -> list[str]:
+    """Note what a run of the `cpu` tier counted (`runs/quick`, say) in docs/tiers/counted.json; returns its sections.
+
+    Raises:
+        ValueError: if the folder is none of a run at the full or the quick budget of that tier, or counted nothing.
+    """
+    machines = read_json(run / "machine.json")
+    sections = {section: FAMILIES.get(section, f"section_{section}") for section in SECTIONS}
+    found = {
+        f"{section}/{run.name}": machines[family]["tokens"]
+        for section, family in sections.items()
+        if machines.get(family, {}).get("tokens")
+    }
+    if run.name not in ("full", "quick") or not found:
+        raise ValueError(f"{run}/machine.json holds no tokens: name runs/quick or runs/full after a run of tier cpu.")
+    kept = json.loads(read_text(root / COUNTED)) | found
+    write(root / COUNTED, json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
+    return sorted(found)
 
 
 def build(root: Path = ROOT, *, check: bool = False) -> list[Path]:
