@@ -118,8 +118,8 @@ def test_a_wrong_setting_is_named(setting: str, course: Path) -> None:
 def test_the_first_cell_is_short_and_passes_ruff(tmp_path: Path) -> None:
     code = Published(ADDRESS, TAG).first_cell().source
     assert len(code.splitlines()) <= 40
-    path = tmp_path / "exercises" / "cell.ipynb"
-    write(path, dumps(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])))
+    path, after = tmp_path / "solutions" / "cell.ipynb", "import os\nimport sys\n\nprint(os.name, sys.path)"
+    write(path, dumps(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in (code, after)])))
     write(tmp_path / "pyproject.toml", (ROOT / "pyproject.toml").read_bytes())
     for command in (["check"], ["format", "--check"]):
         done = subprocess.run(

@@ -28,16 +28,15 @@ _PICTURE = re.compile(r"\[!\[(Open in \w+)\]\([^)]*\)\]")
 _IN_TABLE = re.compile(r"\(exercises/(\w+)\.ipynb\)(?: \(\[Colab\]\([^)]*\)\))?")
 _FIRST_CELL = """\
 # Where the course is, this cell does nothing. Elsewhere (Colab, Kaggle) it fetches the course and what that needs.
-import os
-import sys
-from pathlib import Path
-from shutil import unpack_archive, which
-from subprocess import CalledProcessError, run
-from tempfile import TemporaryDirectory
-from urllib.request import urlretrieve
-
-
 def fetch_course(address: str, release: str) -> None:
+    import os
+    import sys
+    from pathlib import Path
+    from shutil import unpack_archive, which
+    from subprocess import CalledProcessError, run
+    from tempfile import TemporaryDirectory
+    from urllib.request import urlretrieve
+
     here, course, known_by = Path.cwd(), Path(f"persona-lab-{release}").resolve(), Path("personalab", "tiers.py")
     if any((folder / known_by).exists() for folder in (here, *here.parents)):
         return

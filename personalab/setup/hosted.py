@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -44,8 +45,14 @@ def prepare(course: Path = ROOT) -> None:
     if "PERSONALAB_TIER" not in os.environ and not os.environ.get(tiers.MODEL):
         os.environ["PERSONALAB_TIER"] = tier_of(gpu_bytes())
     tier = tiers.current_tier()
+    found_first = _found_first()
     if wanted := unmet(needed(course, gpu=tier.name not in ("cpu", tiers.LOCAL))):
         install(wanted, course)
+    if stale := replaced_in_use(found_first):
+        raise SetupError(
+            f"Everything is installed. But {', '.join(stale)} had been loaded before pip replaced it: restart the "
+            f"session ({RESTART}), then run the notebook from this cell on. Nothing will be installed again."
+        )
     os.chdir(course)
     print(f"The course is in {course}. Tier {tier.name}: {tier.persona_model}, {tier.trait_model}.")
     if tier.persona_model.startswith("google/gemma") and not _token():
@@ -100,10 +107,17 @@ def installed() -> dict[str, str]:
     return found
 
 
+@cache
+def _found_first() -> dict[str, str]:
+    """`installed()` as it was when this process first asked."""
+    return installed()
+
+
 def install(wanted: Sequence[Requirement], course: Path) -> None:
     """Install `wanted` beside what is there: all of that as it is, new packages as the course pins them.
 
-    Where no such set of versions exists, pip may choose others, but for the packages of `BUILDS`.
+    Where no such set of versions exists, pip may move what is in the way of the pins, then choose other versions than
+    the pins: but never of the packages of `BUILDS`.
 
     Raises:
         SetupError: as `prepare`.
@@ -117,22 +131,20 @@ def install(wanted: Sequence[Requirement], course: Path) -> None:
             "> Environment preferences > latest), then run this cell again."
         )
     kept = {name: version for name, version in there.items() if name not in free}
-    pins = {canonicalize_name(name): version for name, version in wanted_packages(course / CONSTRAINTS).items()}
+    builds = {name: version for name, version in kept.items() if BUILDS.fullmatch(name)}
+    pinned = {canonicalize_name(name): version for name, version in wanted_packages(course / CONSTRAINTS).items()}
+    new = {name: version for name, version in pinned.items() if name not in kept}
     print(f"Installing {', '.join(sorted(free))} (a minute or two) ...", flush=True)
-    said = _pip(wanted, pins | kept)
-    if said is not None:
-        said = _pip(wanted, {name: version for name, version in kept.items() if BUILDS.fullmatch(name)})
+    for versions in (new | kept, new | builds, builds):
+        said = _pip(wanted, versions)
+        if said is None or "(from versions: none)" in said:  # no index within reach, so other versions won't help
+            break
     if said is not None:
         raise SetupError(
             f"pip cannot install {', '.join(map(str, wanted))}:\n{said}\n"
             "Connect to the network and run this cell again (Kaggle: Settings > Turn on internet)."
         )
     importlib.invalidate_caches()
-    if stale := replaced_in_use(there):
-        raise SetupError(
-            f"Installed. But {', '.join(stale)} had been loaded before it was replaced: restart the session "
-            f"({RESTART}), then run the notebook from this cell on. Nothing will be installed again."
-        )
     print(f"Installed in {time.monotonic() - start:.0f} s.", flush=True)
 
 
@@ -143,7 +155,7 @@ def replaced_in_use(before: Mapping[str, str]) -> list[str]:
     if not changed:
         return []
     owners = metadata.packages_distributions()
-    loaded = {module.partition(".")[0] for module in list(sys.modules)}
+    loaded = {module.partition(".")[0] for module in list(sys.modules)} - {"_distutils_hack"}  # setuptools', at start
     return sorted({name for module in loaded for name in map(canonicalize_name, owners.get(module, ()))} & changed)
 
 
