@@ -104,7 +104,6 @@ def kernel(folder: Path, env: dict[str, str], *cells: int) -> subprocess.Complet
     return subprocess.run(python, cwd=folder, env=env, capture_output=True, text=True)
 
 
-@pytest.mark.slow  # the set-up cell loads PyTorch, transformers and scikit-learn
 def test_a_notebook_alone_fetches_installs_runs_twice_and_survives_a_restart(
     tmp_path: Path, origin: Path, bare: dict[str, str]
 ) -> None:
