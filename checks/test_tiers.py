@@ -11,6 +11,7 @@ from endpoint_server import Server, ask
 from transformers import Qwen2Config
 
 from personalab import paths, tiers
+from personalab.course.running import _environment
 from personalab.endpoint import generate_response, make_client
 from personalab.endpoint.client import is_embedded, shared_client
 from personalab.endpoint.engine import engine
@@ -97,6 +98,15 @@ def test_what_answers_and_what_is_read_share_weights_while_either_is_in_use(tiny
     del persona, response
     gc.collect()  # a GPU of 16 GB needs the room: the next section's model beside it would not fit
     assert in_use(tiny) == 0
+
+
+def test_what_is_paid_for_is_reused_and_the_rest_generated_afresh(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PERSONALAB_RESPONSE_CACHE", raising=False)
+    for judge, cache in ((tiers.EMBEDDED_JUDGE, "off"), ("judge-x", None)):
+        tier = tiers.use_tier("colab", judge_model=judge)
+        assert _environment(tier, "full", tmp_path, "scratch").get("PERSONALAB_RESPONSE_CACHE") == cache
 
 
 def in_use(model: str) -> int:

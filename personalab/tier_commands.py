@@ -38,7 +38,7 @@ def dry_run(section: str | None) -> int:
 
 def ask() -> None:
     """`doctor --ask`: ask each hosted model for one word. Raises ValueError as `check_hosted` does."""
-    from personalab.endpoint.hosted import check_hosted
+    from personalab.endpoint.hosted_models import check_hosted
 
     print(*(check_hosted(current_tier()) or ["This tier asks no hosted model."]), sep="\n")
 
@@ -50,7 +50,7 @@ def before_run(section: str | None, budget: str) -> None:
         ValueError: where a model is gated and nobody is logged in to the hub, or a hosted model does not answer; with
             what to do.
     """
-    from personalab.endpoint.hosted import check_hosted
+    from personalab.endpoint.hosted_models import check_hosted
     from personalab.setup.doctor import gate_problems
 
     tier = current_tier()

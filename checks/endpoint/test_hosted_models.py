@@ -6,7 +6,7 @@ import pytest
 from endpoint_server import Server
 
 from personalab import tiers
-from personalab.endpoint.hosted import check_hosted, hosted_models
+from personalab.endpoint.hosted_models import check_hosted, hosted_models
 from personalab.endpoint.stand_in import stand_in
 
 pytestmark = pytest.mark.usefixtures("own_settings")
