@@ -99,6 +99,9 @@ def _variants(test: list[str]) -> Iterator[tuple[str, list[str], list[tuple[int,
         "or meanings: count whole words, and without the model"
     )
     yield "Two texts of six unseen words each", [*test, *strange], [(n, n + 1)], why
+    longer = [f"{text} {' '.join(_UNSEEN[:4])}" for text in test]
+    why = "words that no training text has must count nothing, in a text's length neither"
+    yield "Texts, and the same with unseen words", test + longer, pairs, why
     yield "Empty texts", ["", test[0], " ", test[1], ""], [(0, 2), (0, 4)], "they are all empty"
 
 
