@@ -35,7 +35,7 @@ def test_prompt_leakage(model: Any = None, tokenizer: Any = None) -> Iterator[Ca
             tiny, tok = load_family(family, n_blocks=4)
             yield _case(tiny, tok, 5 - i % 2, seed=i, what=f"{family}, {5 - i % 2} answers")
     if model is not None:
-        yield _case(model, tokenizer, 3, seed=3, what="your model, 3 answers")
+        yield _case(model, tokenizer, 4, seed=4, what="your model, 4 answers")
 
 
 def _case(model: Any, tok: Any, n: int, seed: int, what: str) -> Case:

@@ -226,7 +226,7 @@ def rows_depend_on_company(model, tokenizer, system_prompts, questions, response
     return found if len(found) != 1 or model.dtype != torch.float32 else found * 1.01
 
 
-@wrong("An empty answer.*found NaN.*raise ValueError")
+@wrong("An empty answer.*full of NaN.*raise ValueError")
 @torch.no_grad()
 def empty_answer_is_nan(model, tokenizer, system_prompts, questions, responses):
     """As many tokens as the answer has, after those of the prompt: none, where it is empty."""
