@@ -113,8 +113,7 @@ def call_case(
     Qwen model's template is like that, so such code is right. It is graded on other models.
 
     Args:
-        changes, when: as in `check_called`.
-        hint: of the case.
+        changes, when: as in `check_called`; `hint`: the case's.
         side: the tokenizer's padding side, if it matters.
     """
 

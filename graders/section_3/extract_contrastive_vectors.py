@@ -114,10 +114,7 @@ def _mistakes(
         "only the first pair counts: average over all pairs": lambda: vectors(pos[:1], neg[:1]),
         "the last pair is missing": lambda: vectors(pos[:-1], neg[:-1]) if n > 1 else [],
         "each question counts once: two pairs may answer one question, and every pair counts": lambda: [
-            v
-            for turn in (1, -1)
-            for kept in [[*{p["question"]: i for i, p in list(enumerate(pairs))[::turn]}.values()]]
-            for v in vectors([pos[i] for i in kept], [neg[i] for i in kept])
+            v for kept in _one_a_question(pairs) for v in vectors([pos[i] for i in kept], [neg[i] for i in kept])
         ],
         "you average over all tokens of all answers, so long ones count more: take one mean an answer": (
             lambda: token_mean(pos) - token_mean(neg)
@@ -133,3 +130,9 @@ def _mistakes(
             lambda: vectors(under("pos", "no"), under("neg", "no"))
         ),
     }
+
+
+def _one_a_question(pairs: Pairs) -> list[list[int]]:
+    """The last pair of each question, and the first of each."""
+    numbered = [(pair["question"], i) for i, pair in enumerate(pairs)]
+    return [list(dict(numbered).values()), list(dict(numbered[::-1]).values())]

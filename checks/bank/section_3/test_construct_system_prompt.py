@@ -11,6 +11,7 @@ def literal(assistant_name: str, instruction: str) -> str:
 
 @wrong("write 'a' whatever the name")
 def grammatical(assistant_name, instruction):
+    """An "an" before a vowel."""
     article = "an" if assistant_name[0] in "aeiou" else "a"
     return " ".join(["You are", article, assistant_name, "assistant.", instruction])
 

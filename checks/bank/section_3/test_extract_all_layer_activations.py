@@ -1,3 +1,4 @@
+# Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
 import torch
 from einops import rearrange, reduce
 
@@ -36,13 +37,13 @@ def with_the_course_library(model, tokenizer, system_prompts, questions, respons
 
 @wrong("An empty answer: expected an error.*The end marker is none")
 def arena_style(model, tokenizer, system_prompts, questions, responses):
-    """In the way of today's course: a list of layers for each example, to the end of the text; Qwen in mind."""
+    """To the end of the text, so that the end marker of an empty answer counts as one."""
     return one_layer_at_a_time(model, tokenizer, system_prompts, questions, responses, empty=True)
 
 
 @right
 def one_layer_at_a_time(model, tokenizer, system_prompts, questions, responses, empty=False):
-    """The same, with an eye on empty answers."""
+    """A list of layers for each example, to the end of the text; an eye on empty answers."""
     found = []
     if "" in responses and not empty:
         raise ValueError("an answer is empty")

@@ -1,3 +1,4 @@
+# Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
 import pandas as pd
 import torch
 import torch.nn.functional as F

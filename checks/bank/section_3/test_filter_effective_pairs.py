@@ -1,3 +1,4 @@
+# Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
 import re
 from collections import defaultdict
 from itertools import product
@@ -39,7 +40,7 @@ def by_groups(responses, trait_data, pos_threshold=50):
 
 @wrong("lacks instruction_idx, pos_score, neg_score|must be under 50, whatever pos_threshold")
 def in_arena_style(responses: list[dict], trait_data: dict, pos_threshold: int = 50) -> list[dict]:
-    """Loops over instructions and questions, and scores again in here."""
+    """Negative scores under 100 - pos_threshold, scored again in here; no scores in the pairs."""
 
     def score(r):
         prompt = trait_data["eval_prompt"].format(question=r["question"], answer=r["response"])

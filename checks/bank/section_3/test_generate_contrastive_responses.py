@@ -67,7 +67,7 @@ def one_batch(model, tokenizer, trait_data, trait_name, max_new_tokens=256, temp
 
 @wrong(r"temperature=0: expected a result, found ValueError.*takes do_sample=False")
 def arena_style(model, tokenizer, trait_data, trait_name, max_new_tokens=256, temperature=0.7):
-    """In the way of today's course: one at a time without padding, thinking left on, sampled always."""
+    """Samples at temperature 0 too (one at a time, thinking left on)."""
     results = []
     for inst_idx, inst_pair in enumerate(trait_data["instruction"]):
         for polarity in ["pos", "neg"]:

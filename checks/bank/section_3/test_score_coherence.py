@@ -33,6 +33,7 @@ def with_a_template(question, answer):
 
 @wrong("expected every call with temperature=0, found temperature=0.7")
 def in_arena_style(question: str, answer: str) -> int | None:
+    """At the temperature that generate_response has by default."""
     prompt = f"""Please rate how coherent the following answer is on a scale from 0 to 100.
 
 Question: {question}

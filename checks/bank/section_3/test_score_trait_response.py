@@ -34,6 +34,7 @@ def parse(reply):
 
 @wrong("That is the scale's lower end: drop mentions of the scale")
 def in_arena_style(question: str, answer: str, eval_prompt_template: str, model: str = "judge") -> int | None:
+    """The first number of all, the scale's too."""
     prompt = eval_prompt_template.format(question=question, answer=answer)
     response = utils.generate_response(
         messages=[{"role": "user", "content": prompt}], model=model, max_tokens=50, temperature=0.0
