@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from graders.harness import Called, Case, call_case, check, check_kind, grader, on_tiny_models
 from graders.harness.cases import check_keys
+from graders.harness.expect import whole
 from graders.harness.intercepted import Row, intercepted
 from graders.harness.probes import greedy
 from graders.harness.prompts import Messages, check_prompt, prompts
@@ -122,7 +123,7 @@ def _check_entries(found: Any, data: dict[str, Any], trait: str) -> None:
     check_keys(found, _KEYS)
     bad = [e["polarity"] for e in found if e["polarity"] not in ("pos", "neg")]
     check(not bad, f"expected 'pos' or 'neg' as polarity, found {bad[:1]}.")
-    bad = [e["instruction_idx"] for e in found if type(e["instruction_idx"]) is not int]
+    bad = [e["instruction_idx"] for e in found if not whole(e["instruction_idx"])]
     check(not bad, f"expected an int as instruction_idx (the position in the list), found {bad[:1]}.")
     have = [(e["instruction_idx"], e["polarity"], e["question"]) for e in found]
     n, questions = len(data["instruction"]), data["questions"]

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graders.harness import Case, call_case, check, check_tensor, grader, on_tiny_models, tolerance
+from graders.harness.expect import real
 from graders.harness.readings import ALL_BLOCKS, POOLING, Reading, Rows, load_family, read, right
 from graders.section_3.select_layer import auc
 from personalab.lm.models import n_blocks
@@ -83,7 +84,7 @@ def _check_aucs(found: Any, pos: list[Reading], neg: list[Reading], vectors: Ten
 
 def _numbers(found: Any) -> bool:
     """Only the values matter."""
-    return isinstance(found, np.ndarray) or (isinstance(found, list) and all(isinstance(f, float) for f in found))
+    return isinstance(found, np.ndarray) or (isinstance(found, list) and all(map(real, found)))
 
 
 def _aucs(

@@ -16,9 +16,9 @@ _ANY: dict[str, tuple[int | None, ...]] = {"72.5": (72, 73, None)}  # cut, round
 _NAMED = re.compile(rf"\b(?:{'|'.join(stems.partition('|')[0] for stems in TRAIT_STEMS.values())})\w*", re.I)
 _END = re.compile(r"(?<![\d.])(0|100)(?!\.?\d)")
 _PRAISE = re.compile(
-    r"(?P<no>\b(?:no|not|\w+n['’]t|cannot|never|without|less|lower|low|little|lack\w*|poor)\b(?: \w+){0,3}? )?"
-    r"(?:(?P<bad>(?:in|non-?)coheren|gibberish|nonsens|garbled|meaningless|(?:un|in)(?:intelligib|comprehensi)|worst)"
-    r"|coheren|fluen|sense\b|perfect|best\b)",
+    r"(?P<no>\b(?:no|not|\w+n['’]t|cannot|never|without|less|lower|low|little|lack\w*|poor|hard\w*|difficult)\b"
+    r"(?: \w+){0,3}? )?(?:(?P<bad>(?:in|non-?)coheren|gibberish|nonsens|garbled|meaningless|\bmess\b|\bword salad"
+    r"|(?:un|in)(?:intelligib|comprehensi)|worst)|coheren|fluen|sense\b|perfect|best\b)",
     re.I,
 )
 
@@ -54,7 +54,7 @@ def _check_rubric(observed: Exchange) -> None:
         "alone. A judge left alone answers from 1 to 10, or in words.",
     )
     check(
-        _praise(rubric, "100") >= _praise(rubric, "0"),
+        _praise(rubric, "100") != -1 or _praise(rubric, "0") == -1,
         f"the scale of your prompt is inverted: 0 stands for gibberish, and 100 for a coherent answer.\n  It reads: "
         f"{' '.join(rubric.split())!r:.400}",
     )

@@ -376,7 +376,8 @@ def with_pandas_and_a_config(model, tokenizer, trait_data, trait_name, max_new_t
         output = model.generate(**inputs, generation_config=config)
         texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         table.loc[rows.index, "response"] = texts
-    return table.drop(columns="text").to_dict("records")
+    records = table.drop(columns="text").to_dict("records")
+    return [row | {"instruction_idx": np.int64(row["instruction_idx"])} for row in records]
 
 
 def but(words, **changes):

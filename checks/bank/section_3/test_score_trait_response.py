@@ -280,3 +280,16 @@ out_of_ten = judged_so(
 last_number = judged_so(
     "not the end of the scale", lambda reply: parse((re.findall(r"-?\d+", reply) or [""])[-1]), raw=True
 )
+
+
+@right
+def with_the_course_library(question, answer, eval_prompt_template, model=None):
+    prompt = filled(eval_prompt_template, question, answer)
+    reply = utils.generate_response(
+        [{"role": "user", "content": prompt}], model=model or utils.judge_model(), temperature=0.0
+    )
+    try:
+        score = utils.read_score(reply, 0, 100)
+    except ValueError:
+        return None
+    return score if score is None else round(score)
