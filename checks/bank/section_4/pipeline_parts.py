@@ -35,26 +35,43 @@ def answers(model, tokenizer, data, name, max_new_tokens, batch_size=5, special=
 
 
 def judge(prompt):
-    reply = utils.generate_response([{"role": "user", "content": prompt}], max_tokens=10, temperature=0)
+    messages = [{"role": "user", "content": prompt}]
+    reply = utils.generate_response(messages, model=utils.judge_model(), max_tokens=10, temperature=0)
     number = re.search(r"\d+", reply)
     return int(number[0]) if number else None
 
 
+def coherence_of(question, response):
+    return judge(utils.COHERENCE_PROMPT.format(question=question, answer=response))
+
+
 def scores(responses, data):
     rubric = data["eval_prompt"]
-    return [r | {"score": judge(rubric.format(question=r["question"], answer=r["response"]))} for r in responses]
+    trait = [judge(rubric.format(question=r["question"], answer=r["response"])) for r in responses]
+    coherence = [coherence_of(r["question"], r["response"]) for r in responses]
+    return [r | {"score": t, "coherence": c} for r, t, c in zip(responses, trait, coherence, strict=True)]
 
 
-def effective(scored, sides=("pos", "neg")):
+def both_coherent(pos, neg):
+    return min(pos or 0, neg or 0) >= 50
+
+
+def effective(scored, sides=("pos", "neg"), coherent=both_coherent, shown=lambda score, side: score):
     """(positive, negative) answers to one question under one instruction, by the scores of `sides`."""
     found = {(r["instruction_idx"], r["question"], r["polarity"]): r for r in scored}
     pairs = [(r, found.get((i, q, "neg"))) for (i, q, p), r in found.items() if p == "pos"]
 
     def works(response):
-        score = response["score"]
+        score = shown(response["score"], response["polarity"])
         return score is not None and (score >= 50 if response["polarity"] == "pos" else score < 50)
 
-    return [both for both in pairs if all(both) and all(works(r) for r in both if r["polarity"] in sides)]
+    return [
+        both
+        for both in pairs
+        if all(both)
+        and all(works(r) for r in both if r["polarity"] in sides)
+        and coherent(*(r.get("coherence") for r in both))
+    ]
 
 
 def vectors_of(model, tokenizer, pairs):
@@ -84,12 +101,13 @@ STEPS = SimpleNamespace(
     scores=scores,
     effective=effective,
     vectors=vectors_of,
-    questions=lambda data: data["questions"],  # for steering
+    questions=lambda data: data.get("eval_questions", data["questions"]),  # for steering
     steer=steer,
     folder=lambda name: steps_dir(name),
     cached=load_or_generate,
     uncached=(),
-    kept=(),  # steps that override does not reach
+    kept=(),  # steps whose files override does not delete
+    overridden=False,  # they are made again when their turn comes
     returned=lambda vectors, results: (vectors, results),
 )
 
@@ -101,11 +119,16 @@ def pipeline(
     """The pipeline, with some steps exchanged."""
     s = SimpleNamespace(**vars(STEPS) | changes)
     folder = s.folder(trait_name)
+    for old in folder.iterdir() if override else ():
+        if old.stem not in s.kept:
+            old.unlink()
 
     def step(name, make):
         if name.split(".")[0] in s.uncached:
             return make()
-        return s.cached(folder / name, make, name, override=override and name.split(".")[0] not in s.kept)
+        return s.cached(
+            folder / name, make, name, override=override and (s.overridden or name.split(".")[0] not in s.kept)
+        )
 
     answers = step("answers.json", lambda: s.answers(model, tokenizer, trait_data, trait_name, max_new_tokens))
     scored = step("scores.json", lambda: s.scores(answers, trait_data))
