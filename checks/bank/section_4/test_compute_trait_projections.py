@@ -181,7 +181,7 @@ header_included = differing("token of the header", pool=lambda s, a, b: s[a - 1 
 
 
 root_of_the_width = differing("Compare", project=lambda a, v: (a @ v / len(v) ** 0.5).item())
-never_negative = differing("Compare|sign", project=lambda a, v: (a @ unit(v)).clamp(min=0).item())
+never_negative = differing("cut off", project=lambda a, v: (a @ unit(v)).clamp(min=0).item())
 mean_of_unit_states = differing("Compare", pool=lambda s, a, b: F.normalize(s[a:b], dim=1).mean(0))
 medians = differing("Compare", pool=lambda s, a, b: s[a:b].median(0).values)
 three_tokens = differing("Compare", pool=lambda s, a, b: s[a : min(a + 3, b)].mean(0))
