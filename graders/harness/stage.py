@@ -138,6 +138,7 @@ class Stage:
 
         def reply(messages: list[dict[str, str]], model: str) -> str:
             """The trait's score of the answer in the prompt; its coherence, under every other rubric."""
+            calls.settle()
             prompt = "\n".join(m["content"] for m in messages)
             of_trait = "BOASTFUL" in prompt
             if of_trait and fail == "judge":
@@ -148,7 +149,7 @@ class Stage:
             return self._scores.get(answer, "0") if of_trait else self._coherence.get(answer, "90")
 
         everything, keep = range(n_blocks(self.model)), partial(self._keep, run, lacking)
-        with intercepted(self.model, self.tok, script, everything, keep), scripted_replies(reply):
+        with intercepted(self.model, self.tok, script, everything, keep, True) as calls, scripted_replies(reply):
             run.found = call(run.data)
         run.left, run.intact, run.data = left(self.model, before), run.data == data, data
         return run

@@ -74,8 +74,8 @@ def check_vectors(vectors: Tensor, answers: list[Said], stage: Stage, stale: Res
     )
 
     @cache
-    def means(*key: int | str) -> Float[Tensor, "conventions L d"]:
-        return _means(stage.model, stage.tok, by_key[key])
+    def means(instruction: int, question: int, polarity: str) -> Float[Tensor, "conventions L d"]:
+        return _means(stage.model, stage.tok, by_key[instruction, question, polarity])
 
     def difference(pos: list[Key], neg: list[Key]) -> list[Tensor]:
         both = [torch.stack([means(*k, p) for k in keys]).mean(0) for keys, p in ((pos, "pos"), (neg, "neg"))]
@@ -89,7 +89,8 @@ def check_vectors(vectors: Tensor, answers: list[Said], stage: Stage, stale: Res
         "the vectors come from the answers of an earlier run: they were not made again": (
             lambda: [stale[0].double()] if stale else []
         ),
-    } | {why: partial(difference, keys, keys) for why, keys in _WRONG_PAIRS.items()}
+    }
+    mistakes |= {why: partial(difference, keys, keys) for why, keys in _WRONG_PAIRS.items()}
     right, near = difference(EFFECTIVE, EFFECTIVE), tolerance(stage.model.dtype)
     check_close(vectors.double(), right, "trait_vectors", mistakes, near)
 

@@ -15,6 +15,8 @@ from checks.bank.section_4.pipeline_parts import (
     coherence_of,
     effective,
     judge,
+    own_batches,
+    own_loop,
     pipeline,
     scores,
     steer,
@@ -166,6 +168,17 @@ def arena(coherent, wipe):
 arena_style = right(arena(coherent=True, wipe=True))
 arena_without_coherence = wrong("expected coherence scores, found none: keep pairs")(arena(coherent=False, wipe=True))
 arena_override = wrong("interrupted while scoring.*old run.*delete all files")(arena(coherent=True, wipe=False))
+
+
+@right
+def loops_of_ones_own(*args, **options):
+    """Batches for the answers, one prompt after the other under the steerer."""
+    return pipeline(
+        *args,
+        **options,
+        answers=lambda *rest: list(answers(*rest, write=own_batches)),
+        steer=lambda *rest: steer(*rest, write=own_loop),
+    )
 
 
 @right
