@@ -27,7 +27,7 @@ class WithHooks(Base):
 
 @wrong("entered again.*expected a RuntimeError")
 class AsInTheChapter:
-    """ARENA 4.4's way: assert, a hook method, a `remove` method; but a second `__enter__` starts afresh."""
+    """Starts afresh where it is entered again (ARENA 4.4's way)."""
 
     def __init__(self, model, steering_vector, coeff=1.0, layer=19, positions="all"):
         assert positions in ("all", "prompt", "response"), "positions must be 'all', 'prompt' or 'response'"
@@ -68,7 +68,7 @@ class AsInTheChapter:
 
 @right
 class ArenaStyle(AsInTheChapter):
-    """The same, and what this course asks for besides."""
+    """Assert, a hook method, a `remove` method; and what this course asks for besides."""
 
     def __enter__(self):
         if self._handle is not None:
@@ -554,7 +554,7 @@ first_position_spared = mode(
 
 
 @wrong("found AttributeError.*return the same kind")
-class ReturnsAList(Base):
+class TupleAsList(Base):
     def hook(self, module, args, output):
         changed = super().hook(module, args, output)
         return list(changed) if isinstance(changed, tuple) else changed

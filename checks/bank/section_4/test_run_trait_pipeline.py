@@ -198,14 +198,19 @@ def negatives_scored_only_where_needed(*args, **options):
     return pipeline(*args, **options, scores=lazily)
 
 
-def changed(words, **changes):
-    """A wrong solution that differs in one step."""
+def with_steps(**changes):
+    """The pipeline with some steps exchanged."""
 
     def solution(*args, **options):
         return pipeline(*args, **options, **changes)
 
     solution.__module__ = __name__
-    return wrong(words)(solution)
+    return solution
+
+
+def changed(words, **changes):
+    """A wrong solution that differs in one step."""
+    return wrong(words)(with_steps(**changes))
 
 
 def steered(words, change):
@@ -218,7 +223,7 @@ def steered(words, change):
         change(given)
         return steer(model, tokenizer, *vars(given).values())
 
-    return changed(words, steer=other)
+    return wrong(words)(with_steps(steer=other))
 
 
 def unwritten(path, make, description, override=False):
@@ -281,7 +286,7 @@ half_of_the_questions_each = changed(
 
 def paired(words, **changes):
     """A wrong solution that takes other pairs."""
-    return changed(words, effective=lambda scored: effective(scored, **changes))
+    return wrong(words)(with_steps(effective=lambda scored: effective(scored, **changes)))
 
 
 def asked_first(scored):
@@ -335,7 +340,7 @@ def empty_pairs_cached(model, tokenizer, trait_name, *args, **options):
 
 @wrong("same call again.*new coherence scores")
 def coherence_asked_each_time(*args, **options):
-    """Under the trait's steps, none of which knows it."""
+    """Asks for coherence at every call, though all else is on disk."""
 
     def cached(path, make, description, override=False):
         if path.name != "scores.json":

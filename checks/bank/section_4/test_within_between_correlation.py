@@ -425,7 +425,7 @@ short_y_filled = half_checked("y one row short", lambda x, y, g: (x, [*y, *[50.0
 
 @wrong("groups of 1, 8, 4 and 1 rows: expected a result, found ValueError")
 def refuses_single_rows(x, y, groups):
-    """A group of one row is no error."""
+    """Refuses groups of one row."""
     if 1 in Counter(list(groups)).values() and len(set(groups)) > 3 and len(x) > 9:
         raise ValueError("a group of one")
     return plain_loops(x, y, groups)
