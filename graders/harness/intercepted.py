@@ -1,5 +1,6 @@
 """What goes on when a learner's code lets the model write, and what the model is to say there."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -161,6 +162,7 @@ def _looped(model: Any, tok: Any, script: Script, watch: Sequence[int], calls: C
     """Passes outside `model.generate` which continue a prompt that ends in the header of an answer."""
     turn = [{"role": "user", "content": "-"}]
     plain, ready = (tok.apply_chat_template(turn, tokenize=False, add_generation_prompt=g) for g in (False, True))
+    header, thought = ready.removeprefix(plain).rstrip(), re.compile(r"\s*(<think>\s*</think>)?\s*$")
     with observed(model, watch) as passes:
 
         def settle(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
@@ -171,7 +173,7 @@ def _looped(model: Any, tok: Any, script: Script, watch: Sequence[int], calls: C
             rows = [row[s].tolist() for row, s in zip(ids, seen, strict=True)]
             if calls.loop is None or not calls.loop.goes_on(rows):
                 calls.settle()
-                if not all(ready.removeprefix(plain).strip() in tok.decode(row[-12:]) for row in rows):
+                if not all(thought.sub("", tok.decode(row)).endswith(header) for row in rows):
                     return
                 calls.loop = _Loop(rows, script(rows), tok.eos_token_id)
             calls.loop.passes.append(passes[-1])
