@@ -85,7 +85,7 @@ class Run:
         scores: by answer, also of earlier runs.
         judged: answers whose trait the judge was asked for; `coherence` those whose coherence.
         asked: the models that were asked.
-        files: by folder, all answers of this and earlier runs that stand in its files afterwards.
+        files: by folder, answers of this and earlier runs that stand in its files; only where it was looked.
     """
 
     data: dict[str, Any]
@@ -153,6 +153,11 @@ class Stage:
             run.found = call(run.data)
         run.left, run.intact, run.data = left(self.model, before), run.data == data, data
         return run
+
+    @property
+    def answers(self) -> list[str]:
+        """All that was ever said here."""
+        return list(self._scores)
 
     def _words(self) -> Rows:
         """The next answer: four to nine tokens, of which the second to the fourth spell its number."""

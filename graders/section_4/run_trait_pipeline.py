@@ -188,8 +188,9 @@ class _Scene:
         what = "override=True, interrupted while scoring, then called again without override"
 
         def observe(work: Any) -> list[Run]:
+            before = self.box.holding(self.stage.answers)
             runs = [self._run(work, trait, fail="judge", override=True), self._run(work, trait)]
-            runs[1].files = self.box.holding(runs[1].scores)
+            runs[0].files, runs[1].files = before, self.box.holding(self.stage.answers)
             return runs
 
         def judge(runs: list[Run]) -> None:
@@ -201,9 +202,9 @@ class _Scene:
                 self.last, self.answers = runs[1].found, new
                 return
             old, added = {a.text for a in self.answers}, {a.text for a in new}
-            mixed = [folder for folder, texts in runs[1].files.items() if added & {*texts}]
+            places = [folder for folder, texts in runs[0].files.items() if old & {*texts}]
             check(
-                not any(old & {*runs[1].files[folder]} for folder in mixed) and not (mixed and len(runs[1].files) == 1),
+                not any(added & {*runs[1].files.get(folder, ())} for folder in places),
                 "it returned the vectors and results of the old run, and beside their files lie new answers. With "
                 "override=True delete all files before you make anything, or make the new ones elsewhere.",
             )
