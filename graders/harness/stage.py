@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -60,6 +61,7 @@ COHERENCE = dict.fromkeys(SCORES, ("90", "90")) | {
     (1, 1): ("50", "50"),
     (1, 4): ("90", "REFUSAL"),
 }
+_FILLED = re.compile(r"\[QUESTION START\]\n(.*?)\n\[QUESTION END\]\n\[ANSWER START\]\n(.*?)\n\[ANSWER END\]", re.S)
 EFFECTIVE = [(0, 0), (1, 0), (1, 1)]  # two to one question
 
 
@@ -85,6 +87,7 @@ class Run:
         scores: by answer, also of earlier runs.
         judged: answers whose trait the judge was asked for; `coherence` those whose coherence.
         asked: the models that were asked.
+        strange: prompts about the trait that are not its rubric with an answer and its own question filled in.
         files: by folder, answers of this and earlier runs that stand in its files; only where it was looked.
     """
 
@@ -94,6 +97,7 @@ class Run:
     judged: list[str] = field(default_factory=list)
     coherence: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
     found: Any = None
     intact: bool = True
     left: Left | None = None
@@ -116,6 +120,7 @@ class Stage:
         self._number = 0
         self._scores: dict[str, str] = {}
         self._coherence: dict[str, str] = {}
+        self._questions: dict[str, str] = {}
 
     def run(
         self, call: Callable[[dict[str, Any]], Any], data: dict[str, Any], fail: str = "", lacking: str = ""
@@ -146,6 +151,10 @@ class Stage:
             answer = max((text for text in self._scores if text in prompt), key=len, default="")
             run.asked.append(model)
             (run.judged if of_trait else run.coherence).append(answer)
+            if of_trait:
+                filled = _FILLED.search(prompt)
+                right = filled and filled[2].strip() == answer.strip() and filled[1] == self._questions.get(answer)
+                run.strange += [] if right else [prompt]
             return self._scores.get(answer, "0") if of_trait else self._coherence.get(answer, "90")
 
         everything, keep = range(n_blocks(self.model)), partial(self._keep, run, lacking)
@@ -178,6 +187,7 @@ class Stage:
                 key, side = (instruction, QUESTIONS.index(question)), polarity == "neg"
                 score, coherence = SCORES[key][side], COHERENCE[key][side]
             run.said.append(Said(text, row.prompt, row.new, state, question, instruction, polarity))
+            self._questions[text] = question
             self._scores[text] = "0" if lacking == "trait" else score
             self._coherence[text] = "10" if lacking == "coherence" else coherence
 

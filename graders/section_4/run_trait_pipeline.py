@@ -79,6 +79,11 @@ class _Scene:
         """Of a run that was to succeed."""
         assert run.left is not None
         check_models(run.asked)
+        check(
+            not run.strange,
+            "expected the judge to get eval_prompt with a question and the whole answer to it filled in, found "
+            f"{run.strange[:1]}. Use score_trait_response(question, response, eval_prompt).",
+        )
         check(run.intact, "trait_data was changed. Build new dicts and lists.")
         check_left(run.left, "after the call", "A hook must go when the generation it was for is done.")
         check_form(run.found, tuple, 2, "expected (trait_vectors, steering_results)")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from graders.harness import check, check_close, tolerance
 from graders.harness.cases import check_keys
+from graders.harness.prompts import prompts
 from graders.harness.readings import stream
 from graders.harness.stage import COHERENCE, EFFECTIVE, QUESTIONS, SCORES, Run, Said, Stage
 
@@ -120,6 +121,11 @@ def check_steering(run: Run, stage: Stage, stale: Result | None, coefficients: l
             "results of an earlier run, or of another question, used?",
         )
         assert answer is not None
+        check(
+            answer.prompt in prompts([{"role": "user", "content": answer.question}], stage.tok),
+            f"{where}: expected the question alone in its chat template, found {stage.tok.decode(answer.prompt)!r}. "
+            "Steered answers come without a system prompt: what they show is the vector's doing.",
+        )
         said, score = run.scores[answer.text], r["score"]
         right = score is None if said == "REFUSAL" else score is not None and score == int(said)
         check(right, f"{where}: the judge said {said}, found {score!r}. None stands for REFUSAL, and for it alone.")

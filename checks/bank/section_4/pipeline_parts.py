@@ -115,11 +115,11 @@ def vectors_of(model, tokenizer, pairs):
     return mean(0) - mean(1)
 
 
-def steer(model, tokenizer, questions, vector, rubric, layer, coefficients, max_new_tokens, write=generate):
+def steer(model, tokenizer, questions, vector, rubric, layer, coefficients, max_new_tokens, write=generate, system=""):
     results = []
     for coefficient in [-3.0, -1.0, 0.0, 1.0, 3.0, 5.0] if coefficients is None else coefficients:
         with utils.applied(model, [utils.Steer(layer, vector, coefficient)]):
-            found = write(model, tokenizer, [utils.as_messages("", q) for q in questions], max_new_tokens)
+            found = write(model, tokenizer, [utils.as_messages(system, q) for q in questions], max_new_tokens)
         for question, response in zip(questions, found, strict=True):
             score = judge(rubric.format(question=question, answer=response))
             results.append({"coefficient": coefficient, "question": question, "response": response, "score": score})

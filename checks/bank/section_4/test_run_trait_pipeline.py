@@ -272,6 +272,9 @@ other_block = steered("from block 2 on", lambda a: vars(a).update(layer=a.layer 
 block_below = steered("from block 0 on", lambda a: vars(a).update(layer=a.layer - 1))
 other_sign = steered("sign is wrong", lambda a: vars(a).update(vector=-a.vector))
 not_steered = steered("found none", lambda a: vars(a).update(vector=0 * a.vector))
+under_a_system_prompt = changed(
+    "without a system prompt", steer=lambda *rest: steer(*rest, system="You are a helpful assistant.")
+)
 one_question_left_over = changed("steering on all of.*slice", questions=lambda data: data["questions"][:1])
 first_question_left_out = changed("steering on all of.*slice", questions=lambda data: data["questions"][1:])
 steered_on_both_lists = changed(
@@ -310,6 +313,29 @@ one_pair_a_question = changed("one pair a question was used, the first", effecti
 last_pair_of_a_question = changed(
     "one pair a question was used, the last",
     effective=lambda scored: list({pos["question"]: (pos, neg) for pos, neg in effective(scored)}.values()),
+)
+
+
+def asked_otherwise(change):
+    """Scores from a rubric filled in with something else: `change(row)`."""
+    return lambda responses, data: [
+        r
+        | {"score": judge(filled(data["eval_prompt"], r | change(r)))}
+        | {"coherence": coherence_of(r["question"], r["response"])}
+        for r in responses
+    ]
+
+
+judge_asked_the_wrong_way_round = changed(
+    "whole answer to it filled in",
+    scores=asked_otherwise(lambda r: {"question": r["response"], "response": r["question"]}),
+)
+judge_sees_the_beginning = changed(
+    "whole answer to it filled in", scores=asked_otherwise(lambda r: {"response": r["response"][:9]})
+)
+judge_sees_the_prompt_too = changed(
+    "whole answer to it filled in",
+    scores=asked_otherwise(lambda r: {"question": f"{r['system_prompt']} {r['question']}"}),
 )
 STEPS_ON_DISK = ("answers", "scores", "vectors", "steering")
 unscored_steering_is_zero = changed(
