@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from checks import cohort
+from checks import cohort, hostile
 from personalab.course import grade_report, grading
 from personalab.course.cells import dumps, read
 from personalab.course.marking import GradingError, Settings
@@ -18,8 +20,8 @@ from personalab.files import write
 from personalab.paths import ROOT
 
 pytestmark = pytest.mark.slow  # dozens of processes, each with PyTorch
-SOME = ("judge", "characterize_axis")  # solution cells whose graders take no time
-ATTACKED = "test_characterize_axis"
+SOME = ("generate_all_responses", "characterize_axis")  # solution cells whose graders take no time
+ATTACKED = "test_generate_all_responses"  # the other one comes after it
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +43,23 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def graded(release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list, grading.Run, Path]:
     course = cohort.Course(release, "1")
-    made = [*cohort.honest(course, 4, seed=3), *cohort.hostile(course, ATTACKED)]
+    made = [*cohort.honest(course, 4, seed=3), *hostile.hostile(course, ATTACKED)]
     folder = tmp_path_factory.mktemp("handed_in")
     cohort.write_all(made, folder)
     out = tmp_path_factory.mktemp("out") / "report.csv"
-    return made, grading.grade([folder], out, settings(release)), out
+    with mock.patch.dict(os.environ, hostile.PLANTED):
+        return made, grading.grade([folder], out, settings(release, section="1")), out
 
 
 def settings(release: Path, **other: object) -> Settings:
-    return Settings(folder=release, tiny=True, seconds=5, **other)
+    return Settings(folder=release, tiny=True, seconds=3, memory=2 << 30, **other)
 
 
 def test_every_grade_is_right(graded: tuple[list, grading.Run, Path]) -> None:
     made, run, _ = graded
     assert cohort.mistakes(made, {one.student: one for one in run.graded}) == []
     assert len(run.graded) == len(made) and len({one.kind for one in made}) == 5
+    assert not hostile.MARK.exists()
 
 
 def test_the_report_names_what_was_done(graded: tuple[list, grading.Run, Path]) -> None:
@@ -63,7 +67,7 @@ def test_the_report_names_what_was_done(graded: tuple[list, grading.Run, Path]) 
     grade_report.write_csv(run, out)
     grade_report.write_html(run, out.with_suffix(".html"))
     rows = list(csv.DictReader(out.open(encoding="utf-8")))
-    assert {row["student"] for row in rows} == {one.name.replace(" ", "_") for one in made}
+    assert {row["student"] for row in rows} == {one.student for one in made}
     attacked = next(row for row in rows if row["student"] == "os._exit" and row["exercise"] == ATTACKED)
     assert attacked["points"] == "0" and "ends the process" in attacked["comment"]
     assert "ends the process" in out.with_suffix(".html").read_text("utf-8")

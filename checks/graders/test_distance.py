@@ -6,6 +6,8 @@ import io
 import json
 import os
 import pickle
+import struct
+import traceback
 from multiprocessing import Pipe
 
 import numpy as np
@@ -16,6 +18,7 @@ from graders.harness.attempt import OUT_OF_TIME, Step
 from graders.harness.cases import Case, Foreign, Raised
 from graders.harness.distance import Said, observations, verdict
 from graders.harness.expect import check
+from graders.harness.judges import judged, shown
 from graders.harness.paper import dumps, loads
 from graders.harness.trial import Trial
 
@@ -116,7 +119,47 @@ def test_what_a_submission_did_is_named_and_time_is_too():
     assert "5 s of computing" in heard({"at": 0}, {"ended": OUT_OF_TIME}).lost[1]
 
 
-@pytest.mark.parametrize("message", [b"Jnot JSON", b"J[]", {"at": 0}, {"at": 99}, {"at": "2"}, {"at": -1}])
+@pytest.mark.parametrize("word", ["", " ", "\n"])
+def test_an_error_without_words_is_no_pass(word):
+    assert verdict(halves(2), [Said(word)]) == "halve(3): refused."
+    assert judged(lambda: halves(2), dumps([Said(word)]), 60, 1 << 32) == "halve(3): refused."
+
+
+def test_the_work_finds_no_judge():
+    held = []
+
+    def curious(k):
+        held.extend(f.f_locals["case"].judge for f, _ in traceback.walk_stack(None) if "case" in f.f_locals)
+        return k / 2
+
+    assert at_a_distance(curious) == "" and held and set(held) == {None}
+
+
+def test_a_verdict_costs_no_more_than_it_may():
+    def endless():
+        yield Case("x", lambda work: work(), lambda found: check(sum(iter(int, 1)) == 0, "expected an end."))
+
+    assert judged(endless, dumps([1]), 1, 1 << 32).startswith("no verdict within 1 s and 4096 MiB")
+    assert shown("\ud800\x1b[2J\n" + "é" * 9999) == "\\ud800\\x1b[2J\n" + "é" * 3994 + "…"
+
+
+DEEP = b"J" + b"[" * 20000
+BIG = b"J" + json.dumps({"did": "x" * 40000}).encode()
+SKIPS = {"at": 2}  # not the next
+
+
+@pytest.mark.parametrize("message", [b"Jnot JSON", b"J[]", {"at": 0}, {"at": 99}, {"at": "2"}, DEEP, BIG, SKIPS])
 def test_messages_that_make_no_sense_cost_the_step(message):
     trial = heard({"at": 0}, message)
     assert "meddles with what is sent" in trial.lost[1] and 3 not in trial.lost
+
+
+@pytest.mark.parametrize(
+    ("sent", "lost"), [(struct.pack("!i", 99) + b"O", "takes longer than"), (struct.pack("!i", -1) + b"O", "meddles")]
+)
+def test_nobody_waits_for_the_rest_of_a_message(sent, lost):
+    trial, (reader, writer) = Trial(STEPS, (0.1, 60.0)), Pipe(duplex=False)
+    writer.send_bytes(b'J{"at": 0}')
+    os.write(writer.fileno(), sent)
+    trial.listen(reader)
+    assert lost in trial.lost[1] and 3 not in trial.lost
