@@ -43,7 +43,7 @@ IN_THE_CELL = {
         "replaces the module personalab.lm.models",
     ),
     "a patched function": ("utils.decoder_blocks = lambda model: []", "replaces"),
-    "patched builtins": ("import builtins\nbuiltins.len = lambda x: 3", "replaces builtins.len"),
+    "patched builtins": ("import builtins\nbuiltins.all = lambda rows: True", "replaces builtins.all"),
     "patched harness internals": (
         "import graders.harness.expect as expect\nexpect.check = lambda *args: None",
         "ModuleNotFoundError: graders",
@@ -108,7 +108,7 @@ IN_THE_FUNCTION = {
     "a counted process bomb": (
         "import os, time\nn = 0\nwhile True:\n    try:\n        child = os.fork()\n    except OSError:\n"
         "        raise RuntimeError(f'{n} processes')\n    if child == 0:\n        time.sleep(999)\n    n += 1",
-        r"RuntimeError: 1\d\d processes",
+        r"RuntimeError: 1\d\d processes|s of computing|takes longer",
     ),
     "kill them all": ("import os, signal\nos.kill(-1, signal.SIGKILL)\nreturn 0", r"\w"),
     "all memory": ("return bytearray(1 << 36)", "MemoryError"),
@@ -119,7 +119,7 @@ IN_THE_FUNCTION = {
     ),
     "a huge result": ("return 'x' * (1 << 27)", r"takes \d+ bytes"),
     "huge output": ("for _ in range(100):\n    print('x' * 10**7)\nreturn 0", r"\w"),
-    "a huge file": ("open('huge', 'wb').write(bytes((1 << 28) + 1))", "File too large"),
+    "a huge file": ("with open('huge', 'wb') as file:\n    file.write(bytes(1 << 29))", "File too large"),
     "a list in lists in lists": (
         "found = [1]\nfor _ in range(99):\n    found = [found, found]\nreturn found",
         r"\w",
@@ -154,7 +154,8 @@ IN_THE_FUNCTION = {
     ),
     "a forged pass": (
         f"{_TO_THE_GRADER}\nimport io, os, sys, torch, types\n"
-        "name = 'graders.harness.distance'\nsys.modules[name] = types.ModuleType(name)\n"
+        "for name in ('graders', 'graders.harness', 'graders.harness.distance'):\n"
+        "    sys.modules[name] = types.ModuleType(name)\n"
         "sys.modules[name].Said = Said = type('Said', (), {'__module__': name})\nsaid, file = Said(), io.BytesIO()\n"
         "said.text = ''\ntorch.save([said], file)\nsend(b'O' + file.getvalue())\nos._exit(0)",
         "refused",
@@ -178,7 +179,9 @@ def hostile(course: Course, grader: str) -> Iterator[Simulated]:
     yield Simulated("invalid JSON", "hostile", course.notebook({})[:-99], remark="not a notebook")
     yield Simulated("an empty file", "hostile", "", remark="not a notebook")
     yield Simulated("names that are none", "hostile", _unnamed(course), remark="not a notebook")
-    yield Simulated("another section", "hostile", _another(course), remark="a notebook of section")
+    yield Simulated(
+        "another section", "hostile", _another(course), remark="a notebook of section|not a notebook of this course"
+    )
     yield Simulated("a symbolic link", "hostile", "", remark="a symbolic link", form="link")
     yield Simulated("a folder", "hostile", "", remark="not a file", form="folder")
     yield Simulated("a pipe", "hostile", "", remark="not a file", form="pipe")

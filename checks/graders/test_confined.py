@@ -60,6 +60,29 @@ def test_nothing_can_be_written_and_what_is_hidden_is_not_there(tmp_path: Path) 
     assert inside(place, [tmp_path], look) in (0, 77)
 
 
+@pytest.mark.skipif(not LINUX, reason="only Linux confines")
+def test_a_process_bomb_stops_at_its_limit_and_is_gone_when_it_is_ended(tmp_path: Path) -> None:
+    user = os.getuid() or 60001  # whoever may do something else runs as somebody else
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            confined.give_up_rights(user, confined.Limits(processes=20))
+            with pytest.raises(OSError, match="temporarily unavailable"):
+                while os.fork():
+                    os.write(writer, b".")
+        finally:
+            signal.pause()
+    os.close(writer)
+    with os.fdopen(reader, "rb", buffering=0) as said:
+        started = said.read(1)
+        while len(started) < 15:
+            started += said.read(20)
+        confined.end(child, user)
+        started += said.read()  # ends when nobody holds the other side any more
+    assert 15 <= len(started) <= 20
+
+
 @pytest.fixture
 def course(tmp_path: Path) -> Path:
     """A copy of a course."""

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
+import math
 import os
 import pickle
 import struct
+import sys
 import traceback
 from multiprocessing import Pipe
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from graders.harness.attempt import OUT_OF_TIME, Step
+import tests
+from graders import harness
 from graders.harness.cases import Case, Foreign, Raised
 from graders.harness.distance import Said, observations, verdict
 from graders.harness.expect import check
 from graders.harness.judges import judged, shown
 from graders.harness.paper import dumps, loads
+from graders.harness.submission import OUT_OF_TIME, Step, silence
 from graders.harness.trial import Trial
 
 
@@ -163,3 +169,46 @@ def test_nobody_waits_for_the_rest_of_a_message(sent, lost):
     os.write(writer.fileno(), sent)
     trial.listen(reader)
     assert lost in trial.lost[1] and 3 not in trial.lost
+
+
+def test_no_module_of_the_harness_takes_the_name_of_a_function():
+    functions = {name for name, value in vars(harness).items() if callable(value)}
+    modules = {path.stem for path in Path(harness.__file__).parent.glob("*.py")}
+    assert functions and not functions & modules, "whichever is imported last hides the other"
+
+
+def test_what_a_submission_prints_goes_nowhere_and_is_no_error():
+    child = os.fork()
+    if child == 0:
+        try:
+            silence()
+            os.closerange(3, 1 << 10)
+            print("x" * (1 << 20), flush=True)
+            print("x", file=sys.stderr, flush=True)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("name", sorted(tests.__all__))
+def test_no_observation_passes_for_want_of_anything_to_compare(name):
+    """What a submission would send to get its points without any work, whatever the cases are."""
+    models = {"model": None, "tokenizer": None, "d_model": 32, "num_layers": 4}
+    cases = getattr(tests, name).cases
+    given = [models.get(parameter) for parameter in inspect.signature(cases).parameters]
+    empty = [
+        None,
+        [],
+        {},
+        (),
+        "",
+        0,
+        True,
+        math.nan,
+        torch.full((1,), math.nan),
+        Raised(("ValueError",), "x"),
+        Said(""),
+    ]
+    for forged in empty:
+        assert verdict(cases(*given), [forged] * 400), f"{name}: {forged!r} for every case"

@@ -20,7 +20,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import Pipe
+from multiprocessing import Pipe, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ from typing import Any
 import torch
 
 from graders.harness import confined
-from graders.harness.attempt import Attempt, Step, silence
 from graders.harness.cases import Case
 from graders.harness.judges import judged, shown
 from graders.harness.leftovers import Leftovers
 from graders.harness.paper import set_aside
+from graders.harness.submission import Attempt, Step, silence
 from graders.harness.trial import Trial
 from graders.harness.watch import Stub, Watch
 
@@ -201,6 +201,7 @@ class Cohort:
         silence()
         os.closerange(3, writer.fileno())
         os.closerange(writer.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        resource_tracker._resource_tracker._fd = None  # the one that tqdm's locks have started is out of reach now
         shutil.copytree(self.template, self.place, dirs_exist_ok=True)
         for name in ("workbook", ".home", ".tmp"):
             (self.place / name).mkdir(exist_ok=True)

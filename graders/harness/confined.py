@@ -192,6 +192,8 @@ def end(process: int, user: int | None) -> None:
     for kill in (os.kill, os.killpg):
         with suppress(OSError):
             kill(process, signal.SIGKILL)
+    with suppress(OSError):  # the first of a namespace is gone when all are: they count as their user's until then
+        os.waitpid(process, 0)
     while user and os.getuid() == 0 and (left := [p for p in processes() if owner(p) == user and not _is_dead(p)]):
         for other in left:
             with suppress(OSError):

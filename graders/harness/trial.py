@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-from graders.harness.attempt import OUT_OF_TIME, Step
 from graders.harness.confined import FILE_BYTES
+from graders.harness.submission import OUT_OF_TIME, Step
 
 STARTING = 120  # seconds for a process to begin
 WAITING = 5  # times the seconds of computing: on a busy machine, or for who sleeps

@@ -108,7 +108,7 @@ def kind_of(cell: NotebookNode) -> str:
 
 
 def steps(path: Path, known: Mapping[str, Release], wanted: str = "") -> tuple[Release, list[dict[str, str]]]:
-    """The section of a submission, and what is done for its cells, as `graders.harness.attempt.Step` has it.
+    """The section of a submission, and what is done for its cells, as `graders.harness.submission.Step` has it.
 
     Graders' cells are the release's, whatever the submission's say; each stands where its solution is complete.
 

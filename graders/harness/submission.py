@@ -169,4 +169,4 @@ def silence() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for good
+    sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115 - for good
