@@ -28,7 +28,7 @@ from personalab.paths import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results" / "cohort.json"
 HONEST = 12  # right, wrong, partial and broken ones at least
-LIMITS = {"seconds": 20, "notebook_seconds": 900, "memory": 2 << 30}
+LIMITS = {"seconds": 12, "notebook_seconds": 900, "memory": 2 << 30}
 
 
 class Stopped(Exception):

@@ -67,7 +67,7 @@ IN_THE_CELL = {
     ),
     "a process bomb in the cell": (
         "import os, time\nwhile True:\n    if os.fork() == 0:\n        time.sleep(999)",
-        "BlockingIOError|ends the process",
+        "BlockingIOError|ends the process|takes longer",
     ),
     "forged messages": (
         f"{_TO_THE_GRADER}\nsend(b'J{{\"at\": 99}}')\nsend(b'J' + b'[' * 20000)",

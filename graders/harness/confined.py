@@ -156,17 +156,10 @@ def wait(process: int, user: int | None, memory: int) -> tuple[int, bool]:
 
 
 def _crew(process: int, user: int | None) -> list[int]:
-    """The process and those that it has started: of its namespace, of the user, or where neither is its own, none."""
-    space = _namespace(process) if user is None else ""
+    """The process and those that it has started: all that its `/proc` shows, or that the user runs; else it alone."""
     if user is None:
-        return [p for p in processes() if _namespace(p) == space]
+        return [] if Path("/proc/self").exists() else processes()  # none before `processes_inside`
     return [p for p in processes() if owner(p) == user] if os.getuid() == 0 else [process]
-
-
-def _namespace(process: int) -> str:
-    with suppress(OSError):
-        return os.readlink(f"/proc/{process}/ns/pid")
-    return ""
 
 
 def _private(process: int) -> int:
