@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,14 @@ LINUX = sys.platform == "linux"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # forks of a process with threads
 
 
-def inside(place: Path, hidden: list[Path], look: Callable[[], None]) -> int:
-    """The exit code of a process that is confined and then looks around; 77 where the kernel confines nothing."""
+OVER, NOTHING = 78, 77
+
+
+def inside(place: Path, hidden: list[Path], look: Callable[[], None], memory: int = 1 << 40) -> int:
+    """The exit code of a process that is confined and then looks around.
+
+    `OVER` if it takes more memory with all that it starts, `NOTHING` where the kernel confines nothing.
+    """
     outer = os.fork()
     if outer:
         return os.waitstatus_to_exitcode(os.waitpid(outer, 0)[1])
@@ -29,14 +36,15 @@ def inside(place: Path, hidden: list[Path], look: Callable[[], None]) -> int:
         try:
             confined.separate(place, hidden, [Path(p) for p in (sys.prefix, sys.base_prefix)])
         except OSError:
-            os._exit(77)
+            os._exit(NOTHING)
         inner = os.fork()
         if inner == 0:
             confined.processes_inside()
             confined.give_up_rights(os.getuid() or 60000, confined.Limits())
             look()
             os._exit(0)
-        os._exit(os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1]))
+        status, over = confined.wait(inner, None, memory)
+        os._exit(OVER if over else os.waitstatus_to_exitcode(status))
     except BaseException:
         traceback.print_exc()
     finally:
@@ -57,7 +65,20 @@ def test_nothing_can_be_written_and_what_is_hidden_is_not_there(tmp_path: Path) 
         assert not os.path.exists(tmp_path / "submissions") and not [*Path("/dev/pts").iterdir()]
         assert [p for p in os.listdir("/proc") if p.isdecimal()] == ["1"] and os.getpid() == 1
 
-    assert inside(place, [tmp_path], look) in (0, 77)
+    assert inside(place, [tmp_path], look) in (0, NOTHING)
+
+
+@pytest.mark.skipif(not LINUX, reason="only Linux confines")
+def test_what_many_processes_take_together_is_limited(tmp_path: Path) -> None:
+    def many() -> None:
+        for _ in range(4):
+            if os.fork() == 0:
+                kept = b"1" * (150 << 20)
+                time.sleep(99 + len(kept) % 2)
+        time.sleep(99)
+
+    (tmp_path / "place").mkdir()
+    assert inside(tmp_path / "place", [tmp_path], many, 550 << 20) in (OVER, NOTHING)
 
 
 @pytest.mark.skipif(not LINUX, reason="only Linux confines")
