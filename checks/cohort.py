@@ -68,11 +68,14 @@ class Course:
         return next(e for e in self.release.exercises if e.name == name)
 
     def users(self, solution: str) -> frozenset[str]:
-        """Exercises whose solutions use what a solution cell defines, its own apart."""
-        defined = {d for d, cell in self.release.defines.items() if cell == solution}
-        words = re.compile(rf"\b(?:{'|'.join(map(re.escape, defined)) or '$^'})\b")
-        cells = {cell for cell, code in self.solved.items() if cell != solution and words.search(code)}
-        return frozenset(e.name for e in self.release.exercises if e.solution in cells)
+        """Exercises whose solutions use what a solution cell defines, its own apart, directly or through others."""
+        used, cells = {solution}, set[str]()
+        while used:
+            defined = {d for d, cell in self.release.defines.items() if cell in used}
+            words = re.compile(rf"\b(?:{'|'.join(map(re.escape, defined)) or '$^'})\b")
+            used = {c for c, code in self.solved.items() if c not in cells | used and words.search(code)}
+            cells |= used
+        return frozenset(e.name for e in self.release.exercises if e.solution in cells - {solution})
 
     def around(self, cell: str) -> frozenset[str]:
         """Exercises that a wrong solution may spoil besides its own."""
