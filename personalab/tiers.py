@@ -50,6 +50,7 @@ class Budget:
 
 FULL = Budget(n_questions=22, max_tokens=40, n_bootstrap=1000, n_permutations=5000)
 QUICK = Budget(n_questions=6, max_tokens=24, n_bootstrap=200, n_permutations=1000)
+DRY = Budget(n_questions=6, max_tokens=8, n_bootstrap=100, n_permutations=50)  # the least that every cell runs on
 PAPER = Budget(n_questions=120, max_tokens=256, n_bootstrap=1000, n_permutations=5000)
 
 
@@ -76,7 +77,7 @@ class Tier:
     max_batch_tokens: int = 16_384  # padded prompt + answer tokens of one generation batch
     max_batch_rows: int = 64
     budgets: Mapping[str, Budget] = field(
-        default_factory=lambda: MappingProxyType({"full": PAPER, "quick": FULL}), repr=False
+        default_factory=lambda: MappingProxyType({"full": PAPER, "quick": FULL, "dry": DRY}), repr=False
     )
 
     @property
@@ -136,7 +137,7 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
             n_blocks=30,
             trait_block=17,  # 57 % of 30 blocks; our choice, on a pilot with another adapter
             max_batch_rows=96,
-            budgets=MappingProxyType({"full": FULL, "quick": QUICK}),
+            budgets=MappingProxyType({"full": FULL, "quick": QUICK, "dry": DRY}),
         ),
         COLAB: Tier(
             name=COLAB,
@@ -283,12 +284,12 @@ def run_name(budget_name: str) -> str:
 
 
 def budget() -> str:
-    """`full` (default) or `quick`, from `PERSONALAB_BUDGET`.
+    """`full` (default) or `quick`, from `PERSONALAB_BUDGET`; `dry` is that of a dry run (`run --dry-run`).
 
     Raises:
         ValueError: for anything else.
     """
     name = os.environ.get("PERSONALAB_BUDGET", "full")
-    if name not in ("full", "quick"):
+    if name not in ("full", "quick", "dry"):
         raise ValueError(f"Unknown PERSONALAB_BUDGET {name!r}: set it to 'full' or 'quick'.")
     return name

@@ -163,6 +163,12 @@ class EmbeddedTransport(httpx2.BaseTransport):
                 self._waiting.discard(job.answer)
 
     def _work(self) -> None:
+        from personalab.lm import processes
+
+        with processes.alone():  # what arrives here, and when, is this process's own affair
+            self._work_off()
+
+    def _work_off(self) -> None:
         pending: list[Job] = []
         while True:
             if not pending:

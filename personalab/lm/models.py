@@ -17,7 +17,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from personalab.lm import processes
 from personalab.lm.content_guard import guarded
+from personalab.lm.counting import watch
 from personalab.paths import ROOT
 from personalab.setup.machine import dtype_name, hub_device
 from personalab.tiers import EMBEDDED_MODEL, TRAIT_ORGANISM, Tier, current_tier
@@ -91,7 +93,7 @@ def load_named(model_id: str, tier: Tier | None = None) -> tuple[PreTrainedModel
         model, tokenizer = _load_shared(model_id, tier)  # several uses of one model in one process
     else:
         model, tokenizer = _load_hub(model_id, tier)
-    return model.eval(), tokenizer
+    return watch(model.eval(), model_id), tokenizer
 
 
 def check_depth(model: nn.Module, tier: Tier) -> None:
@@ -144,7 +146,7 @@ def _load_hub(model_id: str, tier: Tier) -> tuple[PreTrainedModel, PreTrainedTok
         model_id,
         dtype=resolve_dtype(tier, device, config),
         attn_implementation=attention_of(config) if tier.attention == "auto" else tier.attention,
-        device_map="auto" if device == "cuda" else None,
+        device_map=_device_map(device),
     )
     return model, AutoTokenizer.from_pretrained(model_id)
 
@@ -157,6 +159,13 @@ def attention_of(config: PretrainedConfig) -> str | None:
     ('eager', None)
     """
     return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+
+
+def _device_map(device: str) -> str | dict[str, int] | None:
+    """Over all GPUs; launched as several processes, each has one of its own."""
+    if device != "cuda":
+        return None
+    return "auto" if processes.count() == 1 else {"": processes.local_rank()}
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
