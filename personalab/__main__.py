@@ -6,8 +6,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from personalab import __version__
@@ -19,11 +18,6 @@ FAILED = 1
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 T = TypeVar("T")
-
-_LINT_IMPORTS = "from importlinter.cli import lint_imports_command as run; run()"  # it has no module to run
-_EVERY_CORE = ("--numprocesses", "logical", "--maxprocesses", "4", "--dist", "worksteal")
-# A learner may have worked in them; what the course puts there is linted by checks/course/test_course.py.
-_SKIP_NOTEBOOKS = ("--extend-exclude", "exercises,solutions,workbook")
 
 
 def setup(args: argparse.Namespace) -> int:
@@ -77,20 +71,10 @@ def record(args: argparse.Namespace) -> int:
 
 def test(args: argparse.Namespace) -> int:
     """Lint, types, imports, drift, then the pytest suite. All run; the exit code is the first failure's."""
-    from personalab.setup import weights
+    from personalab.setup import checking, weights
 
     weights.SENTENCE_ENCODER.ensure()  # the judge's checks read real text with it
-    selection = [] if args.all else ["-m", "not slow"]
-    return _run_all(
-        {
-            "Lint": partial(_module, "ruff", "check", *_SKIP_NOTEBOOKS),
-            "Format": partial(_module, "ruff", "format", "--check", *_SKIP_NOTEBOOKS),
-            "Types": partial(_module, "mypy"),
-            "Imports": partial(run_child, [sys.executable, "-c", _LINT_IMPORTS], cwd=ROOT),
-            "Drift": partial(_module, "personalab", "notebooks", "--check"),
-            "Tests": partial(_module, "pytest", *_EVERY_CORE, *selection),
-        }
-    )
+    return checking.run_all(checking.steps(slow=args.all))
 
 
 def lab(args: argparse.Namespace) -> int:
@@ -193,9 +177,10 @@ def grade(args: argparse.Namespace) -> int:
 
 def bench(args: argparse.Namespace) -> int:
     """Run every benchmarks/bench_*.py; the first failure's exit code is returned."""
+    from personalab.setup import checking
+
     _ensure_weights()
-    scripts = sorted((ROOT / "benchmarks").glob("bench_*.py"))
-    return _run_all({script.stem: partial(_module, f"benchmarks.{script.stem}") for script in scripts})
+    return checking.run_all(checking.benchmarks())
 
 
 def clean(args: argparse.Namespace) -> int:
@@ -240,22 +225,6 @@ def _setting(read: Callable[[], T]) -> T:
         return read()
     except ValueError as error:
         raise SetupError(str(error)) from error
-
-
-def _module(name: str, *arguments: str) -> int:
-    return run_child([sys.executable, "-m", name, *arguments], cwd=ROOT)
-
-
-def _run_all(steps: Mapping[str, Callable[[], int]]) -> int:
-    """Run every step under its title; the first non-zero exit code, after naming the failed ones."""
-    failed = {}
-    for title, step in steps.items():
-        print(f"\n-- {title}", flush=True)
-        if code := step():
-            failed[title] = code
-    if failed:
-        print(f"\nFailed: {', '.join(failed)}.", file=sys.stderr)
-    return next(iter(failed.values()), 0)
 
 
 def parser() -> argparse.ArgumentParser:

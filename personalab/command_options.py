@@ -45,7 +45,7 @@ GROUPS = {
         *("capping", "capping-cost", "transcripts", "organism", "organism-report"),
         *("sae", "finetuning-study", "judge-fit", "coherence"),
     ),
-    "Maintaining": ("test", "notebooks", "site", "record", "bench", "clean"),
+    "Maintaining": ("test", "notebooks", "site", "record", "bench", "faults", "clean"),
 }
 EXIT_CODES = (
     "Exit codes: 0 done; 1 it failed, and the last lines say why and what to do; 2 a command or an option that is not "

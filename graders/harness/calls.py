@@ -130,7 +130,9 @@ def call_case(
         if seen is not None:
             check_called(seen, what, changes, when)
             judge(seen)
-        elif what.startswith("your model"):
+            return
+        check(not _takes_system_prompts(tok), "expected a result, found an error of a template that takes them.")
+        if what.startswith("your model"):
             print("Your model's template has no role for system prompts: your function was graded on others only.")
 
     return Case(what, observe, judge_call, hint)
