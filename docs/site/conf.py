@@ -9,7 +9,7 @@ from sphinx.application import Sphinx
 project = "Persona Lab"
 author = "The Persona Lab authors"
 language = "en"
-extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.githubpages", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = project
 html_static_path = ["_static"]
