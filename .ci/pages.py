@@ -69,15 +69,14 @@ def broken_links(site: Path) -> Iterator[str]:
                 yield f"{where}: no such anchor: {address}"
 
 
-def browsed(site: Path, axe: Path | None, shots: Path | None) -> Iterator[str]:
+def browsed(site: Path, chromium: str, axe: Path | None, shots: Path | None) -> Iterator[str]:
     """A line for each fault that shows in a browser."""
     from playwright.sync_api import sync_playwright
 
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     script = axe.read_text(encoding="utf-8") if axe else ""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=QUIET)
-        for scheme, size in (("light", DESKTOP), ("dark", DESKTOP), ("light", PHONE), ("dark", PHONE)):
+        browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
+        for scheme, size in (("light", DESKTOP), ("dark", DESKTOP), ("light", PHONE)):
             page = browser.new_context(color_scheme=scheme, viewport=size).new_page()
             seen: list[str] = []
             page.on("pageerror", lambda error, seen=seen: seen.append(f"error: {error}"))
@@ -146,12 +145,13 @@ def main() -> int:
     print(f"{len([*site.rglob('*.html')])} pages, {sizes['.html'] / 1e6:.1f} MB of HTML, {sizes.total() / 1e6:.1f} MB.")
     problems = [*broken_links(site)]
     if args.axe or args.browser or args.shots:
-        if importlib.util.find_spec("playwright") is None:
-            print("Skipped: the browser's part, which needs Playwright (see the top of this file).")
+        chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+        if importlib.util.find_spec("playwright") is None or not chromium:
+            print("Skipped: what needs a browser. Playwright or Chromium is missing: see the top of this file.")
         else:
             if args.shots:
                 args.shots.mkdir(parents=True, exist_ok=True)
-            problems += browsed(site, args.axe, args.shots)
+            problems += browsed(site, chromium, args.axe, args.shots)
     print(*problems or ["Nothing found."], sep="\n")
     return int(bool(problems))
 

@@ -64,7 +64,8 @@ def reference(folder: Path, package: Path) -> None:
     rooms = [room for room in sorted(package.iterdir()) if (room / "__init__.py").exists()]
     for room in rooms:
         names = sorted(path.stem for path in room.glob("[!_]*.py"))
-        modules = [f".. automodule:: personalab.{room.name}.{stem}\n   :members:\n" for stem in names]
+        directive = f".. automodule:: personalab.{room.name}.{{0}}\n   :members:\n"
+        modules = [f"{stem}\n{'-' * len(stem)}\n\n{directive.format(stem)}" for stem in names]
         title = f"{room.name}\n{'=' * len(room.name)}\n"
         write(folder / f"{room.name}.rst", "\n".join([title, *modules]))
     listed = "\n".join(f"   {room.name}" for room in rooms)
