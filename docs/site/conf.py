@@ -7,7 +7,7 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 project = "Persona Lab"
-author = "The Persona Lab authors"
+author = project_copyright = "The Persona Lab authors"
 language = "en"
 extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.githubpages", "sphinx.ext.napoleon"]
 html_theme = "furo"
