@@ -5,13 +5,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import nbformat
 
 from personalab.course.cells import dumps, read
 from personalab.course.myst import code_cells
@@ -29,6 +28,7 @@ class Simulated:
         fails: by exercise, words of the comment; every other exercise not in `free` must pass.
         free: exercises that may go either way, since they use what is wrong.
         remark: words of the remark of a notebook that cannot be graded.
+        form: what is handed in: a "file", a "link" to the one before, a "folder" or a "pipe" of a notebook's name.
     """
 
     name: str
@@ -37,6 +37,12 @@ class Simulated:
     fails: dict[str, str] = field(default_factory=dict)
     free: frozenset[str] = frozenset()
     remark: str = ""
+    form: str = "file"
+
+    @property
+    def student(self) -> str:
+        """Who hands it in."""
+        return self.name.replace(" ", "_")
 
 
 class Course:
@@ -62,11 +68,18 @@ class Course:
         return next(e for e in self.release.exercises if e.name == name)
 
     def users(self, solution: str) -> frozenset[str]:
-        """Exercises whose solutions use what a solution cell defines, its own apart."""
-        defined = {d for d, cell in self.release.defines.items() if cell == solution}
-        words = re.compile(rf"\b(?:{'|'.join(map(re.escape, defined)) or '$^'})\b")
-        cells = {cell for cell, code in self.solved.items() if cell != solution and words.search(code)}
-        return frozenset(e.name for e in self.release.exercises if e.solution in cells)
+        """Exercises whose solutions use what a solution cell defines, its own apart, directly or through others."""
+        used, cells = {solution}, set[str]()
+        while used:
+            defined = {d for d, cell in self.release.defines.items() if cell in used}
+            words = re.compile(rf"\b(?:{'|'.join(map(re.escape, defined)) or '$^'})\b")
+            used = {c for c, code in self.solved.items() if c not in cells | used and words.search(code)}
+            cells |= used
+        return frozenset(e.name for e in self.release.exercises if e.solution in cells - {solution})
+
+    def around(self, cell: str) -> frozenset[str]:
+        """Exercises that a wrong solution may spoil besides its own."""
+        return self.users(cell) | {e.name for e in self.release.exercises if e.solution == cell}
 
     def with_bank(self, grader: str, choice: random.Random, verdict: str) -> tuple[str, str, str]:
         """Code of a solution cell with an entry of the bank in place of the reference; the entry and its words."""
@@ -114,7 +127,7 @@ def honest(course: Course, n: int, seed: int) -> Iterator[Simulated]:
             grader = choice.choice(graders)
             code, _, words = course.with_bank(grader, choice, "wrong")
             cell = course.exercise(grader).solution
-            yield Simulated(name, kind, course.notebook({cell: code}), {grader: words}, _around(course, cell))
+            yield Simulated(name, kind, course.notebook({cell: code}), {grader: words}, course.around(cell))
         else:
             cell = choice.choice(course.release.solutions)
             code = {"partial": "", "broken": course.solved[cell] + "\nreturn (\n"}[kind]
@@ -123,103 +136,28 @@ def honest(course: Course, n: int, seed: int) -> Iterator[Simulated]:
             yield Simulated(name, kind, course.notebook({cell: code}), own, course.users(cell) - set(own))
 
 
-def _around(course: Course, cell: str) -> frozenset[str]:
-    """Exercises that a wrong solution may spoil besides its own."""
-    return course.users(cell) | {e.name for e in course.release.exercises if e.solution == cell}
-
-
-# What hostile solutions do, as the body of the function that is graded or as code around it, and words of the comment.
-# `{work}` stands for the function's name.
-IN_THE_CELL = {
-    "replaced tests": (
-        "class tests:\n    def __getattr__(self, name): return print\n\n\ntests = tests()",
-        "replaces tests",
-    ),
-    "a stubbed module": (
-        "import sys, types\nsys.modules['personalab.lm.models'] = types.ModuleType('stub')",
-        "replaces the module personalab.lm.models",
-    ),
-    "a patched function": ("utils.decoder_blocks = lambda model: []", "replaces"),
-    "patched harness internals": (
-        "import graders.harness.expect as expect\nexpect.check = lambda *args: None",
-        "ModuleNotFoundError: graders",
-    ),
-    "SystemExit in the cell": ("raise SystemExit", "SystemExit"),
-    "os._exit in the cell": ("import os\nos._exit(0)", "ends the process"),
-    "a deleted file": (
-        "import shutil\nshutil.rmtree(ROOT / 'personalab')\n(ROOT / 'utils.py').unlink()\nraise OSError('all gone')",
-        "all gone",
-    ),
-    "forged messages": (
-        "import contextlib, os\nfor fd in range(3, 256):\n    with contextlib.suppress(OSError):\n"
-        "        os.write(fd, b'O' * 99)",
-        "meddles|ends the process|no data",
-    ),
-    "frames": ("import sys\nsys._getframe(3).f_locals", "reaches for sys._getframe"),
-}
-IN_THE_FUNCTION = {
-    "an oracle read through gc": (
-        "import gc\nreturn next(x for x in gc.get_objects() if type(x).__name__ == 'Case').judge",
-        "reaches for gc.get_objects",
-    ),
-    "an int with a lying __eq__": (
-        "return type('Liar', (int,), {'__eq__': lambda *a: True, '__hash__': int.__hash__})(-99)",
-        r"\w",
-    ),
-    "os._exit": ("import os\nos._exit(0)", "ends the process"),
-    "an endless loop": ("while True:\n    pass", "s of computing"),
-    "an endless loop that nothing stops": (
-        "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\n"
-        "while True:\n    try:\n        pass\n    except BaseException:\n        pass",
-        "s of computing",
-    ),
-    "a process bomb": (
-        "import os\nwhile True:\n    os.fork()",
-        r"BlockingIOError|takes (longer|more)|ends the process",
-    ),
-    "all memory": ("return bytearray(1 << 36)", "MemoryError"),
-    "the network": ("import socket\nreturn socket.create_connection(('192.0.2.1', 80))", "no network"),
-    "solutions on the disk": (
-        "return next((ROOT / 'solutions').rglob('*.ipynb')).read_text()",
-        "StopIteration",
-    ),
-}
-
-
-def hostile(course: Course, grader: str) -> Iterator[Simulated]:
-    """Each attack in the cell of one exercise, which nothing else uses."""
-    exercise = course.exercise(grader)
-    cell, rest = exercise.solution, _around(course, exercise.solution) - {grader}
-    for kind, (code, words) in IN_THE_CELL.items():
-        wrong = f"def {exercise.work}(*args, **kwargs):\n    return 0\n\n\n{code}\n"
-        yield Simulated(kind, "hostile", course.notebook({cell: wrong}), {grader: words}, rest)
-    for kind, (code, words) in IN_THE_FUNCTION.items():
-        body = "\n".join(f"    {line}" for line in code.split("\n"))
-        wrong = f"def {exercise.work}(*args, **kwargs):\n{body}\n"
-        yield Simulated(kind, "hostile", course.notebook({cell: wrong}), {grader: words}, rest)
-    yield Simulated("invalid JSON", "hostile", course.notebook({})[:-99], remark="not a notebook")
-    yield Simulated("an edited grader", "hostile", _edited_grader(course, cell), {grader: "Nothing to grade yet"}, rest)
-
-
-def _edited_grader(course: Course, cell: str) -> str:
-    nb = nbformat.reads(course.notebook({cell: ""}), as_version=4)
-    for found in code_cells(nb):
-        if kind_of(found) == "grader":
-            found.source = "print('all checks passed.')"
-    return dumps(nb)
-
-
 def write_all(cohort: list[Simulated], folder: Path) -> None:
     """As learners hand them in: a folder each."""
+    before = None
     for one in cohort:
-        write(folder / one.name.replace(" ", "_") / "notebook.ipynb", one.text, sync=False)
+        path = folder / one.student / "notebook.ipynb"
+        path.parent.mkdir(parents=True)
+        if one.form == "folder":
+            path.mkdir()
+        elif one.form == "pipe":
+            os.mkfifo(path)
+        elif one.form == "link":
+            path.symlink_to(before)
+        else:
+            write(path, one.text, sync=False)
+            before = path
 
 
 def mistakes(cohort: list[Simulated], graded: dict[str, object]) -> list[str]:
     """What was graded otherwise than it must be; `graded` by the names that `write_all` gives."""
     found = []
     for one in cohort:
-        result = graded[one.name.replace(" ", "_")]
+        result = graded[one.student]
         if one.remark or result.remark:
             if not (one.remark and re.search(one.remark, result.remark)) or result.reached:
                 found.append(f"{one.name}: remark {result.remark!r}")

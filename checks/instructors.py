@@ -1,26 +1,32 @@
 """The generated parts of `docs/instructors.md`: `python -m checks.instructors` writes them anew.
 
-Times and points are the cards'; the common mistakes of an exercise are the wrong solutions in its bank.
+Times and points are the cards'; the common mistakes of an exercise are the wrong solutions in its bank; what grading a
+cohort took is what `benchmarks/bench_cohort.py` measured.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from personalab.course.cards import Card, cards
 from personalab.files import write
 from personalab.paths import ROOT
 
 PAGE = ROOT / "docs" / "instructors.md"
+MEASURED = ROOT / "benchmarks" / "results" / "cohort.json"
+COHORT = 200  # notebooks of one section: what an evening must do
 _PART = re.compile(r"(<!-- begin (\w+) -->\n).*?(<!-- end \2 -->)", re.S)
 
 
 def page() -> str:
     """What the page must say."""
     found = cards(ROOT / "exercises")
-    parts = {"schedule": _schedule(found), "mistakes": _mistakes(found)}
+    measured = json.loads(MEASURED.read_text("utf-8"))
+    parts = {"schedule": _schedule(found), "mistakes": _mistakes(found), "cohort": _cohort(measured)}
     return _PART.sub(lambda part: f"{part[1]}{parts[part[2]]}\n{part[3]}", PAGE.read_text("utf-8"))
 
 
@@ -34,6 +40,29 @@ def _schedule(found: dict[str, list[Card]]) -> str:
     every = [card for own in found.values() for card in own]
     minutes, points = sum(card.minutes for card in every), sum(sum(card.graders.values()) for card in every)
     return "\n".join([*lines, f"| all | {len(every)} | {minutes} | {points} | |"])
+
+
+def _cohort(measured: dict[str, Any]) -> str:
+    """Seconds a notebook are those of the honest ones; hostile ones end at limits that whoever grades may set."""
+    lines = [
+        "| section | notebooks, hostile kinds | wrong grades | graded again | a notebook: computing, by the clock "
+        f"| {COHORT} on 2 cores: computing, by the clock | the machine was also busy |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for section, found in measured.items():
+        honest = [kind for name, kind in found["by_kind"].items() if name != "hostile"]
+        n = sum(kind["notebooks"] for kind in honest)
+        computing, clock = (
+            sum(kind["notebooks"] * kind[key] for kind in honest) / n
+            for key in ("mean_seconds_computing", "mean_seconds_by_the_clock")
+        )
+        same = "the same points" if found["same_twice"] else "other points"
+        evening = f"{COHORT * computing / 2 / 60:.0f} min, {COHORT * clock / found['jobs'] / 60:.0f} min"
+        lines.append(
+            f"| {section} | {found['notebooks']}, {len(found['hostile'])} | {len(found['wrong_grades'])} | {same} "
+            f"| {computing:.1f} s, {clock:.1f} s | {evening} | load {found['load_before_and_after'][0]:.0f} before it |"
+        )
+    return "\n".join(lines)
 
 
 def _mistakes(found: dict[str, list[Card]]) -> str:

@@ -80,3 +80,24 @@ def test_every_card_has_minutes_and_graders() -> None:
     every = [card for own in found.cards.values() for card in own]
     assert all(card.graders and card.minutes for card in every)
     assert {name for card in every for name in card.graders} <= set(tests.__all__)
+
+
+def test_an_exercise_is_found_by_what_a_learner_calls_it(workbook: Path) -> None:
+    found = progress.progress(workbook.parent)
+    for name in ("2.9", "ActivationCapper", "activation_capper", "test_activation_capper", "the capper", "The Capper"):
+        assert progress.chosen(name, found).number == "2.9", name
+    assert progress.chosen("autorater", found).number == "2.4"
+    with pytest.raises(ValueError, match=r"Do you mean .*1\.7 \(cosine similarity, plain and centred\)"):
+        progress.chosen("cosine", found)
+    with pytest.raises(ValueError, match=r"No exercise '1\.99'"):
+        progress.chosen("1.99", found)
+    kept.note("test_parse_score", "no")
+    text = progress.explain("1.1", workbook.parent)
+    assert "T" not in text.partition("(")[2].partition(")")[0], "a local time, not a time stamp"
+
+
+def test_the_panel_says_in_words_what_its_signs_mean(workbook: Path) -> None:
+    kept.note("test_parse_score", "no")
+    shown = progress.progress(workbook.parent)._repr_html_()
+    assert 'aria-label="1.1 a judge prompt and its parser: does not pass yet">◐' in shown
+    assert "○ not tried" in shown and "personalab hint 1.1" in shown

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import json
+import math
 import os
 import pickle
+import struct
+import sys
+import traceback
 from multiprocessing import Pipe
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from graders.harness.attempt import OUT_OF_TIME, Step
+import tests
+from graders import harness
 from graders.harness.cases import Case, Foreign, Raised
 from graders.harness.distance import Said, observations, verdict
 from graders.harness.expect import check
+from graders.harness.judges import judged, shown
 from graders.harness.paper import dumps, loads
+from graders.harness.submission import OUT_OF_TIME, Step, silence
 from graders.harness.trial import Trial
 
 
@@ -116,7 +125,90 @@ def test_what_a_submission_did_is_named_and_time_is_too():
     assert "5 s of computing" in heard({"at": 0}, {"ended": OUT_OF_TIME}).lost[1]
 
 
-@pytest.mark.parametrize("message", [b"Jnot JSON", b"J[]", {"at": 0}, {"at": 99}, {"at": "2"}, {"at": -1}])
+@pytest.mark.parametrize("word", ["", " ", "\n"])
+def test_an_error_without_words_is_no_pass(word):
+    assert verdict(halves(2), [Said(word)]) == "halve(3): refused."
+    assert judged(lambda: halves(2), dumps([Said(word)]), 60, 1 << 32) == "halve(3): refused."
+
+
+def test_the_work_finds_no_judge():
+    held = []
+
+    def curious(k):
+        held.extend(f.f_locals["case"].judge for f, _ in traceback.walk_stack(None) if "case" in f.f_locals)
+        return k / 2
+
+    assert at_a_distance(curious) == "" and held and set(held) == {None}
+
+
+def test_a_verdict_costs_no_more_than_it_may():
+    def endless():
+        yield Case("x", lambda work: work(), lambda found: check(sum(iter(int, 1)) == 0, "expected an end."))
+
+    assert judged(endless, dumps([1]), 1, 1 << 32).startswith("no verdict within 1 s and 4096 MiB")
+    assert shown("\ud800\x1b[2J\n" + "é" * 9999) == "\\ud800\\x1b[2J\n" + "é" * 3994 + "…"
+
+
+DEEP = b"J" + b"[" * 20000
+BIG = b"J" + json.dumps({"did": "x" * 40000}).encode()
+SKIPS = {"at": 2}  # not the next
+
+
+@pytest.mark.parametrize("message", [b"Jnot JSON", b"J[]", {"at": 0}, {"at": 99}, {"at": "2"}, DEEP, BIG, SKIPS])
 def test_messages_that_make_no_sense_cost_the_step(message):
     trial = heard({"at": 0}, message)
     assert "meddles with what is sent" in trial.lost[1] and 3 not in trial.lost
+
+
+@pytest.mark.parametrize(
+    ("sent", "lost"), [(struct.pack("!i", 99) + b"O", "takes longer than"), (struct.pack("!i", -1) + b"O", "meddles")]
+)
+def test_nobody_waits_for_the_rest_of_a_message(sent, lost):
+    trial, (reader, writer) = Trial(STEPS, (0.1, 60.0)), Pipe(duplex=False)
+    writer.send_bytes(b'J{"at": 0}')
+    os.write(writer.fileno(), sent)
+    trial.listen(reader)
+    assert lost in trial.lost[1] and 3 not in trial.lost
+
+
+def test_no_module_of_the_harness_takes_the_name_of_a_function():
+    functions = {name for name, value in vars(harness).items() if callable(value)}
+    modules = {path.stem for path in Path(harness.__file__).parent.glob("*.py")}
+    assert functions and not functions & modules, "whichever is imported last hides the other"
+
+
+def test_what_a_submission_prints_goes_nowhere_and_is_no_error():
+    child = os.fork()
+    if child == 0:
+        try:
+            silence()
+            os.closerange(3, 1 << 10)
+            print("x" * (1 << 20), flush=True)
+            print("x", file=sys.stderr, flush=True)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("name", sorted(tests.__all__))
+def test_no_observation_passes_for_want_of_anything_to_compare(name):
+    """What a submission would send to get its points without any work, whatever the cases are."""
+    models = {"model": None, "tokenizer": None, "d_model": 32, "num_layers": 4}
+    cases = getattr(tests, name).cases
+    given = [models.get(parameter) for parameter in inspect.signature(cases).parameters]
+    empty = [
+        None,
+        [],
+        {},
+        (),
+        "",
+        0,
+        True,
+        math.nan,
+        torch.full((1,), math.nan),
+        Raised(("ValueError",), "x"),
+        Said(""),
+    ]
+    for forged in empty:
+        assert verdict(cases(*given), [forged] * 400), f"{name}: {forged!r} for every case"

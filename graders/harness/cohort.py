@@ -20,7 +20,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import Pipe
+from multiprocessing import Pipe, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,13 @@ from typing import Any
 import torch
 
 from graders.harness import confined
-from graders.harness.attempt import Attempt, Step, silence
 from graders.harness.cases import Case
-from graders.harness.distance import verdict
-from graders.harness.paper import loads, set_aside
+from graders.harness.judges import judged, shown
+from graders.harness.leftovers import Leftovers
+from graders.harness.paper import set_aside
+from graders.harness.submission import Attempt, Step, silence
 from graders.harness.trial import Trial
 from graders.harness.watch import Stub, Watch
-
-JUDGING = 300  # seconds for the verdict on one exercise
 
 
 @dataclass(frozen=True)
@@ -131,8 +130,11 @@ class Cohort:
         for i, step in ((i, steps[i]) for i in trial.graders):
             text = trial.lost[i] if i in trial.lost else self._verdict(step.name, trial.seen[i])
             stopped = trial.stopped.get(step.of) if text else None
-            found[step.name] = f"{text}\nThe cell stopped at {stopped}" if stopped else text
+            found[step.name] = shown(f"{text}\nThe cell stopped at {stopped}" if stopped else text)
         return found
+
+    def _verdict(self, grader: str, payload: bytes) -> str:
+        return judged(self.cases[grader], payload, self.section.seconds[0], self.section.limits[1])
 
     def _try(self, trial: Trial) -> None:
         """One confined process runs what is left, watched over by one that is not."""
@@ -181,10 +183,13 @@ class Cohort:
             skip = {*trial.seen, *trial.lost}
             attempt.run(trial.steps, skip, self._watch(attempt))
             os._exit(0)
-        status = os.waitpid(child, 0)[1]
+        memory = self.section.limits[1]
+        status, over = confined.wait(child, None if self.separate else self.user, memory)
+        said: dict[str, Any] = {"over": f"takes more than {memory >> 20} MiB of memory in all its processes"}
         if status:
             with contextlib.suppress(OSError):
-                writer.send_bytes(b"J" + json.dumps({"ended": os.waitstatus_to_exitcode(status)}).encode())
+                said = said if over else {"ended": os.waitstatus_to_exitcode(status)}
+                writer.send_bytes(b"J" + json.dumps(said).encode())
         stop()
 
     def _confine(self, writer: Connection) -> Attempt:
@@ -196,6 +201,7 @@ class Cohort:
         silence()
         os.closerange(3, writer.fileno())
         os.closerange(writer.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+        resource_tracker._resource_tracker._fd = None  # the one that tqdm's locks have started is out of reach now
         shutil.copytree(self.template, self.place, dirs_exist_ok=True)
         for name in ("workbook", ".home", ".tmp"):
             (self.place / name).mkdir(exist_ok=True)
@@ -203,45 +209,14 @@ class Cohort:
         os.environ |= {name: f"{self.place}/{folder}" for name, folder in own.items()}
         tempfile.tempdir = None
         os.chdir(self.place / "workbook")
-        return Attempt(self.namespace, self.cases, writer, self.section.seconds[0])
+        alone = self.separate or os.getuid() == self.user
+        leftovers = Leftovers(self.place, alone, self.separate, self.section.limits[1])
+        return Attempt(self.namespace, self.cases, writer, self.section.seconds[0], leftovers)
 
     def _watch(self, attempt: Attempt) -> Watch:
         watch = Watch(self.modules, lambda what: attempt.tell(did=what))
         watch.install()
         return watch
-
-    def _verdict(self, grader: str, payload: bytes) -> str:
-        """Of a process made for it, in which no submission's code has run."""
-        reader, writer = Pipe(duplex=False)
-        judge = os.fork()
-        if judge == 0:
-            try:
-                text = _judged(self.cases[grader](), payload)
-                writer.send_bytes(text.encode("utf-8", "replace"))
-            finally:
-                os._exit(0)
-        writer.close()
-        try:
-            found = reader.recv_bytes().decode() if reader.poll(JUDGING) else f"no verdict within {JUDGING} s"
-        except EOFError:
-            found = "no verdict: the process that judges has ended. Is what your work gave too large?"
-        os.kill(judge, signal.SIGKILL)
-        os.waitpid(judge, 0)
-        reader.close()
-        return found
-
-
-def _judged(cases: Iterator[Case], payload: bytes) -> str:
-    try:
-        seen = loads(payload)
-        if not isinstance(seen, list):
-            return "what came from your process is no list of observations."
-        with contextlib.redirect_stdout(None):
-            return verdict(cases, seen)
-    except ValueError as error:
-        return str(error)
-    except Exception as error:
-        return f"the grader can make nothing of what your work gave ({type(error).__name__}: {error!s:.200})."
 
 
 def _set_up(section: Section) -> dict[str, Any]:

@@ -1,19 +1,15 @@
 """A process that may do nothing but compute: on Linux, by namespaces, another user, limits.
 
-| guaranteed where | no network | no file of yours changed or read | at most `processes` | all ended afterwards |
-|---|---|---|---|---|
-| Linux, root, or a user who may make user namespaces | yes | yes | yes | yes |
-| Linux, root in a container without namespaces | Python only | not changed | yes | yes |
-| Linux, a user without namespaces | Python only | no: same user | yours included | of its own session |
-
-Memory is limited per process everywhere; elapsed time by who waits for it.
+What is guaranteed where stands in `docs/instructors.md`, under *Grading*.
 """
 
 import ctypes
 import os
+import re
 import resource
 import signal
 import tempfile
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,9 +17,13 @@ from pathlib import Path
 
 _NEWNS, _NEWIPC, _NEWUSER, _NEWPID, _NEWNET = 0x20000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 _BIND, _REC, _PRIVATE, _NOSUID, _NODEV = 0x1000, 0x4000, 1 << 18, 2, 4
-_PDEATHSIG, _NO_NEW_PRIVS = 1, 38
+_PDEATHSIG, _NO_NEW_PRIVS, _SUBREAPER = 1, 38, 36
+_MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _RDONLY = 442, -100, 0x8000, 1  # the number is that of every architecture
 TEMPORARY = (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")  # hidden folders that can be written to
+DOORS = ("/run", "/dev/pts")  # hidden too: sockets of who could do what this process may not, and your terminals
 FILE_BYTES = 1 << 28  # the largest file that may be written
+FREE = 128 << 20  # bytes of the machine's memory, below which a submission is ended before the system ends something
+LOOKING = 0.2  # seconds between two looks at a process
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -50,7 +50,7 @@ def separate(place: Path, hidden: Iterable[Path], keep: Iterable[Path]) -> None:
 
     Args:
         place: an empty folder; it becomes a file system in memory, gone with the last process.
-        hidden: folders that look empty from inside; those for temporary files can be written to.
+        hidden: folders that look empty from inside; those for temporary files can be written to, and nothing else.
         keep: what stays visible nevertheless.
 
     Raises:
@@ -63,7 +63,8 @@ def separate(place: Path, hidden: Iterable[Path], keep: Iterable[Path]) -> None:
         Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
         Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
     _mount("none", Path("/"), "none", _REC | _PRIVATE)
-    folders, kept = _outermost(hidden), [path.resolve() for path in keep if path.exists()]
+    _read_only(Path("/"))
+    folders, kept = _outermost([*hidden, *map(Path, DOORS)]), [path.resolve() for path in keep if path.exists()]
     kept = [k for k in kept if any(f == k or f in k.parents for f in folders)]
     handles = [os.open(k, os.O_PATH | os.O_DIRECTORY) for k in kept]  # reachable also when hidden
     temporary = {Path(p).resolve() for p in TEMPORARY}
@@ -76,6 +77,12 @@ def separate(place: Path, hidden: Iterable[Path], keep: Iterable[Path]) -> None:
         os.close(handle)
     place.mkdir(parents=True, exist_ok=True)
     _mount("tmpfs", place, "tmpfs", _NOSUID | _NODEV, "size=1g,mode=755")
+
+
+def _read_only(root: Path) -> None:
+    """Nothing that is mounted there can be written to any more; devices can. Raises OSError: Linux before 5.12."""
+    flags = (ctypes.c_uint64 * 4)(_RDONLY, 0, 0, 0)  # struct mount_attr: set, clear, propagation, user namespace
+    _call("syscall", _MOUNT_SETATTR, _AT_FDCWD, str(root).encode(), _AT_RECURSIVE, flags, ctypes.c_size_t(32))
 
 
 def _outermost(folders: Iterable[Path]) -> list[Path]:
@@ -97,7 +104,7 @@ def give_up_rights(user: int, limits: Limits) -> None:
     """
     os.setsid()
     for name, value in (
-        ("RLIMIT_AS", _address_space() + limits.memory),
+        ("RLIMIT_AS", address_space() + limits.memory),
         ("RLIMIT_NPROC", limits.processes + (0 if os.getuid() == 0 else _running(os.getuid()))),
         ("RLIMIT_FSIZE", FILE_BYTES),
         ("RLIMIT_CORE", 0),
@@ -112,12 +119,61 @@ def give_up_rights(user: int, limits: Limits) -> None:
         os.setuid(user)
     _call("capset", (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
     _call("prctl", _NO_NEW_PRIVS, 1, 0, 0, 0)
+    _call("prctl", _SUBREAPER, 1, 0, 0, 0)
     die_with_parent(signal.SIGKILL)
 
 
 def die_with_parent(by: int) -> None:
     """Get the signal `by` when the process that started this one ends."""
     _call("prctl", _PDEATHSIG, by, 0, 0, 0)
+
+
+def limit_judge(seconds: float, memory: int) -> None:
+    """What a submission gave may not cost more than this to read: of computing, and bytes."""
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 1, int(seconds) + 2))
+    resource.setrlimit(resource.RLIMIT_AS, (address_space() + memory,) * 2)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def wait(process: int, user: int | None, memory: int) -> tuple[int, bool]:
+    """Wait for a confined process to end; with those it has started it may not take more memory than alone.
+
+    Args:
+        user: as for `end`.
+
+    Returns:
+        Its status as `os.waitpid` gives it, and whether it was ended for that reason.
+    """
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return status, False
+        if sum(map(_private, _crew(process, user))) > memory or _free() < FREE:
+            with suppress(OSError):
+                os.kill(process, signal.SIGKILL)
+            return os.waitpid(process, 0)[1], True
+        time.sleep(LOOKING)
+
+
+def _crew(process: int, user: int | None) -> list[int]:
+    """The process and those that it has started: all that its `/proc` shows, or that the user runs; else it alone."""
+    if user is None:
+        return [] if Path("/proc/self").exists() else processes()  # none before `processes_inside`
+    return [p for p in processes() if owner(p) == user] if os.getuid() == 0 else [process]
+
+
+def _private(process: int) -> int:
+    """Bytes of memory that a process has for itself; what it shares with others counts in parts."""
+    with suppress(OSError, ValueError):
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:"))) << 10
+    return 0
+
+
+def _free() -> int:
+    """Bytes that this machine has left."""
+    found = re.search(r"MemAvailable: +(\d+)", Path("/proc/meminfo").read_text())
+    return int(found[1]) << 10 if found else FREE
 
 
 def end(process: int, user: int | None) -> None:
@@ -129,6 +185,8 @@ def end(process: int, user: int | None) -> None:
     for kill in (os.kill, os.killpg):
         with suppress(OSError):
             kill(process, signal.SIGKILL)
+    with suppress(OSError):  # the first of a namespace is gone when all are: they count as their user's until then
+        os.waitpid(process, 0)
     while user and os.getuid() == 0 and (left := [p for p in processes() if owner(p) == user and not _is_dead(p)]):
         for other in left:
             with suppress(OSError):
@@ -163,6 +221,6 @@ def _running(user: int) -> int:
     return found
 
 
-def _address_space() -> int:
+def address_space() -> int:
     """Bytes of this process's address space: PyTorch's libraries and the models take most of them."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -17,10 +17,14 @@ class Said:
 
 
 def observations(of: Iterator[Case], work: Any) -> list[Any]:
-    """What each case observes, as data, without any judge; after an error of the work its `Said` is the last."""
+    """What each case observes, as data; after an error of the work its `Said` is the last.
+
+    No case that the work may find in this process has a judge any more.
+    """
     seen: list[Any] = []
     with expect.one_thread(), closing(cast("Generator[Case, None, None]", of)) as every:
         for case in every:
+            object.__setattr__(case, "judge", None)
             try:
                 seen.append(cases.observed(case, work))
             except AssertionError as error:
@@ -39,7 +43,7 @@ def verdict(of: Iterator[Case], seen: Sequence[Any]) -> str:
                 return f"{case.what}: your work ended the process here."
             try:
                 if isinstance(seen[i], Said):
-                    return seen[i].text
+                    return f"{seen[i].text}".strip() or f"{case.what}: refused."
                 cases.judge(case, seen[i])
             except AssertionError as error:
                 return str(error) or f"{case.what}: refused."

@@ -1,23 +1,64 @@
 """What is known of one submission, from what its process says and from when it stops saying anything."""
 
 import json
+import os
 import signal
+import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
-from graders.harness.attempt import OUT_OF_TIME, Step
 from graders.harness.confined import FILE_BYTES
+from graders.harness.submission import OUT_OF_TIME, Step
 
 STARTING = 120  # seconds for a process to begin
-WAITING = 10  # times the seconds of computing: on a busy machine, or for who sleeps
+WAITING = 5  # times the seconds of computing: on a busy machine, or for who sleeps
+WORDS = 1 << 15  # bytes of a message that is no observation
 _MEDDLES = "meddles with what is sent to the grader"
 _ENDS = "ends the process that runs it"
 
 
 class _Over(Exception):
     """Nothing more is taken from this process: what the submission's code does."""
+
+
+class Mailbox:
+    """Messages of a process that may lie: none is waited for beyond its time, none is larger than it may be."""
+
+    def __init__(self, reader: Connection) -> None:
+        self._reader, self._got = reader, bytearray()
+        os.set_blocking(reader.fileno(), False)
+
+    def next(self, until: float) -> bytes:
+        """The next message, as `Connection.send_bytes` wrote it.
+
+        Args:
+            until: when to give up, by `time.monotonic`.
+
+        Raises:
+            TimeoutError, EOFError: there is none, or half of one.
+            ValueError: it says that it is too large.
+        """
+        while (end := self._end()) is None or len(self._got) < end:
+            if not self._reader.poll(max(until - time.monotonic(), 0)) or time.monotonic() > until:
+                raise TimeoutError
+            more = os.read(self._reader.fileno(), 1 << 20)
+            if not more:
+                raise EOFError
+            self._got += more
+        message = bytes(self._got[4:end])
+        del self._got[:end]
+        return message
+
+    def _end(self) -> int | None:
+        """Where the first message ends, if its length is there."""
+        if len(self._got) < 4:
+            return None
+        (size,) = struct.unpack_from("!i", self._got)
+        if not 0 <= size <= FILE_BYTES:
+            raise ValueError("a message of more bytes than may be sent")
+        return 4 + int(size)
 
 
 @dataclass
@@ -62,38 +103,42 @@ class Trial:
         Raises:
             RuntimeError: the process could not begin; nothing that a submission does can cause that.
         """
-        at, limit = -1, float(STARTING)
+        box, at, until = Mailbox(reader), -1, time.monotonic() + STARTING
+        order = iter([i for i in range(len(self.steps)) if i not in self.seen and i not in self.lost])
         try:
-            while True:
-                said = self._next(reader, limit)
+            while at < len(self.steps):
+                said = self._next(box, until)
                 if said.get("broken") and at < 0:
                     raise RuntimeError(f"The confined process cannot start: {said['broken']}")
-                at = self._take(said, at)
-                if at == len(self.steps):
-                    return
-                limit = WAITING * self.seconds[0]
+                new = self._take(said, at, order)
+                if new != at:
+                    at, until = new, time.monotonic() + WAITING * self.seconds[0]
         except _Over as over:
             if at < 0:
                 raise RuntimeError(f"The confined process cannot start: it {over}") from None
             self.lose(at, str(over))
 
-    def _next(self, reader: Connection, limit: float) -> dict[str, object]:
-        left = min(limit, max(self.end - time.monotonic(), 0.1))
+    def _next(self, box: Mailbox, until: float) -> dict[str, object]:
+        started = time.monotonic()
         try:
-            if not reader.poll(left):
-                raise _Over(f"takes longer than {left:.0f} s: an endless loop?")
-            message = reader.recv_bytes(FILE_BYTES)
+            message = box.next(min(until, max(self.end, started + 0.1)))
+            if message[:1] == b"J" and len(message) > WORDS:
+                raise ValueError(f"a message of {len(message)} bytes")
             said = json.loads(message[1:]) if message[:1] == b"J" else {"seen": message[1:]}
+        except TimeoutError:
+            raise _Over(f"takes longer than {time.monotonic() - started:.0f} s: an endless loop?") from None
         except EOFError:
             raise _Over(_ENDS) from None
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise _Over(_MEDDLES) from None
         if not isinstance(said, dict):
             raise _Over(_MEDDLES)
         return said
 
-    def _take(self, said: dict[str, object], at: int) -> int:
-        """The step that the process is at after saying this; the number of steps where it has ended."""
+    def _take(self, said: dict[str, object], at: int, order: Iterator[int]) -> int:
+        """The step that the process is at after saying this, the next of `order`; the number of steps at its end."""
+        if "over" in said:
+            raise _Over(f"{said['over']}")
         if "did" in said:
             raise _Over(f"{said['did']}, and nothing but what the exercise asks for counts")
         if isinstance(said.get("seen"), bytes) and at >= 0:
@@ -108,7 +153,7 @@ class Trial:
             if at in self.graders and at not in self.seen:
                 self.lost.setdefault(at, f"{self.steps[at].name}: your code {_ENDS}.")
             new = len(self.steps) if "end" in said else said["at"]
-            if type(new) is not int or not at < new <= len(self.steps):
+            if type(new) is not int or new != next(order, len(self.steps)):
                 raise _Over(_MEDDLES)
             return new
         return at

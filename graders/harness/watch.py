@@ -8,7 +8,9 @@ import copy
 import importlib.abc
 import inspect
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
@@ -32,6 +34,8 @@ _FRAMES = {"gi_frame", "tb_frame", "cr_frame", "ag_frame"}
 _NETWORK = {"socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo"}
 _EVENTS = _REACHING | _NETWORK | {"object.__getattr__"}
 _INSPECT = inspect.getfile(inspect)  # a go-between: who calls it counts
+_COURSE = str(Path(__file__).resolve().parents[2])
+_INSTALLED = (*(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")), _COURSE)
 
 
 class Reached(RuntimeError):
@@ -116,6 +120,6 @@ def _callers(frame: FrameType | None) -> Iterator[str]:
 
 
 def _of_a_submission(frame: FrameType | None) -> bool:
-    """Whether the nearest code, `inspect` apart, is a cell's, or was made from a string."""
+    """Whether the nearest code, `inspect` apart, is a cell's, or was made from a string under whatever name."""
     file = next((f for f in _callers(frame) if f not in (_INSPECT, __file__)), "")
-    return file.startswith(CELL) or file == "<string>"
+    return file.startswith(CELL) or file == "<string>" or not file.startswith(("<", *_INSTALLED))

@@ -19,10 +19,12 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from personalab.course.handed_in import handed_in
 from personalab.course.marking import GradingError, Section, Settings
 from personalab.course.submissions import NotOursError, Release, releases, steps
 from personalab.files import write
 
+UNFINISHED = "could not be graded to its end"  # such a notebook is graded again the next time
 DRAWS = 5  # how many draws of hidden cases are tried until the course's own solutions pass
 Plan = list[dict[str, str]]
 
@@ -86,50 +88,24 @@ def grade(paths: Iterable[Path], report: Path, settings: Settings) -> Run:
     started, known = time.monotonic(), releases(settings.folder)
     if settings.section and settings.section not in known:
         raise GradingError(f"No section {settings.section} in {settings.folder}: it has {', '.join(known)}.")
-    files = found_notebooks(paths)
+    files = handed_in(paths)
     state = State(report.with_suffix(".state.json"), settings, known)
     work: dict[str, list[tuple[Graded, list[dict[str, str]]]]] = {}
-    for path, label, student in files:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if state.has(label, digest):
-            continue
+    for one in files:
+        new = Graded(one.label, one.student, settings.section, "")
         try:
-            release, plan = steps(path, known, settings.section)
-            new = Graded(label, student, release.section, digest)
-            work.setdefault(release.section, []).append((new, plan))
+            new = replace(new, digest=hashlib.sha256(one.content()).hexdigest())
+            if state.has(one.label, new.digest):
+                continue
+            release, plan = steps(one.path, known, settings.section)
+            work.setdefault(release.section, []).append((replace(new, section=release.section), plan))
         except NotOursError as error:
             of = known[settings.section] if settings.section else None
-            state.add(_nothing(Graded(label, student, settings.section, digest, remark=str(error)), of))
-    hidden = [settings.root, report.parent, *{path.parent for path, _, _ in files}]
+            state.add(_nothing(replace(new, remark=str(error)), of))
+    hidden = [settings.root, report.parent, *{one.path.parent for one in files}]
     for section, tasks in work.items():
         _grade_section(known[section], tasks, settings, hidden, state)
-    return Run(state.of(label for _, label, _ in files), state.draws, state.protection, time.monotonic() - started)
-
-
-def found_notebooks(paths: Iterable[Path]) -> list[tuple[Path, str, str]]:
-    """Each notebook, how to call it in the report, and whose it is.
-
-    In a folder, that of the student is the first one below (as in `submitted/ada/section_1/…`), or the file's own name.
-
-    Raises:
-        GradingError: a path does not exist, or there is no notebook.
-    """
-    found = []
-    for path in paths:
-        if not path.exists():
-            raise GradingError(f"{path}: there is no such file or folder.")
-        below = sorted(p for p in path.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts) if path.is_dir() else []
-        for notebook in below:
-            label = notebook.relative_to(path)
-            found.append((notebook, label.as_posix(), label.parts[0] if len(label.parts) > 1 else label.stem))
-        if path.is_file():
-            found.append((path, path.name, path.stem))
-    if not found:
-        raise GradingError("No notebook to grade: name .ipynb files, or folders that hold them.")
-    labels = [label for _, label, _ in found]
-    if repeated := sorted({label for label in labels if labels.count(label) > 1}):
-        raise GradingError(f"Two submissions are called {repeated[0]}: put them into one folder, and name that.")
-    return found
+    return Run(state.of(one.label for one in files), state.draws, state.protection, time.monotonic() - started)
 
 
 class State:
@@ -151,7 +127,8 @@ class State:
 
     def has(self, label: str, digest: str) -> bool:
         """Whether this very file is graded."""
-        return label in self._graded and self._graded[label].digest == digest
+        before = self._graded.get(label)
+        return before is not None and before.digest == digest and not before.remark.startswith(UNFINISHED)
 
     def of(self, labels: Iterable[str]) -> list[Graded]:
         """In this order."""
@@ -210,12 +187,17 @@ def _grade_section(
                     new, plan = queue.get_nowait()
                 except Empty:
                     return
-                found, seconds, computed = section.grade(plan)
+                try:
+                    found, seconds, computed = section.grade(plan)
+                except GradingError as error:  # nobody else's grade may hang on what this one did
+                    state.add(_nothing(replace(new, remark=f"{UNFINISHED}: {error}"), release))
+                    section.close()
+                    section = Section(release, settings, hidden, draw)
+                    continue
                 points = {e.name: (e.points * (found[e.name] == ""), e.points) for e in release.exercises}
-                state.add(replace(new, comments=found, points=points, seconds=seconds, computed=computed))
-                print(
-                    f"{new.path}: {sum(p for p, _ in points.values())} of {release.points}, {seconds:.1f} s", flush=True
-                )
+                new = replace(new, comments=found, points=points, seconds=seconds, computed=computed)
+                state.add(new)
+                print(f"{new.path}: {new.reached} of {release.points}, {seconds:.1f} s", flush=True)
         finally:
             section.close()
 

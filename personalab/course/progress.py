@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import html
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from personalab.course.cards import Card, cards
@@ -13,6 +16,8 @@ from personalab.records import progress as kept
 from personalab.records.progress import Last
 
 PASSED, TRIED, OPEN = "●", "◐", "○"
+STATES = {PASSED: "passes", TRIED: "does not pass yet", OPEN: "not tried"}
+LEGEND = "  ".join(f"{sign} {state}" for sign, state in STATES.items())
 
 
 @dataclass(frozen=True)
@@ -47,21 +52,25 @@ class Progress:
             lines.append(f"Section {section}: {reached} of {of} points")
             lines += [f"  {self.sign(card)} {card.number:5} {card.title} ({card.minutes} min)" for card in found]
         after = self.next()
-        lines.append(f"{PASSED} passes  {TRIED} does not pass yet  {OPEN} not tried")
-        lines.append(f"Next: {after.number}, {after.title}." if after else "Every exercise passes.")
+        lines += [LEGEND, f"Next: {after.number}, {after.title}." if after else "Every exercise passes."]
+        lines += [_stuck(after)] if after else []
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         rows = []
         for section, found in self.cards.items():
             reached, of = self.points(section)
-            signs = " ".join(
-                f'<span title="{html.escape(f"{card.number} {card.title}")}">{self.sign(card)}</span>' for card in found
-            )
+            signs = " ".join(self._shown(card) for card in found)
             rows.append(f"<tr><td>Section {section}</td><td>{signs}</td><td>{reached} of {of} points</td></tr>")
         after = self.next()
-        last = f"Next: {after.number}, {html.escape(after.title)}" if after else "Every exercise passes."
-        return f"<table>{''.join(rows)}</table><p>{last}</p>"
+        last = f"Next: {after.number}, {after.title}. {_stuck(after)}" if after else "Every exercise passes."
+        return f"<table>{''.join(rows)}</table><p>{LEGEND}<br>{html.escape(last)}</p>"
+
+    def _shown(self, card: Card) -> str:
+        """A sign that says what it means, to a pointer and to a screen reader."""
+        sign = self.sign(card)
+        words = html.escape(f"{card.number} {card.title}: {STATES[sign]}")
+        return f'<span role="img" title="{words}" aria-label="{words}">{sign}</span>'
 
 
 def progress(root: Path = ROOT) -> Progress:
@@ -70,18 +79,33 @@ def progress(root: Path = ROOT) -> Progress:
 
 
 def chosen(name: str, of: Progress) -> Card:
-    """The exercise of this number ("1.4"), or of this grader or function; of "", the first that does not pass.
+    """The exercise of this number ("1.4"), grader, function or class, or of these words of its title; of "", the first
+    that does not pass, or the first of all.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or more than one; says which are like it.
     """
     every = [card for found in of.cards.values() for card in found]
-    if not name and (card := of.next()):
+    if not name:
+        return of.next() or every[0]
+    names = {_plain(known): card for card in every for known in (card.number, card.title, *card.graders)}
+    if card := names.get(_plain(name)):
         return card
-    for card in every:
-        if name == card.number or {name, f"test_{name}"} & set(card.graders):
-            return card
-    raise ValueError(f"No exercise {name!r}: name it by its number, as python -m personalab progress shows it.")
+    part = {card.number: card for known, card in names.items() if not name[0].isdigit() and _plain(name) in known}
+    if len(part) == 1:
+        return next(iter(part.values()))
+    like = list(part.values()) or [names[n] for n in difflib.get_close_matches(_plain(name), names, 3)]
+    which = f" Do you mean {', or '.join(f'{c.number} ({c.title})' for c in like)}?" if like else ""
+    raise ValueError(f"No exercise {name!r}: name it by its number, as python3 -m personalab progress shows it.{which}")
+
+
+def _plain(name: str) -> str:
+    """`ActivationCapper`, `activation_capper` and `test_activation_capper` are one."""
+    return re.sub(r"^test|[^a-z0-9.]", "", name.lower())
+
+
+def _stuck(card: Card) -> str:
+    return f"Stuck? In a terminal: python3 -m personalab hint {card.number}"
 
 
 def hint(name: str, root: Path = ROOT) -> str:
@@ -98,5 +122,13 @@ def explain(name: str, root: Path = ROOT) -> str:
     for grader in card.graders:
         last = found.said.get(grader)
         said = "not called yet" if last is None else last.message or "all checks passed"
-        lines.append(f"{grader}{f' ({last.when})' if last else ''}: {said}")
+        lines.append(f"{grader}{f' ({_local(last.when)})' if last else ''}: {said}")
     return "\n\n".join([f"{card.number} {card.title}", *lines, f"Hints: python3 -m personalab hint {card.number}"])
+
+
+def _local(when: str) -> str:
+    """A time of the record, on this machine's clock; as it is, where somebody has changed it."""
+    try:
+        return f"{datetime.fromisoformat(when).astimezone():%Y-%m-%d %H:%M}"
+    except ValueError:
+        return when

@@ -12,6 +12,8 @@ from nbformat import NotebookNode
 from personalab.course.cells import digest, name, read
 from personalab.course.myst import code_cells, sections
 
+_LONGEST = 1 << 18  # characters of a cell that is read for what it defines
+
 
 class NotOursError(ValueError):
     """A file that cannot be graded; says why."""
@@ -106,7 +108,7 @@ def kind_of(cell: NotebookNode) -> str:
 
 
 def steps(path: Path, known: Mapping[str, Release], wanted: str = "") -> tuple[Release, list[dict[str, str]]]:
-    """The section of a submission, and what is done for its cells, as `graders.harness.attempt.Step` has it.
+    """The section of a submission, and what is done for its cells, as `graders.harness.submission.Step` has it.
 
     Graders' cells are the release's, whatever the submission's say; each stands where its solution is complete.
 
@@ -118,12 +120,15 @@ def steps(path: Path, known: Mapping[str, Release], wanted: str = "") -> tuple[R
     """
     try:
         cells = code_cells(read(path))
-    except (ValueError, OSError, RecursionError) as error:
-        raise NotOursError(f"not a notebook: {str(error).replace(str(path), path.name)[:200]}") from error
-    release = _section(cells, known)
-    if wanted and release.section != wanted:
-        raise NotOursError(f"a notebook of section {release.section}, not of {wanted}")
-    return release, [*_ordered(cells, release)]
+        release = _section(cells, known)
+        if wanted and release.section != wanted:
+            raise NotOursError(f"a notebook of section {release.section}, not of {wanted}")
+        return release, [*_ordered(cells, release)]
+    except NotOursError:
+        raise
+    except Exception as error:  # what a file holds that only looks like a notebook fails in many ways
+        text = f"{error}".replace(str(path), path.name)[:200]
+        raise NotOursError(f"not a notebook: {text} ({type(error).__name__})") from error
 
 
 def _section(cells: Iterable[NotebookNode], known: Mapping[str, Release]) -> Release:
@@ -146,6 +151,8 @@ def _role(cell: NotebookNode, release: Release) -> str:
 
 
 def _defined(source: str) -> list[str]:
+    if len(source) > _LONGEST:
+        return []
     try:
         body = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):

@@ -18,10 +18,12 @@ from typing import Any
 
 from graders.harness.cases import Case, raised
 from graders.harness.distance import Said, observations
+from graders.harness.leftovers import Leftovers
 from graders.harness.paper import dumps
 from graders.harness.watch import CELL, Watch
 
 OUT_OF_TIME = 152  # exit code: the shell's for SIGXCPU
+PAYLOAD = 1 << 26  # bytes of what the work gives for one exercise; those of the course are below a hundredth of it
 _MAGIC = re.compile(r"^([ \t]*)[%!].*$", re.M)
 _KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
@@ -52,16 +54,21 @@ class Attempt:
         cases: by grader, a function that gives its cases.
         to: where everything noticed goes: {"at": step}, {"stopped": …}, {"did": …}, {"end": …}, or observations.
         seconds: of computing, for a step.
+        leftovers: put away after each step.
     """
 
     def __init__(
-        self, namespace: dict[str, Any], cases: dict[str, Callable[[], Iterator[Case]]], to: Connection, seconds: float
+        self,
+        namespace: dict[str, Any],
+        cases: dict[str, Callable[[], Iterator[Case]]],
+        to: Connection,
+        seconds: float,
+        leftovers: Leftovers,
     ) -> None:
-        self.namespace, self.cases, self._to = namespace, cases, to
+        self.namespace, self.cases, self._to, self._leftovers = namespace, cases, to, leftovers
         self._own, self._seconds = False, math.ceil(seconds)
         self._send_bytes, self._exit, self._pid = to.send_bytes, os._exit, os.getpid()
         os.register_at_fork(after_in_child=self._in_child)
-        signal.signal(signal.SIGXCPU, lambda *_: self._exit(OUT_OF_TIME))  # the first of a namespace ignores defaults
 
     def run(self, steps: Sequence[Step], skip: Collection[int], watch: Watch) -> None:
         """All steps but those to skip."""
@@ -75,7 +82,7 @@ class Attempt:
                 self._execute(step)
             if os.getpid() != self._pid:  # a copy of this process that the cell has made
                 self._exit(1)
-            if did := watch.replaced(self.namespace):
+            if did := self._leftovers.clear() or watch.replaced(self.namespace):
                 self.tell(did=did)
                 self._exit(1)
         self.tell(end=True)
@@ -92,6 +99,7 @@ class Attempt:
 
     def _execute(self, step: Step) -> None:
         file = f"{CELL}{step.name}>"
+        signal.signal(signal.SIGXCPU, lambda *_: self._exit(OUT_OF_TIME))  # the first of a namespace ignores defaults
         resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + self._seconds, resource.RLIM_INFINITY))
         try:
             for code in _compiled(step.source, file, whole=step.kind == "solution"):
@@ -128,7 +136,9 @@ class Attempt:
         except Exception as error:
             return dumps([Said(f"There is no {step.work} to grade ({raised(error)}).")])
         try:
-            return dumps(observations(self.cases[step.name](), work))
+            payload = dumps(observations(self.cases[step.name](), work))
+            large = dumps([Said(f"what your work gave takes {len(payload)} bytes.")])
+            return payload if len(payload) <= PAYLOAD else large
         except ValueError as error:
             return dumps([Said(f"{error}")])
         except BaseException as error:  # SystemExit, KeyboardInterrupt: never the grader's
@@ -159,4 +169,4 @@ def silence() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for good
+    sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115 - for good
