@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from jinja2 import Environment
 
-from personalab.figures.base import COLOURS, Picture, show
+from personalab.figures.base import ABOVE, COLOURS, Picture, show
 from personalab.measure.outcome import KINDS, Outcome
 
 _PAGE = """<!DOCTYPE html>
@@ -98,7 +98,7 @@ def plot_ranks(ranks: Mapping[str, Float[np.ndarray, "n"]], label: str) -> None:
     ax.scatter(x, y, s=18, color=COLOURS["treated"], alpha=0.7)
     ax.axvline(0, color="black", ls="--", lw=1, label="the model's own answers")
     ax.set(xlabel="projection difference", ylabel=f"judge's score: {label} (0-100)", ylim=(-3, 103))
-    ax.legend(frameon=False)
+    ax.legend(**ABOVE)
     interactive = go.Figure(go.Scatter(x=x, y=y, mode="markers", marker={"color": COLOURS["treated"]}))
     n = int((~np.isnan(y)).sum())
     alt = f"Scatter of {n} rows of data: the judge's score ({label}) over the projection difference, {x.min():.2f} to"
