@@ -65,7 +65,8 @@ def plot_by_block(
     interactive.update_yaxes(title_text=ylabel, row=1, col=1)
     legend = {"orientation": "h", "y": -0.25}
     interactive.update_layout(title=title, width=320 * max(2, len(panels)), height=460, legend=legend)
-    show(fig, interactive, _words(panels, blocks, chosen, chosen_name, f"{title or ylabel}: {ylabel} by block."))
+    what = f"{title}: {ylabel} by block." if title else f"{ylabel}, by block."
+    show(fig, interactive, _words(panels, blocks, chosen, chosen_name, what))
 
 
 def _draw_curves(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from jaxtyping import Float
@@ -41,6 +41,11 @@ class Direction:
     notes: Sequence[str]
 
 
+def public_name(model: str) -> str:
+    """An id as it is; of a folder the last part, since a report may travel."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
 def keep(found: Outcome, folder: Path, page: str) -> None:
     """Write `<name>.html`, `<name>.json` and, if it has vectors, `<name>.safetensors`; no other file."""
     if found.vectors is not None:
@@ -71,11 +76,11 @@ def keep(found: Outcome, folder: Path, page: str) -> None:
     write_all({folder / f"{found.stem}.html": page, folder / f"{found.stem}.json": text})
 
 
-def fitting(vector: Outcome | str | Path, model: PreTrainedModel, name: str) -> Direction:
+def fitting(vector: Outcome | str | Path, model: PreTrainedModel, name: str, revision: str = "") -> Direction:
     """Vectors of an outcome, or of the file that it left, if they are as deep and as wide as the model.
 
     Args:
-        name: of the model; vectors of another one of the same shape are taken, with a note.
+        name, revision: of the model; vectors of another one of the same shape are taken, with a note.
 
     Raises:
         ValueError: for a file that is not there or not one of these, or vectors of another shape.
@@ -85,8 +90,9 @@ def fitting(vector: Outcome | str | Path, model: PreTrainedModel, name: str) -> 
             raise ValueError(f"The outcome {vector.name!r} has no vectors: give what axis or trait_vector returned.")
         found = Direction(vector.vectors, vector.block, vector.trait, vector.questions, ())
         made_with, where = vector.model, f"the outcome {vector.name!r}"
+        made_from = str(vector.metadata.get("revision", ""))
     else:
-        found, made_with = _read(Path(vector))
+        found, made_with, made_from = _read(Path(vector))
         where = str(vector)
     shape, wanted = tuple(found.vectors.shape), (n_blocks(model), d_model(model))
     if shape != wanted:
@@ -95,17 +101,25 @@ def fitting(vector: Outcome | str | Path, model: PreTrainedModel, name: str) -> 
             f"{wanted[0]} blocks and width {wanted[1]}: make them with this model."
         )
     if made_with != name:
-        return Direction(**{**vars(found), "notes": [f"The vectors were made with {made_with}, not with this model."]})
+        return replace(found, notes=[f"The vectors were made with {made_with}, not with this model."])
+    if made_from and revision and made_from != revision:
+        return replace(found, notes=[f"The vectors were made with revision {made_from} of {name}; this is {revision}."])
     return found
 
 
-def _read(path: Path) -> tuple[Direction, str]:
+def _read(path: Path) -> tuple[Direction, str, str]:
+    """The vectors, and the model and the revision that they were made with."""
+    if path.suffix in (".pt", ".pth", ".gguf"):
+        raise ValueError(
+            f"{path} is another program's: python -m personalab convert {path.name} {path.stem}.safetensors "
+            "--trait NAME --block K writes what can be read here."
+        )
     if path.suffix != ".safetensors" or not path.is_file():
         raise ValueError(f"{path} is no .safetensors file: make one with trait_vector or axis and a folder.")
     tensors, metadata = load_vectors(path)
     if "vectors" not in tensors:
         raise ValueError(f"{path} holds no 'vectors' [L, d]: make it with trait_vector or axis and a folder.")
-    told, made_with = metadata.get("trait", ""), metadata.get("model", "an unknown model")
+    told, made_with = metadata.get("trait", ""), public_name(metadata.get("model", "an unknown model"))
     default = round(TRAIT_DEPTH * len(tensors["vectors"]))
     trait: Trait | None
     questions: Sequence[str]
@@ -114,6 +128,9 @@ def _read(path: Path) -> tuple[Direction, str]:
             trait, questions = TypeAdapter(Trait).validate_json(told), json.loads(metadata["questions"])
         else:  # the course's own files name the trait alone
             trait, questions = find_trait(told) if told else (None, [])
-        return Direction(tensors["vectors"], int(metadata.get("block", default)), trait, questions, ()), made_with
+        found = Direction(tensors["vectors"], int(metadata.get("block", default)), trait, questions, ())
+        return found, made_with, metadata.get("revision", "")
     except (ValidationError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: its metadata cannot be read ({error}): make it again with trait_vector.") from None
+        raise ValueError(
+            f"{path}: its metadata cannot be read ({error}): make it again with trait_vector, or with convert --trait."
+        ) from None

@@ -95,7 +95,7 @@ def study_monitor(
         rows=ledger.rows,
         notes=ledger.notes,
         examples=[
-            Example(f"projection {x.flat[i]:.1f}, score {y.flat[i]:.0f}", _said(asked[i]), texts[i]) for i in ends
+            Example.of(f"projection {x.flat[i]:.1f}, score {y.flat[i]:.0f}", conversations[i], texts[i]) for i in ends
         ],
         sizes=sizes(model, prompts=shape[0], questions=shape[1], tokens=max_tokens),
     )
@@ -124,10 +124,6 @@ def _foretold(
     ledger.add(
         "control", "size of r, random directions (middle 95 %)", lambda: spread(sizes_of), len(chance), "directions"
     )
-
-
-def _said(asked: tuple[str, str]) -> str:
-    return "\n".join(filter(None, asked))
 
 
 def _r(x: np.ndarray, y: np.ndarray) -> float:
