@@ -208,9 +208,10 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
             call()
     with pytest.raises(ValueError, match=r"holds vectors of 6 blocks and width 32.*has 4 blocks"):
         own_model.monitor(load_tiny_model("qwen2", n_blocks=4), vector)
-    earlier = replace(vector, metadata={"revision": "abc"})
+    earlier = replace(vector, metadata={"revision": "abc", "n_pairs": 3})
     later = own_model.monitor(model._replace(revision="def"), earlier, n_questions=4)
     assert later.notes[0] == "The vectors were made with revision abc of tiny-qwen2; this is def."
+    assert later.notes[1].startswith("The vector rests on 3 effective pairs only")
     other = own_model.monitor(load_tiny_model("llama", n_blocks=6), vector, n_questions=4)
     assert "made with tiny-qwen2, not with this model" in other.notes[0]
 

@@ -31,11 +31,11 @@ p { margin: .5rem 0; }
 table { border-collapse: collapse; width: 100%; }
 caption { text-align: left; padding-bottom: .4rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem .4rem 0; border-top: 1px solid #ddd; }
-td.value { white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.value, td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
 tr.result td { font-weight: 600; }
-figure { margin: 1rem 0; }
-figure img { display: block; max-width: 100%; height: auto; }
-figcaption { color: #555; font-size: .875rem; }
+figure { margin: 1rem 0; overflow-x: auto; }
+figure img { display: block; max-width: 100%; min-width: 30rem; height: auto; }
+figcaption { color: #555; font-size: .875rem; position: sticky; left: 0; max-width: calc(100vw - 2rem); }
 blockquote { margin: .75rem 0; padding: .25rem 0 .25rem .9rem; border-left: 3px solid #ccc; }
 blockquote p { white-space: pre-wrap; }
 .note { background: #fff6e0; padding: .5rem .8rem; }
