@@ -1,7 +1,7 @@
 # Every target is one call of the command line, so that Windows does without make: python -m personalab <target>
 PYTHON ?= python3
 
-.PHONY: setup doctor run record test lab notebooks site bench clean
+.PHONY: setup doctor run record test lab notebooks site bench bench-peers clean
 
 setup:
 	$(PYTHON) -m personalab setup
@@ -21,5 +21,7 @@ site:
 	$(PYTHON) -m personalab site
 bench:
 	$(PYTHON) -m personalab bench
+bench-peers:
+	$(PYTHON) -m personalab bench --peers
 clean:
 	$(PYTHON) -m personalab clean

@@ -195,10 +195,10 @@ def grade(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
-    """Run every benchmarks/bench_*.py; the first failure's exit code is returned."""
+    """Run every benchmarks/bench_*.py, or with --peers the other packages on the same work; the first exit code."""
     _ensure_weights()
-    scripts = sorted((ROOT / "benchmarks").glob("bench_*.py"))
-    return _run_all({script.stem: partial(_module, f"benchmarks.{script.stem}") for script in scripts})
+    names = ["peers"] if args.peers else sorted(p.stem for p in (ROOT / "benchmarks").glob("bench_*.py"))
+    return _run_all({name: partial(_module, f"benchmarks.{name}") for name in names})
 
 
 def clean(args: argparse.Namespace) -> int:
