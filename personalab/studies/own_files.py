@@ -89,7 +89,8 @@ def fitting(vector: Outcome | str | Path, model: PreTrainedModel, name: str, rev
         if vector.vectors is None:
             raise ValueError(f"The outcome {vector.name!r} has no vectors: give what axis or trait_vector returned.")
         found = Direction(vector.vectors, vector.block, vector.trait, vector.questions, ())
-        told, where = {**vector.metadata, "model": vector.model}, f"the outcome {vector.name!r}"
+        told: Mapping[str, object] = {**vector.metadata, "model": vector.model}
+        where = f"the outcome {vector.name!r}"
     else:
         (found, told), where = _read(Path(vector)), str(vector)
     shape, wanted = tuple(found.vectors.shape), (n_blocks(model), d_model(model))
