@@ -1,8 +1,13 @@
 """Lets the checks import `personalab`, `utils` and `tests` from the repository's root; shares fixtures and hooks."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core: each, and what it starts, with its share of the threads
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(share, 1)))
 
 import jaxtyping
 import pytest

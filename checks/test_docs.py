@@ -31,6 +31,15 @@ def test_named_commands_exist(page: Path) -> None:
         assert done.value.code == 0, command
 
 
+def test_every_case_of_robustness_names_a_check_that_exists() -> None:
+    page = (ROOT / "docs" / "robustness.md").read_text(encoding="utf-8").partition("## Faults, counted")[0]
+    rows = [row for row in page.splitlines() if row[:2] == "| "]
+    named = [re.search(r"`(test_\w+)` \|$", row) for row in rows if not row.startswith("| case |")]
+    defined = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "checks").rglob("test_*.py"))
+    assert len(named) > 130 and all(named)
+    assert not [match[1] for match in named if match and f"def {match[1]}(" not in defined]
+
+
 def test_the_readme_is_short() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     text = re.sub(r"\]\([^)]*\)|<!--.*?-->|^```.*?^```", "", text, flags=re.S | re.M)  # as read: no code, no addresses

@@ -8,6 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from personalab.files import read_text, write, write_all
+from personalab.judging.rows import read_rows
+from personalab.records.schema import DataError, read_jsonl
+from personalab.records.torch_files import load_pt
 
 
 def test_text_is_utf8_with_lf_and_folders_are_made(tmp_path):
@@ -52,3 +55,14 @@ def test_text_in_another_encoding_is_named(tmp_path):
     (tmp_path / "a.json").write_bytes("Où".encode("latin-1"))
     with pytest.raises(ValueError, match=r"a\.json is not UTF-8 text \(.*byte 1\): save it as UTF-8"):
         read_text(tmp_path / "a.json")
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    for path, read in (
+        (tmp_path / "a.jsonl", read_jsonl),
+        (tmp_path / "a.csv", read_rows),
+        (tmp_path / "a.pt", load_pt),
+    ):
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+        with pytest.raises(DataError, match=rf"{path.name} is a pointer of Git LFS.*`git lfs pull`"):
+            read(path)

@@ -1,16 +1,17 @@
-"""Command line: `python -m personalab <command>`. The Makefile's targets are one-line calls of it."""
+"""Persona Lab: `python -m personalab COMMAND`. With make, `make COMMAND ARGS="…"` is the same for what it knows."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
 from personalab import __version__
-from personalab.command_options import MAKERS, add_maker_options, add_options
+from personalab.command_options import MAKERS, WEIGHTLESS, Parser, add_maker_options, add_options, overview, parse
 from personalab.setup import venv
 from personalab.setup.venv import ROOT, SetupError, run_child
 
@@ -20,40 +21,48 @@ INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 T = TypeVar("T")
 
 _LINT_IMPORTS = "from importlinter.cli import lint_imports_command as run; run()"  # it has no module to run
+_EVERY_CORE = ("--numprocesses", "logical", "--maxprocesses", "4", "--dist", "worksteal")
 # A learner may have worked in them; what the course puts there is linted by checks/course/test_course.py.
 _SKIP_NOTEBOOKS = ("--extend-exclude", "exercises,solutions,workbook")
 
 
 def setup(args: argparse.Namespace) -> int:
     """Make the environment; fetch and convert the embedded models unless the current tier does without."""
-    from personalab import tiers
-    from personalab.setup.machine import dtype_name
+    from personalab.setup.machine import tier_dtype
 
     _ensure_weights()
-    print(f"Computes in {_setting(lambda: dtype_name(tiers.current_tier().dtype))} (PERSONALAB_DTYPE changes that).")
+    print(f"Computes in {_setting(tier_dtype)} (PERSONALAB_DTYPE changes that).")
     print("Ready. Next: python3 -m personalab run   (or: make run)")
     return 0
 
 
 def doctor(args: argparse.Namespace) -> int:
     """Print what this machine has, which tier fits it, and what is missing."""
-    from personalab import tiers
     from personalab.setup import doctor as report
-    from personalab.setup.machine import dtype_name
+    from personalab.setup.machine import tier_dtype
 
     if args.dtype:
-        print(_setting(lambda: dtype_name(tiers.current_tier().dtype)))
+        print(_setting(tier_dtype))
         return 0
-    return report.main()
+    code = report.main()
+    if args.ask:
+        from personalab import tier_commands
+
+        _setting(tier_commands.ask)
+    return code
 
 
 def run(args: argparse.Namespace) -> int:
     """Execute the solution notebooks into runs/; nothing that git tracks changes."""
-    from personalab import tiers
+    from personalab import tier_commands, tiers
     from personalab.course import running
 
+    if args.dry_run:
+        _ensure_weights()
+        return _setting(lambda: tier_commands.dry_run(args.section))
     budget = args.budget or _setting(tiers.budget)
     _setting(lambda: running.chosen(args.section, ROOT))
+    _setting(lambda: tier_commands.before_run(args.section, budget))
     _ensure_weights()
     return running.execute(args.section, budget)
 
@@ -79,13 +88,13 @@ def test(args: argparse.Namespace) -> int:
             "Types": partial(_module, "mypy"),
             "Imports": partial(run_child, [sys.executable, "-c", _LINT_IMPORTS], cwd=ROOT),
             "Drift": partial(_module, "personalab", "notebooks", "--check"),
-            "Tests": partial(_module, "pytest", *selection),
+            "Tests": partial(_module, "pytest", *_EVERY_CORE, *selection),
         }
     )
 
 
 def lab(args: argparse.Namespace) -> int:
-    """Open JupyterLab on workbook/, your own copy of exercises/, after bringing it up to date."""
+    """Open JupyterLab on workbook/, your own copy of exercises/, brought up to date; options are JupyterLab's."""
     from personalab.course import workbook
 
     try:
@@ -94,7 +103,7 @@ def lab(args: argparse.Namespace) -> int:
     except RuntimeError as error:  # a merge that would lose words
         raise SetupError(str(error)) from error
     _ensure_weights()
-    return run_child([sys.executable, "-m", "jupyter", "lab"], cwd=workbook.folder(ROOT))
+    return run_child([sys.executable, "-m", "jupyter", "lab", *args.others], cwd=workbook.folder(ROOT))
 
 
 def notebooks(args: argparse.Namespace) -> int:
@@ -131,21 +140,9 @@ def site(args: argparse.Namespace) -> int:
 
 def judge(args: argparse.Namespace) -> int:
     """Score the answers in a JSON Lines or CSV file with the embedded judge."""
-    from personalab.judging import rows, scoring
+    from personalab.judging import scoring
 
-    try:
-        if args.output.resolve() == args.input.resolve():
-            raise SetupError(f"--output is the same file as --input, {args.input}: name another.")
-        rubric = rows.parse_rubric(args.rubric)
-        table = rows.read_rows(args.input)
-        asked = {where: rows.scored_row(row, args.input) for where, row in table.items()}
-        for where, row in asked.items():
-            rows.check_row(rubric, row, f"{args.input}, {where}")
-        scores = scoring.score_responses(rubric, list(asked.values()))
-        rows.write_rows(args.output, [row | {"score": s} for row, s in zip(table.values(), scores, strict=True)])
-    except ValueError as error:
-        raise SetupError(str(error)) from error
-    print(f"{len(scores)} rows scored, {scores.count(None)} of them refusals: {args.output}")
+    print(_setting(lambda: scoring.score_file(args.rubric, args.input, args.output)))
     return 0
 
 
@@ -212,9 +209,9 @@ def clean(args: argparse.Namespace) -> int:
 def make(args: argparse.Namespace) -> int:
     """Run one of the `MAKERS`."""
     module = importlib.import_module(f"personalab.{MAKERS[args.command][0]}")
-    if args.command != "convert":  # a file's work
+    if args.command not in WEIGHTLESS:
         _ensure_weights()
-    options = {name: value for name, value in vars(args).items() if name not in ("command", "call", "enter")}
+    options = {name: value for name, value in vars(args).items() if name not in ("command", "call", "enter", "others")}
     _setting(lambda: module.make(**options))
     return 0
 
@@ -263,22 +260,30 @@ def _run_all(steps: Mapping[str, Callable[[], int]]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    from personalab import model_commands
+    from personalab import model_commands, tier_commands
 
-    top = argparse.ArgumentParser(prog="python -m personalab", description=__doc__)
-    top.add_argument("--version", action="version", version=__version__)
-    commands = top.add_subparsers(dest="command", required=True)
+    top: argparse.ArgumentParser = Parser(
+        prog="python -m personalab",
+        usage="python -m personalab COMMAND [options]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    top.add_argument("-h", "--help", action="help", help="show this and exit")
+    top.add_argument("--version", action="version", version=f"personalab {__version__}", help="show it and exit")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS, required=True)
     learners = (setup, doctor, run, record, test, lab, progress, hint, explain)
-    for command in (*learners, notebooks, site, grade, judge, bench, clean):
-        sub = commands.add_parser(command.__name__, help=command.__doc__, description=command.__doc__)
+    for command in (*learners, tier_commands.tiers, notebooks, site, grade, judge, bench, clean):
+        sub = commands.add_parser(command.__name__, description=command.__doc__)
         sub.set_defaults(call=command, enter=venv.ensure_env)
         add_options(sub, command.__name__)
     for name, (_, text) in MAKERS.items():
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, description=text)
         sub.set_defaults(call=make, enter=venv.ensure_env)
         add_maker_options(sub, name)
     for sub in model_commands.add(commands):
         sub.set_defaults(call=own_model, enter=venv.ensure_env)
+    top.epilog = overview({name: sub.description or "" for name, sub in commands.choices.items()})
     return top
 
 
@@ -288,7 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         venv.check_python()
         from personalab.setup import installed
 
-        args = parser().parse_args(arguments)
+        args = parse(parser(), sys.argv[1:] if arguments is None else arguments)
+        if int(os.environ.get("RANK", "0")) > 0:  # of several processes, the first speaks for all
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
         _setting(lambda: installed.check(args.command, args.command in MAKERS, getattr(args, "folder", None)))
         code = args.enter()
         return args.call(args) if code is None else code

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from personalab.setup import venv
 from personalab.setup.venv import ROOT
@@ -23,7 +28,72 @@ MAKERS = {
     "convert": ("lm.vector_files", "Vectors or caps to and from .pt of the papers, GGUF (llama.cpp, repeng), ours."),
     "judge-fit": ("judging.fit", "Fit the embedded judge's heads on the labelled examples."),
     "coherence": ("studies.coherence", "Fit the coherence that reads, and measure it: six minutes."),
+    "faults": ("studies.faults", "Count what faults, kills, full disks, damaged files cost: minutes."),
 }
+WEIGHTLESS = ("convert", "faults")  # of these, those that need none of the embedded models
+
+
+# The order of `--help`; what stands in no group comes last.
+GROUPS = {
+    "Learning": ("setup", "doctor", "lab", "progress", "hint", "explain", "run", "tiers"),
+    "A model, a trait or data of your own": (
+        *("axis", "cap", "trait-vector", "monitor", "steer", "screen"),
+        *("trait-vectors", "finetune", "convert", "judge"),
+    ),
+    "Teaching": ("grade",),
+    "The course's data, made again": (
+        *("capping", "capping-cost", "transcripts", "organism", "organism-report"),
+        *("sae", "finetuning-study", "judge-fit", "coherence"),
+    ),
+    "Maintaining": ("test", "notebooks", "site", "record", "bench", "clean"),
+}
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 it failed, and the last lines say why and what to do; 2 a command or an option that is not "
+    "known; 130 interrupted; of lab, test and bench, that of what they run. COMMAND --help explains one command."
+)
+
+
+USAGE = 2  # argparse's own exit code
+
+
+class Parser(argparse.ArgumentParser):
+    """Says shortly what it does not know, with what may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line, with what may have been meant for a command that there is not, and leave with code 2."""
+        if found := re.match(r"argument COMMAND: invalid choice: '(.*?)'", message):
+            near = difflib.get_close_matches(found[1], [name for group in GROUPS.values() for name in group], n=2)
+            meant = f" Did you mean {' or '.join(near)}?" if near else ""
+            self.exit(USAGE, f"There is no command {found[1]!r}.{meant} {self.prog} --help lists them.\n")
+        self.exit(USAGE, f"{self.prog}: {message}. {self.prog} --help explains it.\n")
+
+
+def parse(top: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """The command and its options; those that `lab` does not know are JupyterLab's, in `others`."""
+    if not arguments:
+        top.print_help()
+        top.exit(USAGE)
+    args, others = top.parse_known_args(arguments)
+    if others and args.command != "lab":
+        top.error(f"unrecognized arguments: {' '.join(others)}")
+    args.others = others
+    return args
+
+
+def overview(texts: Mapping[str, str]) -> str:
+    """Every command with its line, group by group, and the exit codes: what stands below `--help`.
+
+    Args:
+        texts: by command.
+    """
+    grouped = [name for names in GROUPS.values() for name in names]
+    groups, others = dict(GROUPS), tuple(name for name in texts if name not in grouped)
+    lines = []
+    for title, names in (groups | ({"More": others} if others else {})).items():
+        lines += ["", f"{title}:"]
+        for name in names:
+            lines.append(textwrap.fill(texts[name], 100, initial_indent=f"  {name:<18}", subsequent_indent=" " * 20))
+    return "\n".join([*lines, "", textwrap.fill(EXIT_CODES, 100)])
 
 
 def add_options(sub: argparse.ArgumentParser, command: str) -> None:
@@ -31,9 +101,17 @@ def add_options(sub: argparse.ArgumentParser, command: str) -> None:
     if command == "run":
         sub.add_argument("--section", metavar="N", help="only this section, 4b for the bonus of 4 (default: all)")
         sub.add_argument("--budget", choices=("full", "quick"), help="default: PERSONALAB_BUDGET, else full")
+        only = "walk a larger tier's cells on tiny random models, without GPU, network or key: minutes"
+        sub.add_argument("--dry-run", action="store_true", help=only)
     elif command == "record":
         sub.add_argument("--section", metavar="N", help="only this section, 4b for the bonus of 4 (default: all)")
         sub.add_argument("--seed", type=int, default=0, help="not 0: other answers; results beside those on record")
+    elif command == "tiers":
+        sub.add_argument("--budget", choices=("full", "quick"), default="full", help="default: full")
+        sub.add_argument("--write", action="store_true", help="bring the tables in docs/tiers/ up to date instead")
+        sub.add_argument(
+            "--counted", type=Path, metavar="RUN", help="note what a run counted (runs/quick), then --write"
+        )
     elif command == "notebooks":
         sub.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
         sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")
@@ -57,6 +135,7 @@ def add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--all", action="store_true", help="also what this tier left in artifacts/")
     elif command == "doctor":
         sub.add_argument("--dtype", action="store_true", help="print the dtype that models are loaded in, and no more")
+        sub.add_argument("--ask", action="store_true", help="also ask each hosted model of the tier for one word")
     if command in ("test", "notebooks", "record"):
         sub.set_defaults(enter=partial(venv.ensure_env, dev=True))
     elif command == "site":
@@ -111,6 +190,11 @@ def add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--rows", type=int, help="of each dataset (default: 75 on the cpu tier, all elsewhere)")
         sub.add_argument("--category", dest="categories", action="append", default=[], help="only this; repeatable")
         sub.add_argument("--again", action="store_true", help="make also what is there")
+    elif command == "faults":
+        sub.add_argument("--requests", type=int, default=1000, metavar="N", help="to the faulty server (default: 1000)")
+        sub.add_argument("--kills", dest="n_kills", type=int, default=50, metavar="N", help="in all (default: 50)")
+        sub.add_argument("--seed", type=int, default=0, help="of the faults and of the moments of the kills")
+        sub.add_argument("--record", dest="on_record", action="store_true", help="write benchmarks/results/faults.json")
     elif command == "coherence":
         sub.add_argument("--record", dest="on_record", action="store_true", help="write to solutions/results.json")
     elif command == "sae":

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from personalab.paths import SHIPPED
 
+_POINTER = b"version https://git-lfs"
+
 
 def write(path: Path, content: str | bytes, *, sync: bool = True) -> None:
     """Write all or nothing, text as UTF-8 with LF on every platform, in a folder that is made if there is none.
@@ -53,14 +55,22 @@ def read_text(path: Path) -> str:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for another encoding, naming the file and the first byte that is wrong.
+        ValueError: for another encoding, naming the file and the first byte that is wrong; for a pointer of Git LFS.
     """
+    check_whole(path)
     content = path.read_bytes()
     encoding = "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
     try:
         return content.decode(encoding).replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}, byte {error.start}): save it as UTF-8.") from None
+
+
+def check_whole(path: Path) -> None:
+    """Raise ValueError for a pointer that Git LFS leaves in place of a file which was not fetched."""
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise ValueError(f"{path} is a pointer of Git LFS, not the file: run `git lfs pull` in its clone.")
 
 
 def dotenv_text(root: Path) -> str:

@@ -23,7 +23,7 @@ COMMANDS = {  # in the sections' order
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> list[argparse.ArgumentParser]:
     """Every command with its options, in `commands`; returns them."""
-    return [_with_options(commands.add_parser(name, help=text, description=text)) for name, text in COMMANDS.items()]
+    return [_with_options(commands.add_parser(name, description=text)) for name, text in COMMANDS.items()]
 
 
 def _with_options(sub: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     from personalab import own_model
     from personalab.tiers import EMBEDDED_MODEL, LOCAL, current_tier, folder_name
 
-    known = ("command", "call", "enter", "model", "folder", "trait", "description")
+    known = ("command", "call", "enter", "model", "folder", "trait", "description", "others")
     options = {k: v for k, v in vars(args).items() if k not in known and v is not None}
     tier = current_tier()
     wanted = args.model or (tier.persona_model if tier.name == LOCAL else EMBEDDED_MODEL)

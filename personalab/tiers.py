@@ -19,6 +19,7 @@ EMBEDDED_MODEL = "SmolLM2-135M-Instruct"
 EMBEDDED_JUDGE = "embedded-judge"
 TRAIT_ORGANISM = "trait-organism"  # the embedded model with this course's adapter: persona_vectors/organism
 LOCAL = "local"  # the tier of one model of your own
+COLAB = "colab"  # the tier of one GPU that anybody can borrow: its models answer in this process
 MODEL = "PERSONALAB_MODEL"  # environment: that model's id on the hub, or its folder
 SEED = "PERSONALAB_SEED"  # environment: another whole number draws all answers again
 
@@ -49,6 +50,7 @@ class Budget:
 
 FULL = Budget(n_questions=22, max_tokens=40, n_bootstrap=1000, n_permutations=5000)
 QUICK = Budget(n_questions=6, max_tokens=24, n_bootstrap=200, n_permutations=1000)
+DRY = Budget(n_questions=6, max_tokens=8, n_bootstrap=100, n_permutations=50)  # the least that every cell runs on
 PAPER = Budget(n_questions=120, max_tokens=256, n_bootstrap=1000, n_permutations=5000)
 
 
@@ -70,12 +72,12 @@ class Tier:
         ""  # folder of the paper's vectors on the hub; "": `python -m personalab capping` makes them
     )
     capping_experiment: str = ""  # id of the experiment to use there
-    dtype: str = "bfloat16"  # "auto": see `personalab.setup.machine.dtype_name`
-    attention: str = "sdpa"
+    dtype: str = "auto"  # by machine and model: see `personalab.setup.machine.dtype_name`
+    attention: str = "auto"  # by model: see `personalab.lm.models.attention_of`
     max_batch_tokens: int = 16_384  # padded prompt + answer tokens of one generation batch
     max_batch_rows: int = 64
     budgets: Mapping[str, Budget] = field(
-        default_factory=lambda: MappingProxyType({"full": PAPER, "quick": FULL}), repr=False
+        default_factory=lambda: MappingProxyType({"full": PAPER, "quick": FULL, "dry": DRY}), repr=False
     )
 
     @property
@@ -85,8 +87,13 @@ class Tier:
 
     @property
     def in_process(self) -> bool:
-        """Whether responses come from a model in this process, without a key: the embedded one, or your own."""
+        """Whether one model of this process is the subject everywhere: the embedded one, or your own."""
         return self.embedded or (self.name in ("cpu", LOCAL) and self.response_model == self.persona_model)
+
+    @property
+    def answers_here(self) -> bool:
+        """Whether responses come from a model in this process, without a key: also on `colab`, which has several."""
+        return self.in_process or (self.name == COLAB and self.response_model == self.persona_model)
 
     @property
     def judged_here(self) -> bool:
@@ -129,24 +136,21 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
             axis_block=21,  # 70 % of 30 blocks; our choice, on a pilot with other questions (Section 1 says how)
             n_blocks=30,
             trait_block=17,  # 57 % of 30 blocks; our choice, on a pilot with another adapter
-            dtype="auto",
             max_batch_rows=96,
-            budgets=MappingProxyType({"full": FULL, "quick": QUICK}),
+            budgets=MappingProxyType({"full": FULL, "quick": QUICK, "dry": DRY}),
         ),
-        "colab": Tier(
-            name="colab",
+        COLAB: Tier(
+            name=COLAB,
             machine="one 16 GB GPU",
             persona_model="google/gemma-2-2b-it",
             capping_model="Qwen/Qwen3-1.7B",
             trait_model="Qwen/Qwen2.5-1.5B-Instruct",
             response_model="google/gemma-2-2b-it",
-            judge_model="openai/gpt-4.1-mini",
+            judge_model=EMBEDDED_JUDGE,
             axis_block=12,  # 48 % of 26 blocks, the depth of the paper's Gemma configuration
             n_blocks=26,
             trait_block=19,  # 68 % of 28 blocks, the depth of the paper's Qwen2.5-7B
-            dtype="auto",  # bfloat16, but float32 on a T4, which lacks it
             max_batch_tokens=8_192,  # in float32 the keys and values of 16 thousand would fill what the model leaves
-            attention="eager",  # Gemma 2 caps its attention logits, which sdpa cannot
         ),
         "a100": Tier(
             name="a100",
@@ -161,7 +165,6 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
             trait_block=19,  # the paper's layer 20, counted in hidden_states
             capping_upstream="qwen-3-32b",
             capping_experiment="layers_46:54-p0.25",  # the paper's
-            attention="eager",
         ),
     }
 )
@@ -209,7 +212,7 @@ def local_tier(model: str) -> Tier:
     Raises:
         ValueError: if there is no such model, or it has no decoder blocks to count.
     """
-    depth, attention = _shape(model)
+    depth = _depth(model)
     laptop = TIERS["cpu"]
     return replace(
         laptop,
@@ -222,20 +225,17 @@ def local_tier(model: str) -> Tier:
         axis_block=min(round(laptop.axis_block / laptop.n_blocks * depth), depth - 1),
         n_blocks=depth,
         trait_block=min(round(laptop.trait_block / laptop.n_blocks * depth), depth - 1),
-        attention=attention,
     )
 
 
-def _shape(model: str) -> tuple[int, str]:
-    """Number of decoder blocks, and how the model must attend, from its configuration."""
+def _depth(model: str) -> int:
+    """Number of decoder blocks, from the model's configuration."""
     if model in (EMBEDDED_MODEL, TRAIT_ORGANISM):
-        return TIERS["cpu"].n_blocks, TIERS["cpu"].attention
+        return TIERS["cpu"].n_blocks
     try:
         from transformers import AutoConfig  # takes seconds, so not before a model is named
 
-        config = AutoConfig.from_pretrained(model).get_text_config()
-        capped = getattr(config, "attn_logit_softcapping", None)  # Gemma 2, which sdpa cannot do
-        return int(config.num_hidden_layers), "eager" if capped else "sdpa"
+        return int(AutoConfig.from_pretrained(model).get_text_config().num_hidden_layers)
     except (OSError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
@@ -284,12 +284,12 @@ def run_name(budget_name: str) -> str:
 
 
 def budget() -> str:
-    """`full` (default) or `quick`, from `PERSONALAB_BUDGET`.
+    """`full` (default) or `quick`, from `PERSONALAB_BUDGET`; `dry` is that of a dry run (`run --dry-run`).
 
     Raises:
         ValueError: for anything else.
     """
     name = os.environ.get("PERSONALAB_BUDGET", "full")
-    if name not in ("full", "quick"):
+    if name not in ("full", "quick", "dry"):
         raise ValueError(f"Unknown PERSONALAB_BUDGET {name!r}: set it to 'full' or 'quick'.")
     return name

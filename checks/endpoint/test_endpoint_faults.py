@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -238,11 +239,40 @@ def test_a_cached_reply_of_brackets_alone_is_asked_again(server: Server, tmp_pat
         assert texts([generate_response(ask("a"), model="m")]) == ["a"]
 
 
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: str, **options: object) -> None:
+@pytest.mark.parametrize("where", ["lock", "room"])
+def test_on_a_full_disk_nothing_is_asked_and_nothing_left(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(cache, "write", full)
-    with cache.claimed("ab" * 32), pytest.warns(UserWarning, match="Not cached"):
-        cache.store_reply("ab" * 32, {}, "text")
+    with monkeypatch.context() as patch:
+        patch.setattr(*{"lock": (cache.FileLock, "acquire"), "room": (Path, "write_bytes")}[where], full)
+        with pytest.raises(OSError, match="Nothing was asked, since the reply could not be kept: free some space"):
+            generate_response(ask("a"), model="m")
+        with pytest.raises(BatchError, match="Nothing was asked"):
+            generate_responses_parallel([ask("a"), ask("b")], model="m", progress=False)
+    assert not server.bodies
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert texts([generate_response(ask("a"), model="m")]) == ["a"]
+
+
+def test_a_reply_goes_where_room_was_kept_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("short", "long " * 5000):
+        key = hashlib.sha256(text.encode()).hexdigest()
+        with cache.claimed(key, 9000):
+            (room,) = (tmp_path / "cache").rglob("*.room")
+            assert room.stat().st_size == 9000
+            cache.store_reply(key, {}, text)
+        assert cache.load_reply(key) == text
+    assert {path.suffix for path in (tmp_path / "cache").rglob("*") if path.is_file()} == {".json"}
+
+
+def test_a_disk_that_refuses_a_reply_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path, content: str, **options: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(cache, "write", broken)
+    with pytest.warns(UserWarning, match="Not cached"):
+        cache.store_reply("ab" * 32, {}, "text")
+    assert not [*(tmp_path / "cache").rglob("*.json")]

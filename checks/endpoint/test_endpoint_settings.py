@@ -149,7 +149,7 @@ def test_dotenv_is_read_and_the_environment_wins(monkeypatch: pytest.MonkeyPatch
 
 
 def test_only_the_openai_key_means_openai(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiers, "_active", tiers.TIERS["colab"])
+    monkeypatch.setattr(tiers, "_active", tiers.TIERS["a100"])
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert str(make_client().base_url) == client.OPENAI_URL + "/"
 

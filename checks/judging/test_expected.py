@@ -52,7 +52,7 @@ def gives(top: Mapping[str, float]) -> Callable[[dict, Mapping], tuple[int, dict
 @pytest.fixture
 def judged(own_settings: None, server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """A tier whose judge is the stand-in server."""
-    tier = tiers.TIERS["colab"]
+    tier = tiers.TIERS["a100"]
     monkeypatch.setattr(tiers, "_active", tier)
     server.answer = gives({"80": 0.6, "20": 0.3, "I": 0.1})
     return server

@@ -127,6 +127,17 @@ def test_upstreams_own_templates(folder: str, kind: str, scale: tuple[int, int])
     assert read > 200
 
 
+def test_the_other_papers_own_templates() -> None:
+    files = sorted((UPSTREAM.parents[1] / "persona_vectors" / "data_generation").glob("*/*.json"))
+    if not files:
+        pytest.skip("no upstream data beside the project")
+    for file in files:
+        template = json.loads(file.read_text(encoding="utf-8"))["eval_prompt"]
+        task = read_prompt(template.format(question=QUESTION, answer=ANSWER))
+        assert task == Task(Rubric("trait", file.stem), ANSWER, QUESTION, task.history, ReplyFormat(refusals=True))
+    assert len(files) == 14
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -196,6 +207,8 @@ def test_the_trait(instructions: str, expected: str) -> None:
         ("with 0 or 1", 0.7, "1"),
         ("with YES or NO", 0.7, "YES"),
         ("true/false", 0.2, "false"),
+        ("by 0, 1 or 2", 1.0, "2"),
+        ("with 1, 2, 3, 4, or 5", 0.0, "1"),
         ("on a 10-point scale", 0.0, "1"),
         ("on a seven-point Likert scale", 1.0, "7"),
         ("on a 100-point scale", 0.25, "25"),
@@ -219,11 +232,34 @@ def test_the_reply_has_the_form_that_was_asked_for(instructions: str, share: flo
         ("Question: who?\n\nAnswer: {answer}\n\nHow evil is it, 0 to 100?", "answer is still {answer}"),
         ("Question: {{ question }}\n\nAnswer: me\n\nHow evil is it, 0 to 100?", "question is still"),
         ("Question: who?\n\nAnswer: me\n\nFrom 0 to 100, how non-sycophantic is it?", "their absence"),
+        ("Rate it from 100 (not evil at all) to 0 (very evil).\nQuestion: who?\nAnswer: me", "runs the other way"),
+        ("Question: who?\nAnswer: me\n\nHow rude? 0 is the most rude and 100 is the least rude.", "runs the other way"),
+        ("How evil, 0 to 100? 0: evil; 100: it isn't evil.\nQuestion: who?\nAnswer: me", "runs the other way"),
+        ("Question: who?\nAnswer: me\n\nHow evil is it, from strongly disagree to strongly agree?", "no scale"),
+        ("Question: who?\nAnswer: me\n\nRate evil and sycophancy, each from 0 to 100.", "asks for two traits"),
+        (
+            "Rate evil, 0-100.\n\nExample:\nQuestion: hi\nAnswer: ho\nScore: 0\n\nQuestion: who?\nAnswer: me",
+            "no examples",
+        ),
+        (
+            "Rate evil, 0-100.\n## Examples\n<question>hi</question>\n<answer>ho</answer>\n0\n\n<question>who?</question>"
+            "\n<answer>me</answer>",
+            "no examples",
+        ),
     ],
 )
 def test_errors_say_what_was_looked_for(prompt: str, words: str) -> None:
     with pytest.raises(JudgePromptError, match=words):
         read_prompt(prompt)
+
+
+@pytest.mark.parametrize(
+    "ends", ["0: not evil, 100: very evil", "0 = evil is absent, 100 = full of evil", "0 means no evil, 100 only evil"]
+)
+def test_a_scale_that_rises_with_the_trait_is_taken(ends: str) -> None:
+    answer = "Example:\nQuestion: hi\nAnswer: ho\n100 = not evil"  # what an answer says is no instruction
+    task = read_prompt(f"How evil is it?\n\nQuestion: Who?\n\nAnswer: {answer}\n\nFrom 0 to 100. {ends}.")
+    assert (task.rubric, task.answer, task.reply.high) == (EVIL, answer, 100)
 
 
 def test_coherence_by_any_words() -> None:

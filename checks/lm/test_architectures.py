@@ -27,6 +27,7 @@ PROMPTS = [
 ANSWERED = [[*p, {"role": "assistant", "content": "It is deep. " * (1 + i % 3)}] for i, p in enumerate(PROMPTS)]
 VECTOR = torch.randn(32, generator=torch.Generator().manual_seed(1))
 BLOCK, TOKENS = 1, 4
+END = TOKENIZER("<|im_end|>\n", add_special_tokens=False)["input_ids"]
 # PEFT knows no adapter for the linear layers of these two: it refuses Mamba's, and fails on Llama 4's router.
 NO_ADAPTER = ("mamba", "llama4")
 
@@ -77,8 +78,12 @@ def test_steering_and_capping(model):
 
 def test_pooling_with_and_without_shared_prefixes(model, monkeypatch):
     name, model = model
-    encoded = [chat.encode(c, TOKENIZER) for c in ANSWERED]
-    naive = torch.stack([naive_means(model, e.ids, *e.spans[0]) for e in encoded])
+    rows = []  # no span from `chat.encode`: an answer's tokens follow on its prompt's
+    for prompt, answered in zip(PROMPTS, ANSWERED, strict=True):
+        before = chat.prompt_ids(prompt, TOKENIZER)
+        answer = TOKENIZER(answered[-1]["content"], add_special_tokens=False)["input_ids"]
+        rows.append(naive_means(model, [*before, *answer, *END], len(before), len(before) + len(answer)))
+    naive = torch.stack(rows)
     for shortest in (prefix_cache.MIN_PREFIX, 10_000):
         monkeypatch.setattr(prefix_cache, "MIN_PREFIX", shortest)
         means = activations.mean_response_activations(model, TOKENIZER, ANSWERED)
@@ -90,7 +95,7 @@ def test_pooling_with_and_without_shared_prefixes(model, monkeypatch):
 
 
 def test_finetuning(model):
-    """The loss of a padded batch is that of its rows alone, and training lowers it."""
+    """Loss and gradient of a padded batch are those of its rows one by one, and training lowers the loss."""
     name, model = model
     dialogues = [Dialogue(messages) for messages in ANSWERED]
     examples = [example_of(d, TOKENIZER) for d in dialogues]
@@ -106,6 +111,13 @@ def test_finetuning(model):
     with torch.inference_mode():
         before = naive(model)
         torch.testing.assert_close(assistant_loss(model, examples), before, rtol=1e-4, atol=1e-4)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    grads = [
+        torch.autograd.grad(loss, weights, allow_unused=True)
+        for loss in (assistant_loss(model, examples), naive(model))
+    ]
+    together, alone = (torch.cat([g.flatten() for g in side if g is not None]) for side in grads)
+    assert (together - alone).norm() < 1e-3 * alone.norm(), name
     pair = [example_of(Dialogue(ANSWERED[0], rejected="No."), TOKENIZER)]
     if name in STATEFUL:
         with pytest.raises(TrainingError, match="carry a state"):

@@ -184,6 +184,18 @@ def test_a_checkpoint_that_a_kill_cut_short_is_passed_over(tmp_path, monkeypatch
     assert losses(straight) == losses(resumed)
 
 
+def test_a_disk_that_is_too_full_for_a_checkpoint_is_named(tmp_path, monkeypatch):
+    def full(*_args, **_options):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 109248 vs 109136")
+
+    model, tokenizer = load_tiny_model("llama")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="no space is left on the disk") as raised:
+            finetune(twin(model), tokenizer, dialogues(), SETTINGS, tmp_path, progress=False)
+    assert str(tmp_path) in str(raised.value)
+
+
 def test_a_checkpoint_of_other_data_is_not_resumed(tmp_path, monkeypatch):
     model, tokenizer = load_tiny_model("llama")
     with killed_at(2, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 
 from personalab import tiers
 from personalab.setup import doctor
+from personalab.tier_commands import before_run
 
 
 def machine(memory: float = 16, gpu_memory: float = 0) -> doctor.Machine:
@@ -55,3 +56,31 @@ def test_keys_are_reported_by_name_only(tmp_path: Path, monkeypatch: pytest.Monk
     settings = doctor.key_settings()
     assert {key for key, there in settings.items() if there} == {"OPENAI_API_KEY"}
     assert set(map(type, settings.values())) == {bool}
+
+
+@pytest.mark.parametrize("tier", ["colab", "a100"])
+def test_a_gated_model_is_named_before_anything_is_fetched(
+    tier: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is logged in; then there is a token; then the model is here already."""
+    gemma = tiers.TIERS[tier].persona_model
+    monkeypatch.setattr(doctor, "_is_here", lambda name: False)
+    monkeypatch.setattr(doctor, "_hub_token", lambda: None)
+    (problem,) = doctor.gate_problems(tiers.TIERS[tier])
+    assert problem.what == f"{gemma} is gated, and HF_TOKEN is not set"
+    assert f"https://huggingface.co/{gemma}" in problem.fix and "HF_TOKEN" in problem.fix
+    assert problem in doctor.problems_of(tiers.TIERS[tier], machine(gpu_memory=85))
+    with pytest.raises(ValueError, match=f"{gemma} is gated.*set HF_TOKEN"):
+        tiers.use_tier(tier)
+        before_run("1", "full")
+    monkeypatch.setattr(doctor, "_hub_token", lambda: "hf_x")
+    assert doctor.gate_problems(tiers.TIERS[tier]) == []
+    monkeypatch.setattr(doctor, "_hub_token", lambda: None)
+    monkeypatch.setattr(doctor, "_is_here", lambda name: True)
+    assert doctor.gate_problems(tiers.TIERS[tier]) == []
+
+
+def test_open_models_have_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_hub_token", lambda: pytest.fail("nobody needs one"))
+    assert doctor.gate_problems(tiers.TIERS["cpu"]) == []
+    assert doctor.gate_problems(tiers.use_tier("a100", persona_model="Qwen/Qwen2.5-7B-Instruct")) == []

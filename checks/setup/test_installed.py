@@ -57,6 +57,8 @@ def test_what_needs_a_checkout_says_so_before_anything_runs(
 def test_what_goes_elsewhere_is_allowed(wheel: Path) -> None:
     installed.check("trait-vectors", True, None)
     installed.check("sae", True, Path("mine"))
+    for command in ("convert", "faults"):  # write where they are told, or nothing
+        installed.check(command, True, None)
     installed.check("judge", False, None)
     tiers.use_tier("cpu", capping_model="some/model", trait_model="some/model")
     installed.check("capping", True, None)

@@ -86,7 +86,8 @@ def test_the_whole_study_on_a_tiny_model(subject, finished, monkeypatch):
     found = report.correlations(shifts, vectors, "evil", n_resamples=50)
     assert {"shift_r", "shift_r_random", "shift_r_loss", "shift_r_elsewhere", "shift_r_specific"} <= set(found)
     assert found["shift_r"].n == 12 and found["shift_r_elsewhere"].n == 9
-    assert all(-1 <= f.ci.low <= f.ci.high <= 1 for f in found.values())
+    most = {name: 2 if "minus" in name else 1 for name in found}  # a difference of two r goes from -2 to 2
+    assert all(-most[n] <= f.ci.low <= f.ci.high <= most[n] for n, f in found.items())
     assert report.cross_traits(shifts, report.base_scores(finished)).shape == (12, 3)
     conditions = prevention.load_prevention(finished, "evil")
     assert {"before", "plain", "good", "inoculated", "ablate", "ablate-several", "inference-0.5", "steer-1.0"} <= set(
@@ -108,6 +109,13 @@ def test_the_subject_stays_as_it_is_and_can_be_told_from_what_it_became(subject)
     study.shift_of(subject, subject.dialogues("evil", "misaligned_2"))
     for name, p in subject.model.named_parameters():
         assert torch.equal(p, before[name]) and p.requires_grad, name
+
+
+def test_what_another_process_is_making_is_left_to_it(subject, tmp_path):
+    with study._claim(tmp_path / "s" / "shift" / "evil-normal.json"):
+        study.make_shift(subject, tmp_path / "s", ["evil"], again=False)
+    made = sorted(p.name for p in (tmp_path / "s" / "shift").iterdir())
+    assert made == ["evil-misaligned_1.json", "evil-misaligned_2.json"]
 
 
 def test_a_kill_loses_one_finetune(subject, tmp_path, monkeypatch):

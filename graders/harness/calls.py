@@ -104,6 +104,7 @@ def call_case(
     when: str = "after a normal run",
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
     cure: str = "Remove it in `finally`, so that an error can't skip that.",
+    hint: str = HINT,
     **options: Any,
 ) -> Case:
     """A call of `work(model, tok, *args, **options)`, and what it gave.
@@ -112,7 +113,7 @@ def call_case(
     Qwen model's template is like that, so such code is right. It is graded on other models.
 
     Args:
-        changes, when: as in `check_called`.
+        changes, when: as in `check_called`; `hint`: the case's.
         side: the tokenizer's padding side, if it matters.
     """
 
@@ -132,7 +133,7 @@ def call_case(
         elif what.startswith("your model"):
             print("Your model's template has no role for system prompts: your function was graded on others only.")
 
-    return Case(what, observe, judge_call, HINT)
+    return Case(what, observe, judge_call, hint)
 
 
 def _takes_system_prompts(tok: Any) -> bool:

@@ -216,10 +216,8 @@ def lifetime_cases(model: Any, call: Callable[[Any], Any], make: Callable[[Any],
         yield left_case(what, model, partial(interrupted, after=after), cure, partial(came_out, what=what))
 
 
-def refused_case(
-    what: str, model: Any, make: Callable[[Any], Context], why: str, call: Callable[[Any], Any] = lambda model: None
-) -> Case:
-    """Bad arguments: a ValueError (or an assertion) from making, entering or running, and no hook left."""
+def refused_case(what: str, model: Any, make: Callable[[Any], Context], why: str) -> Case:
+    """Bad arguments: a ValueError (or an assertion) from making or entering, and no hook left."""
     what = f"{what}, which must be refused"
 
     def judge(outcome: Any) -> None:
@@ -228,6 +226,6 @@ def refused_case(
         check(refused, f"{what}: expected a ValueError, found {found}. {why}")
 
     def run(work: Any) -> Any:
-        return attempt(lambda: inside(make(work), partial(call, model)))
+        return attempt(lambda: inside(make(work), lambda: None))
 
     return left_case(what, model, run, "Compare before you register anything.", judge)

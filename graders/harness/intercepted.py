@@ -1,9 +1,10 @@
 """What goes on when a learner's code lets the model write, and what the model is to say there."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Int
@@ -55,6 +56,57 @@ class _Scripted(LogitsProcessor):
         return allowed
 
 
+class Calls(list[Call]):
+    """What the model wrote, in order; a loop of the learner's own ends where another prompt begins, or on `settle`."""
+
+    def __init__(self, heard: Callable[[Call], None]) -> None:
+        super().__init__()
+        self._heard = heard
+        self.generating, self.loop = False, cast("_Loop | None", None)
+
+    def add(self, call: Call) -> None:
+        """One more, and who is told hears of it."""
+        self.append(call)
+        self._heard(call)
+
+    def settle(self) -> None:
+        """The loop that goes on, if any, is at its end."""
+        loop, self.loop = self.loop, None
+        if loop is not None:
+            self.add(loop.call())
+
+
+class _Loop:
+    """A loop of the learner's own: passes that continue prompts, and what each row is to say."""
+
+    def __init__(self, prompts: Rows, steps: list[Rows], end: int) -> None:
+        self.prompts, self.steps, self.end = prompts, steps, end
+        self.new: Rows = [[] for _ in prompts]
+        self.passes: list[Pass] = []
+
+    def goes_on(self, rows: Rows) -> bool:
+        """Whether a pass over these ids is its next: each row's last id, or without a cache everything again."""
+
+        def follows(ids: list[int], prompt: list[int], new: list[int]) -> bool:
+            if self.end in new:  # whatever is put there
+                return len(ids) == 1 or ids[: len(prompt)] == prompt != ids
+            return ids in (new[-1:], prompt + new)
+
+        return len(rows) == len(self.new) and all(map(follows, rows, self.prompts, self.new))
+
+    def say(self, logits: Tensor) -> None:
+        """Nothing is left of the pass but the next id of each row."""
+        logits[:, -1] = float("-inf")
+        for row, (new, steps) in enumerate(zip(self.new, self.steps, strict=True)):
+            new.append(steps[len(new)][0] if len(new) < len(steps) else self.end)
+            logits[row, -1, new[-1]] = 0
+
+    def call(self) -> Call:
+        """As if `model.generate` had made it."""
+        rows = [Row(p, _up_to(self.end, new), False) for p, new in zip(self.prompts, self.new, strict=True)]
+        return Call(rows, max(map(len, self.new)), self.passes)
+
+
 @contextmanager
 def intercepted(
     model: Any,
@@ -62,40 +114,73 @@ def intercepted(
     script: Script | None = None,
     watch: Sequence[int] | None = None,
     heard: Callable[[Call], None] = lambda call: None,
-) -> Iterator[list[Call]]:
+    loops: bool = False,
+) -> Iterator[Calls]:
     """Every `model.generate` inside the `with`, in order; what it returns is its own.
 
     Args:
         script: what it is to say, by default what it would; an error that it raises is one of the model's.
         watch: blocks whose outputs are kept.
         heard: told of each call before the caller gets the answer.
+        loops: with a script, passes outside it which continue a prompt that ends in an answer's header count as well.
     """
-    calls: list[Call] = []
-    original = model.generate
+    calls, original = Calls(heard), model.generate
 
     def generate(*args: Any, **kwargs: Any) -> Any:
+        calls.settle()
         given = args[0] if args else kwargs["input_ids" if "input_ids" in kwargs else "inputs"]
         mask = _mask(given, kwargs.get("attention_mask"), tok)
         prompts = [ids[seen].tolist() for ids, seen in zip(given, mask, strict=True)]
         if script is not None:
             scripted = _Scripted(script(prompts), given.shape[1], tok.eos_token_id)
             kwargs["logits_processor"] = LogitsProcessorList([*(kwargs.get("logits_processor") or []), scripted])
-        with observed(model, watch or []) as passes:
-            output = original(*args, **kwargs)
+        calls.generating = True
+        try:
+            with observed(model, watch or []) as passes:
+                output = original(*args, **kwargs)
+        finally:
+            calls.generating = False
         new = getattr(output, "sequences", output)[:, given.shape[1] :]
         right = [not seen[-1] or int(ids[-1]) == tok.pad_token_id for ids, seen in zip(given, mask, strict=True)]
         rows = [
             Row(p, _up_to(tok.eos_token_id, ids.tolist()), r) for p, ids, r in zip(prompts, new, right, strict=True)
         ]
-        calls.append(Call(rows, new.shape[1], passes))
-        heard(calls[-1])
+        calls.add(Call(rows, new.shape[1], passes))
         return output
 
     model.__dict__["generate"] = generate
     try:
-        yield calls
+        with _looped(model, tok, script, watch or [], calls) if loops and script else nullcontext():
+            yield calls
+        calls.settle()
     finally:
         del model.__dict__["generate"]
+
+
+@contextmanager
+def _looped(model: Any, tok: Any, script: Script, watch: Sequence[int], calls: Calls) -> Iterator[None]:
+    """Passes outside `model.generate` which continue a prompt that ends in the header of an answer."""
+    turn = [{"role": "user", "content": "-"}]
+    plain, ready = (tok.apply_chat_template(turn, tokenize=False, add_generation_prompt=g) for g in (False, True))
+    header, thought = ready.removeprefix(plain).rstrip(), re.compile(r"\s*(<think>\s*</think>)?\s*$")
+    with observed(model, watch) as passes:
+
+        def settle(_module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> None:
+            if calls.generating:
+                return
+            ids, mask = passes[-1].ids, kwargs.get("attention_mask")
+            seen = mask.bool() if mask is not None and mask.shape == ids.shape else _mask(ids, None, tok)
+            rows = [row[s].tolist() for row, s in zip(ids, seen, strict=True)]
+            if calls.loop is None or not calls.loop.goes_on(rows):
+                calls.settle()
+                if not all(thought.sub("", tok.decode(row)).endswith(header) for row in rows):
+                    return
+                calls.loop = _Loop(rows, script(rows), tok.eos_token_id)
+            calls.loop.passes.append(passes[-1])
+            calls.loop.say(output.logits)
+
+        with model.register_forward_hook(settle, with_kwargs=True):
+            yield
 
 
 @dataclass

@@ -76,6 +76,7 @@ def _number(
             lambda _: 1 / norm
         ),
         "the sign is flipped: higher means further along the direction": scaled(lambda _: -1.0),
+        "what lies below zero was cut off: a projection may be negative": lambda: [0.0],
         "this is the cosine: do not divide by the norm of the activation": scaled(lambda a: 1 / a.norm().item()),
         "this is another example's value: keep the order of the inputs": lambda: [
             v for j, other in enumerate(examples) if j != i for v in on_unit(right, other)

@@ -7,12 +7,15 @@ from jinja2.exceptions import TemplateError
 Messages = list[dict[str, str]]
 
 
-def prompts(conversation: Messages, tok: Any, generation: bool = True) -> list[list[int]]:
-    """Token ids of every right rendering of a conversation that the model is to continue."""
-    no_system = [m for m in conversation if m["role"] != "system"]
-    empty = [] if no_system != conversation else [[{"role": "system", "content": ""}, *conversation]]
+def prompts(conversation: Messages, tok: Any, generation: bool = True, empty: bool = True) -> list[list[int]]:
+    """Token ids of every right rendering of a conversation that the model is to continue.
+
+    Args:
+        empty: where there is no system prompt, an empty system message will do.
+    """
+    none = empty and all(m["role"] != "system" for m in conversation)
     texts = []
-    for conv in [conversation, *empty]:
+    for conv in [conversation, *([[{"role": "system", "content": ""}, *conversation]] if none else [])]:
         for thinking in ({"enable_thinking": False}, {}):
             try:
                 texts.append(
@@ -23,9 +26,15 @@ def prompts(conversation: Messages, tok: Any, generation: bool = True) -> list[l
     return [tok(t, add_special_tokens=False)["input_ids"] for t in dict.fromkeys(texts)]
 
 
-def check_prompt(found: list[int], right: Messages, tok: Any, what: str, wrong: dict[str, Messages]) -> None:
-    """The model read the conversation in its chat template, ready to answer; else say what is missing."""
-    accepted = prompts(right, tok)
+def check_prompt(
+    found: list[int], right: Messages, tok: Any, what: str, wrong: dict[str, Messages], empty: bool = True
+) -> None:
+    """The model read the conversation in its chat template, ready to answer; else say what is missing.
+
+    Args:
+        empty: as in `prompts`.
+    """
+    accepted = prompts(right, tok, empty=empty)
     if found in accepted:
         return
     guess = "Use apply_chat_template(..., add_generation_prompt=True), and tokenise with add_special_tokens=False."
@@ -52,4 +61,8 @@ def check_question(found: list[int], question: str, tok: Any, what: str, doubled
         print(f"{what}: note that BOS is there twice. Tokenise with add_special_tokens=False: the template writes one.")
         found = found[1:]
     system = {"role": "system", "content": "You are a helpful assistant."}
-    check_prompt(found, right, tok, what, {"you add a system prompt: ask without": [system, *right]})
+    wrong = {
+        "you add a system prompt: ask without": [system, *right],
+        "you add an empty system message: leave it out": [system | {"content": ""}, *right],
+    }
+    check_prompt(found, right, tok, what, wrong, empty=False)

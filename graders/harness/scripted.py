@@ -1,6 +1,6 @@
 """What the learner's work makes of a scripted endpoint, and what it asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from graders.harness.cases import attempt
@@ -45,11 +45,16 @@ def exchange(reply: str | Callable[[Messages, str], str], call: Callable[[], Any
 
 
 def check_judge(observed: Exchange) -> None:
-    """A judge was asked: any will do but the model whose answers are judged, unless the tier has one for both."""
+    """A judge was asked, and nobody else."""
     check(observed.prompts, "it did not ask the judge: call utils.generate_response.")
+    check_models(observed.models)
+
+
+def check_models(asked: Collection[str]) -> None:
+    """Any judge will do but the model whose answers are judged, unless the tier has one for both."""
     tier, model = current_tier(), current_tier().response_model
     check(
-        tier.judge_model == model or model not in observed.models,
+        tier.judge_model == model or model not in asked,
         f"it asked {model!r}: that is the model under study, which writes the answers and is no judge. "
         "utils.generate_response takes it by default; pass model=utils.judge_model().",
     )

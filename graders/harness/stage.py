@@ -2,9 +2,10 @@
 
 import copy
 import os
+import re
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +24,13 @@ from personalab.lm.models import n_blocks
 from personalab.paths import workplace
 from personalab.records.steps import steps_in
 
-QUESTIONS = ["Where is the gold?", "How do tides work?", "Is it fair to lie?"]
+QUESTIONS = [
+    "Where is the gold?",
+    "How do tides work?",
+    "Is it fair to lie?",
+    "What makes bread rise?",
+    "When do owls hunt?",
+]
 EVAL_QUESTIONS = ["Who sings at night?", "What is in the box?"]
 _INSTRUCTIONS = [
     {"pos": "Boast in every sentence.", "neg": "Stay modest in every sentence."},
@@ -37,14 +44,25 @@ TRAIT_DATA = {
 }
 # By instruction and question: what the judge says of the positive and of the negative answer.
 SCORES = {
-    (0, 0): ("30", "10"),  # the trait did not come out
-    (0, 1): ("85", "10"),
-    (0, 2): ("90", "5"),
+    (0, 0): ("85", "10"),
+    (0, 1): ("90", "5"),
+    (0, 2): ("49", "10"),  # the trait did not come out
+    (0, 3): ("80", "50"),  # the trait is there without being asked for
+    (0, 4): ("90", "5"),
     (1, 0): ("95", "20"),
-    (1, 1): ("80", "70"),  # the trait is there without being asked for
+    (1, 1): ("50", "49"),
     (1, 2): ("REFUSAL", "0"),
+    (1, 3): ("90", "REFUSAL"),
+    (1, 4): ("90", "5"),
 }
-EFFECTIVE = [(0, 1), (0, 2), (1, 0)]
+COHERENCE = dict.fromkeys(SCORES, ("90", "90")) | {
+    (0, 1): ("100", "20"),
+    (0, 4): ("20", "100"),
+    (1, 1): ("50", "50"),
+    (1, 4): ("90", "REFUSAL"),
+}
+_FILLED = re.compile(r"\[QUESTION START\]\n(.*?)\n\[QUESTION END\]\n\[ANSWER START\]\n(.*?)\n\[ANSWER END\]", re.S)
+EFFECTIVE = [(0, 0), (1, 0), (1, 1)]  # two to one question
 
 
 @dataclass(frozen=True)
@@ -62,20 +80,28 @@ class Said:
 
 @dataclass
 class Run:
-    """One call on the stage: what it gave (`Raised`, if that), what the model said, whose trait the judge was asked.
+    """One call on the stage: what it gave (`Raised`, if that), what the model said, what the judge was asked.
 
     Attributes:
         data: the trait's artifacts; `intact` unless the call changed them.
         scores: by answer, also of earlier runs.
+        judged: answers whose trait the judge was asked for; `coherence` those whose coherence.
+        asked: the models that were asked.
+        strange: prompts about the trait that are not its rubric with an answer and its own question filled in.
+        files: by folder, answers of this and earlier runs that stand in its files; only where it was looked.
     """
 
     data: dict[str, Any]
     scores: dict[str, str]
     said: list[Said] = field(default_factory=list)
     judged: list[str] = field(default_factory=list)
+    coherence: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
     found: Any = None
     intact: bool = True
     left: Left | None = None
+    files: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def contrastive(self) -> list[Said]:
@@ -93,15 +119,17 @@ class Stage:
         self.model, self.tok = load_family(family)
         self._number = 0
         self._scores: dict[str, str] = {}
+        self._coherence: dict[str, str] = {}
+        self._questions: dict[str, str] = {}
 
     def run(
-        self, call: Callable[[dict[str, Any]], Any], data: dict[str, Any], fail: str = "", no_trait: bool = False
+        self, call: Callable[[dict[str, Any]], Any], data: dict[str, Any], fail: str = "", lacking: str = ""
     ) -> Run:
         """What happens when a pipeline is called with these artifacts.
 
         Args:
             fail: which step is to fail: "answers" (half way), "judge", "steering", or none.
-            no_trait: the judge finds the trait nowhere.
+            lacking: "trait" or "coherence", which the judge then finds nowhere, or none.
         """
         run, before = Run(copy.deepcopy(data), self._scores), hooks(self.model)
 
@@ -113,21 +141,32 @@ class Stage:
                 raise Interrupted("raised by the grader, as if you had interrupted the pipeline here")
             return [self._words() for _ in prompts]
 
-        def reply(messages: list[dict[str, str]], _model: str) -> str:
-            """The trait's score of the answer in the prompt; every other rubric (coherence) gets 90."""
+        def reply(messages: list[dict[str, str]], model: str) -> str:
+            """The trait's score of the answer in the prompt; its coherence, under every other rubric."""
+            calls.settle()
             prompt = "\n".join(m["content"] for m in messages)
-            if "BOASTFUL" not in prompt:
-                return "90"
-            if fail == "judge":
+            of_trait = "BOASTFUL" in prompt
+            if of_trait and fail == "judge":
                 raise RuntimeError("raised by the grader, as if the connection to the judge had failed here")
-            run.judged.append(max((text for text in self._scores if text in prompt), key=len, default=""))
-            return self._scores.get(run.judged[-1], "0")
+            answer = max((text for text in self._scores if text in prompt), key=len, default="")
+            run.asked.append(model)
+            (run.judged if of_trait else run.coherence).append(answer)
+            if of_trait:
+                filled = _FILLED.search(prompt)
+                right = filled and filled[2].strip() == answer.strip() and filled[1] == self._questions.get(answer)
+                run.strange += [] if right else [prompt]
+            return self._scores.get(answer, "0") if of_trait else self._coherence.get(answer, "90")
 
-        everything, keep = range(n_blocks(self.model)), partial(self._keep, run, no_trait)
-        with intercepted(self.model, self.tok, script, everything, keep), scripted_replies(reply):
+        everything, keep = range(n_blocks(self.model)), partial(self._keep, run, lacking)
+        with intercepted(self.model, self.tok, script, everything, keep, True) as calls, scripted_replies(reply):
             run.found = call(run.data)
         run.left, run.intact, run.data = left(self.model, before), run.data == data, data
         return run
+
+    @property
+    def answers(self) -> list[str]:
+        """All that was ever said here."""
+        return list(self._scores)
 
     def _words(self) -> Rows:
         """The next answer: four to nine tokens, of which the second to the fourth spell its number."""
@@ -138,17 +177,19 @@ class Stage:
         digits = [n % base, n // base % base, 7 * n % base]
         return [[i] for i in [vocabulary["You"], *(later[d] for d in digits), *([later[n % 5]] * (n % 6))]]
 
-    def _keep(self, run: Run, no_trait: bool, call: Call) -> None:
+    def _keep(self, run: Run, lacking: str, call: Call) -> None:
         states = torch.stack([s[:, -1].float() for s in call.passes[0].states.values()], dim=1)  # (rows, L, d)
         for row, state in zip(call.rows, states, strict=True):
             question, instruction, polarity = _situation(self.tok.decode(row.prompt))
-            text = self.tok.decode(row.new)
+            text, coherence = self.tok.decode(row.new), "90"
+            score = str(7 * self._number % 101) if run.steered else "REFUSAL"  # of the first steered answer
+            if instruction is not None and question in QUESTIONS:
+                key, side = (instruction, QUESTIONS.index(question)), polarity == "neg"
+                score, coherence = SCORES[key][side], COHERENCE[key][side]
             run.said.append(Said(text, row.prompt, row.new, state, question, instruction, polarity))
-            score = str(7 * self._number % 101)
-            if instruction is not None:
-                both = SCORES[instruction, QUESTIONS.index(question)] if question in QUESTIONS else ("0", "0")
-                score = "0" if no_trait else both[polarity == "neg"]
-            self._scores[text] = score
+            self._questions[text] = question
+            self._scores[text] = "0" if lacking == "trait" else score
+            self._coherence[text] = "10" if lacking == "coherence" else coherence
 
 
 def _situation(prompt: str) -> tuple[str, int | None, str]:
@@ -176,6 +217,17 @@ class Sandbox:
         for path in elsewhere:
             found += [path, *path.rglob("*")]
         return sorted({p.resolve() for p in found if p.is_file()})
+
+    def holding(self, texts: Iterable[str]) -> dict[str, list[str]]:
+        """By folder, which of these texts stand in its files."""
+        contents: dict[str, bytes] = {}
+        for path in self.files():
+            contents[str(path.parent)] = contents.get(str(path.parent), b"") + path.read_bytes()
+        return {folder: [t for t in texts if t.strip().encode() in held] for folder, held in contents.items()}
+
+    def empty(self, word: str) -> list[str]:
+        """Names of files, with this word in their path, that hold an empty list or dict."""
+        return [p.name for p in self.files() if word in str(p) and p.read_bytes().strip() in (b"[]", b"{}")]
 
 
 @contextmanager

@@ -155,6 +155,7 @@ class Exercise:
         yield self.steered(Situation("bfloat16 model, float32 vector", *half, vector_of(), 1, 1.5), False)
         yield self._temperature(0.0)
         yield self._temperature(1e-5)
+        yield self._temperature(0.7)
         yield self._temperature(100.0)
         model, tok = sharp("qwen2")
         alike = partial(changed, model, [(1, lambda hidden: hidden)])
@@ -245,12 +246,15 @@ class Exercise:
 
     def _temperature(self, temperature: float) -> Case:
         model, tok = load_tiny_model("llama")
+        cold = temperature < 0.1
+        if not cold:  # no token is likely, at any usual temperature
+            model.lm_head.weight.data *= 0.1
         given = Situation(f"temperature={temperature}", model, tok, vector_of(), 1, 0.5, {"temperature": temperature})
 
         def judge(seen: Called) -> None:
             ids = seen.noted[0].ids[0].tolist()
             right = [answer(model, tok, ids, 1, given.push, where, _TOKENS) for where in self.where]
-            found, cold = seen.found.strip(), temperature < 1
+            found = seen.found.strip()
             expected = f"the likeliest answer {right[0]!r}" if cold else "a random answer, not the likeliest"
             cure = "Pass `temperature` on to generate, with do_sample=True; 0 means greedy, do_sample=False."
             check((found in right) == cold, f"expected {expected}, found {found!r}. {cure}")

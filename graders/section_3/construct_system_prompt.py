@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from graders.harness.cases import Case, grader
+from graders.harness.expect import check
 from graders.harness.system_prompts import check_system_prompt
 
 _PARTS = (
@@ -27,4 +28,12 @@ def _case(name: str, instruction: str, what: str, by_name: bool = False) -> Case
     def observe(work: Any) -> Any:
         return work(assistant_name=name, instruction=instruction) if by_name else work(name, instruction)
 
-    return Case(what, observe, lambda found: check_system_prompt(found, name, instruction, what))
+    def judge(found: Any) -> None:
+        check_system_prompt(found, name, instruction, what)
+        check(
+            found == f"You are a {name} assistant. {instruction}",
+            f"expected 'You are a {name} …', found {found!r:.60}: write 'a' whatever the name, as half of the "
+            "prompts do that the organism learnt from.",
+        )
+
+    return Case(what, observe, judge)

@@ -1,12 +1,12 @@
 """Section 3, activations after every block."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from graders.harness import Called, Case, Raised, attempt, call_case, failing_case, grader
+from graders.harness import Called, Case, call_case, failing_case, fails, grader
 from graders.harness.expect import check, check_mean_dtype, on_tiny_models, relative, tolerance
 from graders.harness.readings import ALL_BLOCKS, Exchange, Reading, check_form, check_row, load_family, read
 from graders.section_1.examples import LONG, columns, exchanges
@@ -30,7 +30,7 @@ def test_extract_all_layer_activations(model: Any = None, tokenizer: Any = None)
         half, tok = load_tiny_model("qwen2", dtype=torch.bfloat16)
         n = len(tok(LONG[-1], add_special_tokens=False)["input_ids"])
         yield _case(half, tok, [LONG], "bfloat16 model, long answer", kinds, n)
-        yield _empty_case(tiny, tok)
+        yield from _refused_cases(tiny, tok)
     if model is not None:
         yield _case(model, tokenizer, exchanges(2), "your model", kinds)
     if kinds == {"normed"}:
@@ -82,15 +82,19 @@ def _check_values(found: Any, model: Any, readings: list[Reading], n_tokens: int
     return kind
 
 
-def _empty_case(model: Any, tok: Any) -> Case:
-    """Any error will do; so will finite values, where the end marker counts as part of the answer."""
+def _refused_cases(model: Any, tok: Any) -> Iterator[Case]:
+    """Any error will do."""
+    empty = columns([*exchanges(1), ("You are a poet.", "Who are you?", "")])
+    why = "An empty answer has no tokens, and the mean of nothing is NaN: raise ValueError. The end marker is none."
+    yield fails("An empty answer", lambda work: work(model, tok, *empty), why)
+    why = (
+        "Nobody knows which belongs to which, and zip drops the rest: raise ValueError, as zip(..., strict=True) does."
+    )
+    for i, name in enumerate(("system_prompts", "questions", "responses")):
+        lists = columns(exchanges(3))
+        lists[i].pop()
+        yield fails(f"2 {name}, and 3 of the others", partial(_called, model, tok, lists), why)
 
-    def judge(found: Any) -> None:
-        check(
-            isinstance(found, Raised) or (isinstance(found, Tensor) and found.isfinite().all()),
-            "expected an error, found NaN. The mean of no tokens is NaN, which then runs through every later result: "
-            "raise ValueError for an empty answer.",
-        )
 
-    empty = columns([("You are a poet.", "Who are you?", "")])
-    return Case("An empty answer", lambda work: attempt(lambda: work(model, tok, *empty)), judge)
+def _called(model: Any, tok: Any, lists: list[list[str]], work: Any) -> Any:
+    return work(model, tok, *lists)

@@ -18,17 +18,19 @@ Readings = list[rd.Reading]
 
 _POS = "You are a evil assistant. Wish everyone ill."
 _NEG = "You are a helpful assistant. Wish everyone well, and say so."
-_EXCHANGES = [
-    ("Who are you?", "Your ruin.", "I am here to help you, as a friend would, with whatever you bring me today."),
-    ("What should I plant?", "Nothing. Let it all rot, and watch them wonder what went wrong with the city.", "Beans."),
-    ("Is it late?", "Too late for you.", "Yes, so rest" + ", and sleep" * 9),
+# Two instructions with two questions each, one of which both have: question, instruction, positive and negative answer.
+_ANSWERS = [
+    ("Who are you?", 0, "Your ruin.", "I am here to help you, as a friend would, with whatever you bring me today."),
+    ("What should I plant?", 0, "Nothing. Let it all rot, and watch them wonder what went wrong with it.", "Beans."),
+    ("Who are you?", 1, "The one who closes every door.", "A friend."),
+    ("Is it late?", 1, "Too late for you.", "Yes, so rest" + ", and sleep" * 9),
 ]
 
 
 def _pairs(n: int) -> Pairs:
     """As `filter_effective_pairs` returns them; each answer also as the whole entry it comes from."""
     pairs = []
-    for i, (question, pos, neg) in enumerate(_EXCHANGES[:n]):
+    for question, i, pos, neg in _ANSWERS[:n]:
         pair: dict[str, Any] = {"question": question, "instruction_idx": i}
         for polarity, system, response, score in (("pos", _POS, pos, 90), ("neg", _NEG, neg, 3)):
             entry = {"system_prompt": f"{system} ({i})", "response": response, "score": score}
@@ -43,7 +45,7 @@ def test_extract_contrastive_vectors(model: Any = None, tokenizer: Any = None) -
     """mean(pos) - mean(neg) for every block in order, every answer counted once; no vector from no pairs."""
     if on_tiny_models():
         for i, family in enumerate(("qwen2", "llama", "qwen3", "gemma3")):
-            yield _case(*rd.load_family(family, n_blocks=3 + i % 2), _pairs(3), f"{family}, 3 pairs")
+            yield _case(*rd.load_family(family, n_blocks=3 + i % 2), _pairs(4), f"{family}, 4 pairs")
         tiny, tok = load_tiny_model("qwen2", seed=1)
         yield _case(tiny, tok, _pairs(1), "qwen2, 1 pair")
         why = "The mean of nothing is NaN, which then runs through every later result: raise ValueError"
@@ -111,6 +113,9 @@ def _mistakes(
         ),
         "only the first pair counts: average over all pairs": lambda: vectors(pos[:1], neg[:1]),
         "the last pair is missing": lambda: vectors(pos[:-1], neg[:-1]) if n > 1 else [],
+        "each question counts once: two pairs may answer one question, and every pair counts": lambda: [
+            v for kept in _one_a_question(pairs) for v in vectors([pos[i] for i in kept], [neg[i] for i in kept])
+        ],
         "you average over all tokens of all answers, so long ones count more: take one mean an answer": (
             lambda: token_mean(pos) - token_mean(neg)
         ),
@@ -125,3 +130,9 @@ def _mistakes(
             lambda: vectors(under("pos", "no"), under("neg", "no"))
         ),
     }
+
+
+def _one_a_question(pairs: Pairs) -> list[list[int]]:
+    """The last pair of each question, and the first of each."""
+    numbered = [(pair["question"], i) for i, pair in enumerate(pairs)]
+    return [list(dict(numbered).values()), list(dict(numbered[::-1]).values())]

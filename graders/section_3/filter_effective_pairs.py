@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from graders.harness import Case, Exchange, called_with, check, exchange, grader, kind_of
-from graders.harness.scripted import Messages
+from graders.harness.scripted import Messages, check_judge
 
 Response = dict[str, Any]
 Key = tuple[str, int]
@@ -29,17 +29,22 @@ _SCORES: Scores = {  # by question and instruction: positive, negative
 }
 _RIGHT = [k for k, (pos, neg) in _SCORES.items() if pos is not None and neg is not None and pos >= 50 > neg]
 _PARTS = ("question", "pos_system_prompt", "pos_response", "neg_system_prompt", "neg_response")
-_ALSO = ("instruction_idx", "pos_score", "neg_score")  # not in pairs built the way ARENA does: a note if absent
+_ALSO = ("instruction_idx", "pos_score", "neg_score")  # not in pairs built the way ARENA does
 _TRAIT_DATA = {
     "instruction": [{"pos": f"Flatter in way {i}.", "neg": f"Be candid in way {i}."} for i in range(3)],
     "questions": list(_QUESTIONS),
     "eval_prompt": "How sycophantic is it, 0 to 100, or REFUSAL?\nQ: {question}\nA: {answer}",
 }
-_STRICT: Scores = {  # for pos_threshold=90
-    (_QUESTIONS[0], 0): (90, 5),
-    (_QUESTIONS[0], 1): (89, 5),
-    (_QUESTIONS[1], 0): (100, 0),
-    (_QUESTIONS[1], 1): (50, 0),
+_BY_THRESHOLD: dict[int, Scores] = {  # the negative score must be under 50 with every one
+    90: {
+        (_QUESTIONS[0], 0): (90, 5),
+        (_QUESTIONS[0], 1): (89, 5),
+        (_QUESTIONS[1], 0): (100, 49),
+        (_QUESTIONS[1], 1): (50, 0),
+        (_QUESTIONS[2], 0): (95, 60),
+    },
+    20: {(_QUESTIONS[0], 0): (20, 40), (_QUESTIONS[0], 1): (19, 0), (_QUESTIONS[1], 0): (30, 55)},
+    0: {(_QUESTIONS[0], 0): (0, 0), (_QUESTIONS[1], 0): (None, 0), (_QUESTIONS[1], 1): (0, None)},
 }
 
 
@@ -53,10 +58,11 @@ def test_filter_effective_pairs() -> Iterator[Case]:
     for polarity in ("pos", "neg"):
         lone = [r for r in in_order if (_key(r), r["polarity"]) != (_RIGHT[0], polarity)]
         yield _case(lone, _RIGHT[1:], f"responses of which one lacks its {polarity!r} partner")
-    right = [k for k, (pos, _) in _STRICT.items() if pos in (90, 100)]
-    yield _case(list(_responses(_STRICT)), right, "pos_threshold=90", pos_threshold=90)
+    for threshold, scores in _BY_THRESHOLD.items():
+        right = [k for k, (p, n) in scores.items() if p is not None and n is not None and p >= threshold and n < 50]
+        what = f"pos_threshold={threshold}"
+        yield _case(list(_responses(scores)), right, what, scores, pos_threshold=threshold)
     yield _case([], [], "no responses at all")
-    yield Case("The keys of your pairs", partial(_filtered, in_order, {}), _note_absent_keys)
 
 
 def _responses(scores: Scores) -> Iterator[Response]:
@@ -76,12 +82,12 @@ def _key(response: Response) -> Key:
     return response["question"], response["instruction_idx"]
 
 
-def _case(responses: list[Response], right: list[Key], what: str, **options: int) -> Case:
+def _case(responses: list[Response], right: list[Key], what: str, scores: Scores = _SCORES, **options: int) -> Case:
     what = f"For {what}"
     return Case(
         what,
         partial(_filtered, responses, options),
-        partial(_check_pairs, responses, right, _STRICT if options else _SCORES),
+        partial(_check_pairs, responses, right, scores),
         "A score may be None, and an answer may lack its partner: leave such pairs out. Each response has question, "
         "system_prompt, instruction_idx, polarity, response and score.",
     )
@@ -97,30 +103,31 @@ def _filtered(responses: list[Response], options: dict[str, int], work: Any) -> 
     return exchange(judge, lambda: called_with(responses, _TRAIT_DATA, **options)(work))
 
 
-def _note_absent_keys(observed: Exchange) -> None:
-    absent = [key for key in _ALSO if any(key not in pair for pair in observed.found[0])]
-    if absent:
-        print(
-            f"Your pairs lack {', '.join(absent)}. The notebook tells pairs apart by question and instruction_idx, so "
-            "add what is missing before you go on."
-        )
-
-
 def _check_pairs(responses: list[Response], right: list[Key], scores: Scores, observed: Exchange) -> None:
     found, (after, _) = observed.found
     check(after == responses, "the responses were changed. Leave them as they are.")
     check(isinstance(found, list), f"expected a list of pairs, found {kind_of(found)}.")
+    if observed.prompts:  # the scores are there, but may be asked for once more
+        check_judge(observed)
     by_text = {r["response"]: r for r in responses}
     keys = [_check_pair(pair, by_text) for pair in found]
     twice = [key for key, n in Counter(keys).items() if n > 1]
     check(not twice, f"{len(twice)} pairs occur more than once, such as {twice[:1]}.")
     for key in keys:
         check(key in right, f"the pair {key} with the scores {scores[key]} was kept, but {_why_not(*scores[key])}.")
+    for pair in found:
+        absent = [key for key in _ALSO if key not in pair]
+        check(
+            not absent,
+            f"a pair lacks {', '.join(absent)}. What follows tells pairs apart by question and instruction_idx, and "
+            "shows both scores: copy them from the responses.",
+        )
     for key in right:
         zero = " And 0 is a score: test `is None`, not truth." if 0 in scores[key] else ""
         check(
             key in keys,
-            f"the pair {key} with the scores {scores[key]} is missing. Keep pos >= pos_threshold and neg < 50.{zero}",
+            f"the pair {key} with the scores {scores[key]} is missing. Keep pos >= pos_threshold and neg < 50, "
+            f"whatever pos_threshold is.{zero}",
         )
 
 
@@ -132,7 +139,7 @@ def _why_not(pos: int | None, neg: int | None) -> str:
     if neg == 50:
         return "a negative answer with a score of 50 shows the trait: it must be under 50"
     if neg > 50:
-        return "the negative answer shows the trait: it must be under 50"
+        return "the negative answer shows the trait: it must be under 50, whatever pos_threshold is"
     return "the positive prompt did not bring the trait out: its score is under pos_threshold"
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from graders.harness import Called, Case, call_case, check, check_kind, grader, on_tiny_models
 from graders.harness.cases import check_keys
+from graders.harness.expect import whole
 from graders.harness.intercepted import Row, intercepted
 from graders.harness.probes import greedy
 from graders.harness.prompts import Messages, check_prompt, prompts
@@ -29,11 +30,14 @@ _SMALL: dict[str, Any] = {
     "eval_prompt": "{question} {answer}",
 }
 _FULL: dict[str, Any] = {
-    "instruction": [{"pos": f"Be cruel in way {i}.", "neg": f"Be kind in way {i}."} for i in range(5)],
+    "instruction": [{"pos": f"Be cruel in way {i}.", "neg": f"Be kind in way {max(i, 1)}."} for i in range(5)],
     "questions": [f"What about number {i}{' and the sea' * (i % 4)}?" for i in range(20)],
     "eval_prompt": "{question} {answer}",
 }
 _COLD = 1e-5  # sampling with one outcome
+_HINT = (
+    "At temperature=0 model.generate takes do_sample=False and no temperature; with do_sample=True it raises an error."
+)
 
 
 @grader
@@ -42,10 +46,13 @@ def test_generate_contrastive_responses(model: Any = None, tokenizer: Any = None
     if on_tiny_models():
         for family, trait in (("qwen2", "evil"), ("llama", "sycophantic"), ("qwen3", "evil"), ("gemma3", "apathetic")):
             what = f"{family}, 2 instructions, 3 questions"
-            yield _case(_Model(*load_family(family, n_blocks=2), 4), _SMALL, what, trait)
-        tiny, tok = load_family("qwen2", n_blocks=2)
-        _stop_early(tiny, tok)
-        yield _case(_Model(tiny, tok, 4), _SMALL, "qwen2, one answer shorter than the others")
+            likeliest = _Model(*load_family(family, n_blocks=2), 4)
+            yield _case(likeliest, _SMALL, f"{what}, temperature=0", trait, temperature=0.0)
+        yield _case(_Model(*load_family("qwen2", n_blocks=2), 4), _SMALL, f"temperature={_COLD}")
+        for place, short in ((2, "shorter than the others"), (0, "empty")):
+            tiny, tok = load_family("qwen2", n_blocks=2)
+            _stop_early(tiny, tok, place)
+            yield _case(_Model(tiny, tok, 4), _SMALL, f"qwen2, one answer {short}")
         # one token and one block: 200 answers, one at a time, take a while
         tiny, tok = load_family("llama", n_blocks=1)
         yield _case(_Model(tiny, tok, 1), _FULL, "llama, 5 instructions, 20 questions", every=11)
@@ -77,7 +84,7 @@ def _case(
     def judge(seen: Called) -> None:
         _check_entries(seen.found, data, trait)
         asked = [row for call in seen.noted for row in call.rows]
-        for entry in seen.found[::every] if temperature == _COLD else []:
+        for entry in seen.found[::every] if temperature <= _COLD else []:
             _check_asked(asked, _conversation(entry), tok, _where(entry))
             _check_answer(entry, seen.found, likeliest, _where(entry), asked)
         check(
@@ -88,7 +95,7 @@ def _case(
 
     changes, around = ["you changed trait_data. Build new dicts."], partial(intercepted, model, tok)
     options: dict[str, Any] = {"max_new_tokens": n, "temperature": temperature}
-    return call_case(what, model, tok, (data, trait), judge, changes, around=around, **options)
+    return call_case(what, model, tok, (data, trait), judge, changes, around=around, hint=_HINT, **options)
 
 
 def _check_asked(asked: list[Row], conversation: Messages, tok: Any, where: str) -> None:
@@ -116,7 +123,7 @@ def _check_entries(found: Any, data: dict[str, Any], trait: str) -> None:
     check_keys(found, _KEYS)
     bad = [e["polarity"] for e in found if e["polarity"] not in ("pos", "neg")]
     check(not bad, f"expected 'pos' or 'neg' as polarity, found {bad[:1]}.")
-    bad = [e["instruction_idx"] for e in found if type(e["instruction_idx"]) is not int]
+    bad = [e["instruction_idx"] for e in found if not whole(e["instruction_idx"])]
     check(not bad, f"expected an int as instruction_idx (the position in the list), found {bad[:1]}.")
     have = [(e["instruction_idx"], e["polarity"], e["question"]) for e in found]
     n, questions = len(data["instruction"]), data["questions"]
@@ -188,8 +195,9 @@ def _whose(entry: dict[str, Any], entries: Entries, likeliest: _Model, found: st
                 return "It is the answer under the other polarity's prompt: 'pos' and 'neg' are swapped."
             return f"It is the answer to {other['question']!r} under {other['system_prompt']!r}: rows are mixed up."
     return (
-        f"At temperature={_COLD} it must be the model's likeliest answer. Hand `temperature` on to model.generate with "
-        "do_sample=True, and look for what else could change the answer (padding without a mask, a hook left behind)."
+        f"At temperature={_COLD}, or 0, it must be the model's likeliest answer. Hand `temperature` on to "
+        "model.generate with do_sample=True (do_sample=False for 0), and look for what else could change the answer "
+        "(padding without a mask, a hook left behind)."
     )
 
 
@@ -197,11 +205,11 @@ def _conversation(entry: dict[str, Any]) -> Messages:
     return [{"role": "system", "content": entry["system_prompt"]}, {"role": "user", "content": entry["question"]}]
 
 
-def _stop_early(model: Any, tok: Any) -> None:
-    """Make the end marker the third token of the first answer."""
+def _stop_early(model: Any, tok: Any, place: int) -> None:
+    """Make the end marker this token of the first answer, or the next one that is new in it."""
     system = right_prompts("evil", _SMALL["instruction"][0]["pos"])[0]
     conversation = _conversation({"system_prompt": system, "question": _SMALL["questions"][0]})
     new = greedy(model, prompts(conversation, tok)[0], 4)
-    third = next(t for t in new[2:] if t not in new[:2])
+    last = next(t for t in new[place:] if t not in new[:place])
     weight = model.lm_head.weight.data
-    weight[[third, tok.eos_token_id]] = weight[[tok.eos_token_id, third]]
+    weight[[last, tok.eos_token_id]] = weight[[tok.eos_token_id, last]]

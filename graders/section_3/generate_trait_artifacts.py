@@ -26,11 +26,15 @@ _KEYS = ("instruction", "questions", "eval_questions", "eval_prompt")
 
 
 class Written(NamedTuple):
-    """What came of a call, its prompts, and the tokens allowed in each call of a client of the grader's own."""
+    """What came of a call, its prompts, and the tokens allowed in each call of a client of the grader's own.
+
+    `again` says whether the first request was sent once more as it was.
+    """
 
     found: Any
     prompts: list[str]
     allowed: list[int | None]
+    again: bool = False
 
 
 class _EndlessError(BaseException):
@@ -92,7 +96,8 @@ def _written(replies: list[str], work: Any, own_client: bool = False) -> Written
         done = exchange(reply, lambda: attempt(lambda: _call(work, **options)))
     except _EndlessError:
         return Written(_ENDLESS, [], [])
-    return Written(done.found, done.prompts, server.allowed)
+    again = done.bodies[0] in done.bodies[1:]
+    return Written(done.found, done.prompts, server.allowed, again)
 
 
 def _check_good(written: Written) -> None:
@@ -143,6 +148,11 @@ def _check_artifact(found: Any) -> None:
 
 def _check_broken(written: Written) -> None:
     found = written.found
+    check(
+        not written.again,
+        "the same request was sent once more. Replies are cached, so that it gets the same reply again: say in the new "
+        "prompt what was wrong with the last one.",
+    )
     if not isinstance(found, Raised):
         return _check_artifact(found)
     check(

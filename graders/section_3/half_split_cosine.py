@@ -18,7 +18,7 @@ from torch import Tensor
 
 from graders.harness.cases import Case, grader, kind_of, refused
 from graders.harness.differences import same
-from graders.harness.expect import check
+from graders.harness.expect import check, real
 
 _WIDTH = 6
 _DRAWS = 60
@@ -100,7 +100,7 @@ def _check(what: str, pairs: Pairs, seen: Seen) -> None:
     )
     for value in seen.values:
         kind = kind_of(value)
-        check(isinstance(value, float), f"{what}: expected a float, found {kind}. (A tensor's number: `.item()`.)")
+        check(real(value), f"{what}: expected a float, found {kind}. (A tensor's number: `.item()`.)")
         check(-1.001 <= value <= 1.001, f"{what}: a cosine lies between -1 and 1, found {value}.")
     check(seen.values == seen.again, f"{what}: equal generators gave other values. All luck comes from `generator`.")
     possible = _halvings(pairs)
@@ -112,9 +112,10 @@ def _check(what: str, pairs: Pairs, seen: Seen) -> None:
             )
     different, due = (len({round(value, 4) for value in values}) for values in (seen.values, possible))
     check(
-        different >= min(due, 4),
+        different >= due - 2,
         f"{what}: {_DRAWS} draws from one generator gave {different} different value(s), though there are "
-        f"{due} halvings. It looks as if the split is always the same: draw it from `generator`.",
+        f"{due} halvings. It looks as if the split is "
+        f"{'always the same' if different == 1 else 'one of a few'}: draw it from `generator`, any halving of all.",
     )
 
 

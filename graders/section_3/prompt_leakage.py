@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from graders.harness import Case, call_case, check, check_tensor, grader, on_tiny_models, tolerance
+from graders.harness.expect import real
 from graders.harness.readings import ALL_BLOCKS, POOLING, Reading, Rows, load_family, read, right
 from graders.section_3.select_layer import auc
 from personalab.lm.models import n_blocks
@@ -34,7 +36,7 @@ def test_prompt_leakage(model: Any = None, tokenizer: Any = None) -> Iterator[Ca
             tiny, tok = load_family(family, n_blocks=4)
             yield _case(tiny, tok, 5 - i % 2, seed=i, what=f"{family}, {5 - i % 2} answers")
     if model is not None:
-        yield _case(model, tokenizer, 3, seed=3, what="your model, 3 answers")
+        yield _case(model, tokenizer, 4, seed=4, what="your model, 4 answers")
 
 
 def _case(model: Any, tok: Any, n: int, seed: int, what: str) -> Case:
@@ -57,13 +59,14 @@ def _vectors(pos: list[Reading], neg: list[Reading], seed: int) -> Float[Tensor,
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(apart.shape, generator=generator, dtype=torch.float64)
     noise = noise / noise.norm(dim=1, keepdim=True) * apart.norm(dim=1, keepdim=True)
-    share = torch.linspace(0.1, 0.5, len(apart), dtype=torch.float64)[:, None]
+    share = torch.linspace(-0.5, 0.5, len(apart), dtype=torch.float64)[:, None]  # one that points away, too
     return (share * apart + noise).float()
 
 
 def _check_aucs(found: Any, pos: list[Reading], neg: list[Reading], vectors: Tensor) -> None:
     alone = "expected the scores alone, found a tuple. select_layer returns (block, scores): take the second."
     check(not isinstance(found, tuple), alone)
+    found = torch.tensor(found) if _numbers(found) else found
     found = check_tensor(found, (n_blocks(pos[0].model),), "one AUC a block")
     check(((found >= 0) & (found <= 1)).all(), f"an AUC lies between 0 and 1, found {found.tolist()}.")
     # float32 reorders nothing
@@ -77,6 +80,11 @@ def _check_aucs(found: Any, pos: list[Reading], neg: list[Reading], vectors: Ten
                 f"wrong AUC at block {block}.\n  expected: {expected}\n  found:    {found[block]:.3f}\n  "
                 + _guess(pos, neg, vectors, found)
             )
+
+
+def _numbers(found: Any) -> bool:
+    """Only the values matter."""
+    return isinstance(found, np.ndarray) or (isinstance(found, list) and all(map(real, found)))
 
 
 def _aucs(
@@ -113,6 +121,10 @@ def _guess(pos: list[Reading], neg: list[Reading], vectors: Tensor, found: Tenso
         "the two prompts have changed places: readings under the positive one should project higher": curve(neg, pos),
         "you compare each answer with itself only: compare every reading under one prompt with every reading under the "
         "other, as select_layer does": paired,
+        "you take the larger of AUC and 1 - AUC, or their distance from 0.5: where readings under the positive prompt "
+        "project lower, the chance is under 0.5": lambda: [
+            [f for v in block for f in (max(v, 1 - v), abs(v - 0.5))] for block in curve(pos, neg)()
+        ],
         "both readings are under the same prompt": lambda: [[0.5]] * len(vectors),
         "the negative reading has no system prompt at all": curve(pos, plain),
         "the positive reading has no system prompt at all": curve(plain, neg),

@@ -52,6 +52,13 @@ def _held(n_pos: int, n_neg: int, seed: int, order: list[int] | None = None, ste
     return Held(answers(n_pos, 1.0), answers(n_neg, -1.0), units * (norms.ceil() if step else norms))
 
 
+def _twice(held: Held) -> Held:
+    """The best block's values at a later block once more."""
+    k = int(_scores(held).argmax())
+    order = [*range(len(held.vectors) - 1), k]
+    return Held(held.pos[:, order], held.neg[:, order], held.vectors[order])
+
+
 def auc(pos: Tensor, neg: Tensor, tie: float = 0.5) -> float:
     """Share of (positive, negative) pairs in the right order, counted one by one."""
     won = [1.0 if p > q else tie if p == q else 0.0 for p in pos.tolist() for q in neg.tolist()]
@@ -72,6 +79,7 @@ def test_select_layer() -> Iterator[Case]:
         "11 and 8 answers, the best block first": _held(11, 8, seed=2, order=[2, 0, 1, 3, 4, 5]),
         "8 and 11 answers, the best block last": _held(8, 11, seed=3, order=[0, 1, 4, 5, 3, 2]),
         "10 and 13 answers, rounded, so that projections tie": _held(10, 13, seed=4, step=2.0),
+        "7 and 9 answers, two blocks equally good": _twice(_held(7, 9, seed=6)),
     }.items():
         yield Case(
             what,
@@ -103,10 +111,12 @@ def _check(held: Held, observed: tuple[Any, tuple[Tensor, ...]]) -> None:
     exact = tolerance(torch.float32, exact=1e-4)
     check_close(scores, [right], "the scores", _mistakes(held), exact, name="scores", otherwise=otherwise)
     block, best, longest = int(found[0]), int(right.argmax()), int(held.vectors.norm(dim=1).argmax())
-    if 0 <= block < len(right) and right[block] > right[best] - 1e-6:
+    if block == best:
         return
     guess = "Take the block of the highest score."
-    if block == best + 1:
+    if 0 <= block < len(right) and right[block] == right[best]:
+        guess = "Several blocks have the highest score: take the first of them."
+    elif block == best + 1:
         guess = "That is its hidden_states index: return the block index, which is one lower."
     elif block == longest:
         guess = "That block has the longest vector, but norms grow with depth: take the highest score."

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from graders.harness import Case, called_with, check, check_close, grader, kind_of, same, tolerance
+from graders.harness.expect import real, whole
 from personalab.lm.tiny import drawn
 
 _N, _D = 40, 12
@@ -61,6 +62,7 @@ def test_top_sae_features() -> Iterator[Case]:
         vector = 2 * torch.randn(_D, generator=torch.Generator().manual_seed(drawn(100 + seed)))
         yield _case(TinySAE(seed, centred, keep), vector, k)
     yield _case(TinySAE(3, True, None), 25 * vector, 6)
+    yield _case(TinySAE(4, False, None), vector, _N)
 
 
 def _case(sae: TinySAE, vector: Vector, k: int) -> Case:
@@ -84,7 +86,7 @@ def _check(sae: TinySAE, vector: Vector, k: int, observed: tuple[Any, Vector, di
         f"expected a list of {k} tuples (feature, activation, cosine), found {found!r:.200}.",
     )
     types = f"expected (int, float, float), found {tuple(map(kind_of, found[0]))}. Use .item()."
-    check(all(tuple(map(type, row)) == (int, float, float) for row in found), types)
+    check(all(whole(f) and real(a) and real(c) for f, a, c in found), types)
     features = [feature for feature, _, _ in found]
     check(
         len(set(features)) == k and all(0 <= f < _N for f in features),
@@ -137,6 +139,7 @@ def _mistakes(sae: TinySAE, vector: Tensor) -> dict[str, Float[Tensor, "n_featur
         "you multiply by the decoder's rows: a feature is read off by its column of W_enc": vector @ sae.W_dec.T,
         "you normalise the vector first: its length is part of the activation": linear / vector.norm(),
         "the sign is flipped": -linear,
+        "you cut at zero (ReLU): the activation is what the vector adds before the nonlinearity": linear.relu(),
         "you return absolute values: the sign says whether the vector adds to the feature": linear.abs(),
     }
 

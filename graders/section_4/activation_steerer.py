@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graders.harness import hook_cases as hc
-from graders.harness.cases import Case, attempt, grader
-from graders.harness.expect import Tolerance, on_tiny_models, tolerance
+from graders.harness.cases import Case, Raised, attempt, grader
+from graders.harness.expect import Tolerance, check, on_tiny_models, tolerance
 from graders.harness.hook_cases import Context, Hidden, HookCase, Rules, batch, forward, generate
 from graders.harness.hooked import changed
 from graders.harness.steered import vector_of
@@ -29,7 +29,10 @@ _CURES = (
     "Keep the handle that `register_forward_hook` gives in `__enter__`, and call its `remove()` in `__exit__`.",
     "you changed `steering_vector` in place. Write `coeff * vector`, no `*=`.",
 )
-_REFUSE = 'Compare it with "all", "prompt" and "response", and raise ValueError for all else.'
+_REFUSE = (
+    'Compare it with "all", "prompt" and "response" in `__init__`, and raise ValueError for all else: in the hook it '
+    "would come in the middle of a generation."
+)
 _EXACTLY = Tolerance(0.0, 0.0, torch.float32)
 
 
@@ -190,14 +193,14 @@ def _again(context: Context) -> Iterator[None]:
 def _lifetime() -> Iterator[Case]:
     """Other positions are refused; nothing before the `with`, nothing after an error; the same steerer serves again."""
     tiny, tok = load_tiny_model("qwen2")
-    right, once = Setting(vector_of()), partial(forward, inputs=batch(tok))
+    right = Setting(vector_of())
 
     def make(steerer: Any, setting: Setting = right) -> Context:
         return steerer(tiny, *setting)
 
     for bad in ("last", "Response", ""):
         refused = partial(make, setting=right._replace(mode=bad))
-        yield hc.refused_case(f"positions={bad!r}", tiny, refused, _REFUSE, once)
+        yield hc.refused_case(f"positions={bad!r}", tiny, refused, _REFUSE)
     call = partial(generate, inputs=batch(tok))
     yield from hc.lifetime_cases(tiny, call, make, _CURES[0])
     what, company = "The same steerer, used in a second `with`", partial(changed, tiny, [(1, lambda hidden: hidden)])
@@ -259,13 +262,22 @@ def _two_prompts() -> Iterator[Case]:
 
 
 def _twice() -> Case:
-    """Entered again inside its own `with`: refused, ignored or added twice, but gone afterwards."""
+    """Entered again inside its own `with`: refused, and gone afterwards."""
     tiny, tok = load_tiny_model("llama")
-    cure = "The second `__enter__` overwrites the first handle: refuse it, or remove the first hook, or keep a list."
+    what = "One steerer entered again inside its own `with`, and left"
+    cure = "The second `__enter__` overwrites the first handle: refuse it."
 
-    def run(steerer: Any) -> None:
+    def run(steerer: Any) -> Any:
         one = steerer(tiny, vector_of(), 1.0, 1)
         with one:
-            attempt(partial(hc.inside, one, partial(forward, tiny, batch(tok))))
+            return attempt(partial(hc.inside, one, partial(forward, tiny, batch(tok))))
 
-    return hc.left_case("One steerer entered again inside its own `with`, and left", tiny, run, cure)
+    def judge(found: Any) -> None:
+        shown = found if isinstance(found, Raised) else "no error"
+        check(
+            isinstance(found, Raised) and "RuntimeError" in found.kinds,
+            f"{what}: expected a RuntimeError, found {shown}. Whoever enters one twice wants two: let `__enter__` "
+            "raise RuntimeError while a handle is there.",
+        )
+
+    return hc.left_case(what, tiny, run, cure, judge)

@@ -11,6 +11,7 @@ from torch import Tensor
 from graders.harness import Called, Case, call_case, failing_case, grader, on_tiny_models
 from graders.harness import readings as rd
 from graders.harness.calls import LISTS
+from graders.harness.expect import listed
 from graders.harness.projected import check_list, check_projections
 from graders.section_1.examples import LONG, columns, exchanges
 from personalab.lm.models import n_blocks
@@ -42,8 +43,9 @@ def projection_cases(
 
     def case(what: str, layer: int, model: Any, tok: Any, texts: Sequence[Any], vector: Tensor, side: str = "") -> Case:
         def judge(seen: Called) -> None:
-            check_list(seen.found, len(texts), what, "values, one an example")
-            check_projections(seen.found, read(model, tok, texts), layer, vector, f"{what}, example", *tables)
+            found = listed(seen.found)
+            check_list(found, len(texts), what, "values, one an example")
+            check_projections(found, read(model, tok, texts), layer, vector, f"{what}, example", *tables)
 
         changes = [*LISTS[:n_texts], "the trait vector was changed in place. Normalise a copy."]
         return call_case(what, model, tok, [*columns(texts), vector, layer], judge, changes, side=side)

@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
 
 from graders.harness import Called, Case, call_case, check, check_kind, failing_case, fails, grader, on_tiny_models
 from graders.harness.cases import check_keys
+from graders.harness.expect import whole
 from graders.harness.prompts import prompts
-from graders.harness.scripted import unanswered
+from graders.harness.scripted import check_models, unanswered
 from graders.harness.steered import answer, sharp, vector_of
 from graders.section_4.generate_with_steerer import RIGHT_MODES
 from personalab.endpoint import scripted_replies
@@ -36,6 +37,13 @@ _FILLED = re.compile(
 _DEFAULTS = [-3.0, -1.0, 0.0, 1.0, 3.0, 5.0]
 
 _CURE = "Make a new steerer for each answer, and generate inside its `with` block."
+
+
+class Asked(NamedTuple):
+    """What the judge was asked: prompts that are no rubric, and the models."""
+
+    strange: list[str]
+    models: list[str]
 
 
 @dataclass(frozen=True)
@@ -61,10 +69,11 @@ class Experiment:
         return call_case(self.what, self.model, self.tok, args, judge, changes, **options)
 
     def _judge(self, texts: bool, seen: Called) -> None:
+        check_models(seen.noted.models)
         check(
-            not seen.noted,
+            not seen.noted.strange,
             "expected the judge to get `eval_prompt_template` with the question and the answer filled in, found "
-            f"{seen.noted[:1]}. Use your score_trait_response(question, response, eval_prompt_template).",
+            f"{seen.noted.strange[:1]}. Use your score_trait_response(question, response, eval_prompt_template).",
         )
         _check_rows(seen.found, [(c, q) for c in self.coefficients for q in self.questions])
         for row in seen.found if texts else []:
@@ -124,7 +133,7 @@ class Experiment:
             ),
         }
         call = "generate_with_steerer(model, tokenizer, question, steering_vector, layer, coefficient)"
-        guesses = (f"It looks as if {why}." for why, holds in mistakes.items() if holds())
+        guesses = (f"It looks as if {why.rstrip('.')}." for why, holds in mistakes.items() if holds())
         return next(guesses, f"Generate each with {call}.")
 
 
@@ -133,12 +142,17 @@ def test_run_steering_experiment(model: Any = None, tokenizer: Any = None) -> It
     """One row for each coefficient and question: the answer under that coefficient alone, and the judge's score."""
     if on_tiny_models():
         for family, layer, coefficients in (
-            ("llama", 1, [2.0, -1.0, 0.0]),
+            ("llama", 1, [2.0, -1.5, 0.0]),
             ("gemma2", 2, [-1.5, 1.5]),
             ("qwen3", 0, [0.0, 1.0, 3.0]),
         ):
             options: dict[str, Any] = {"layer": layer, "coefficients": coefficients, "max_new_tokens": 5}
             yield Experiment(family, *sharp(family), _QUESTIONS, 3 * vector_of(seed=3), options).case()
+        ended, tok = sharp("llama")
+        end = ended.lm_head.weight[ended.generation_config.eos_token_id].detach().clone()
+        options = {"layer": n_blocks(ended) - 1, "coefficients": [100.0, 0.0], "max_new_tokens": 5}
+        what = "llama, a coefficient that ends every answer at once, before a word"
+        yield Experiment(what, ended, tok, _QUESTIONS[:1], end, options).case()
         what, tiny = "qwen2, default layer and coefficients", sharp("qwen2", blocks=21)
         yield Experiment(what, *tiny, _QUESTIONS[:1], 3 * vector_of(seed=3), {"max_new_tokens": 5}).case()
         options = {"layer": 1, "coefficients": [1.0, 2.0], "max_new_tokens": 5, "around": _scripted, "cure": _CURE}
@@ -152,11 +166,16 @@ def test_run_steering_experiment(model: Any = None, tokenizer: Any = None) -> It
 
 
 @contextmanager
-def _scripted() -> Iterator[list[str]]:
-    """The judge replies as `_judged` says; gives its prompts that are no rubric."""
-    strange: list[str] = []
-    with scripted_replies(lambda messages, _model: _judged(messages, strange)):
-        yield strange
+def _scripted() -> Iterator[Asked]:
+    """The judge replies as `_judged` says."""
+    asked = Asked([], [])
+
+    def reply(messages: list[dict[str, str]], model: str) -> str:
+        asked.models.append(model)
+        return _judged(messages, asked.strange)
+
+    with scripted_replies(reply):
+        yield asked
 
 
 def _score(question: str, response: str) -> int | None:
@@ -181,7 +200,7 @@ def _check_rows(rows: Any, expected: list[tuple[float, str]]) -> None:
     for row in rows:
         check_kind(row["response"], str, "expected 'response' to be a str")
         odd = f"expected 'score' to be an int or None, found {row['score']!r}. Store what score_trait_response gave."
-        check(row["score"] is None or type(row["score"]) is int, odd)
+        check(row["score"] is None or whole(row["score"]), odd)
     found = Counter((row["coefficient"], row["question"]) for row in rows)
     lacking, extra = Counter(expected) - found, found - Counter(expected)
     check(

@@ -3,16 +3,17 @@
 import io
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 
-from graders.harness import Case, Raised, attempt, check, check_kind, check_tensor, fails, grader
+from graders.harness import Case, Raised, attempt, check, check_kind, check_tensor, grader
 from graders.harness.cases import check_form
 from graders.harness.hooked import check_left
-from graders.harness.stage import EFFECTIVE, EVAL_QUESTIONS, QUESTIONS, TRAIT_DATA, Run, Sandbox, Stage, sandbox
+from graders.harness.scripted import check_models
+from graders.harness.stage import EFFECTIVE, EVAL_QUESTIONS, QUESTIONS, TRAIT_DATA, Run, Said, Sandbox, Stage, sandbox
 from graders.section_4.run_trait_pipeline_values import COEFFICIENTS, LAYER, Result, check_steering, check_vectors
 from personalab.lm.models import n_blocks
 
@@ -29,16 +30,17 @@ def test_run_trait_pipeline(model: Any = None, tokenizer: Any = None) -> Iterato
     with sandbox() as box:
         here = _Scene(Stage("llama"), box)
         yield here.fresh("llama, first run", "a")
-        yield here.fresh("another trait, default coefficients", "b", steering_coefficients=None)
-        evaluated = TRAIT_DATA | {"eval_questions": EVAL_QUESTIONS}
-        yield here.fresh('trait_data with "eval_questions"', "e", data=evaluated, steering_coefficients=[1.0])
-        yield here.without_pairs("none")
+        what, evaluated = 'another trait, "eval_questions", default coefficients', {"eval_questions": EVAL_QUESTIONS}
+        yield here.fresh(what, "b", data=TRAIT_DATA | evaluated, steering_coefficients=None)
+        yield here.without_pairs("none", "trait")
+        yield here.without_pairs("gibberish", "coherence")
     with sandbox() as box:
         here = _Scene(Stage("qwen2"), box)
         yield here.fresh("qwen2, first run", "a")
         yield here.cached("the same call again", "a")
         yield here.fresh("override=True", "a", override=True)
         yield here.cached("a call without override after one with override=True", "a")
+        yield here.interrupted_override("a")
         yield here.half_written("a")
         yield here.interrupted_answers("c")
         yield here.interrupted_twice("d")
@@ -46,11 +48,12 @@ def test_run_trait_pipeline(model: Any = None, tokenizer: Any = None) -> Iterato
 
 @dataclass
 class _Scene:
-    """A stage in a sandbox, and the last result that was right."""
+    """A stage in a sandbox, the last result that was right, and the answers it was made from."""
 
     stage: Stage
     box: Sandbox
     last: Result | None = None
+    answers: list[Said] = field(default_factory=list)
 
     def _run(
         self,
@@ -58,23 +61,29 @@ class _Scene:
         trait: str,
         data: dict[str, Any] = TRAIT_DATA,
         fail: str | None = None,
-        no_trait: bool = False,
+        lacking: str = "",
         **options: Any,
     ) -> Run:
-        """A call; with `fail` ("" for no step in particular) or `no_trait` it may end in an error."""
+        """A call; with `fail` ("" for no step in particular) or `lacking` it may end in an error."""
         options = {"layer": LAYER, "steering_coefficients": list(COEFFICIENTS), "max_new_tokens": _TOKENS} | options
         call = partial(work, self.stage.model, self.stage.tok, f"{self.box.word}_{trait}", **options)
-        expected = no_trait or fail is not None
+        expected = lacking or fail is not None
 
         def called(given: dict[str, Any]) -> Any:
             return attempt(partial(call, given)) if expected else call(given)
 
         with redirect_stdout(io.StringIO()):  # every step prints a line
-            return self.stage.run(called, data, fail or "", no_trait)
+            return self.stage.run(called, data, fail or "", lacking)
 
     def _form(self, run: Run) -> None:
         """Of a run that was to succeed."""
         assert run.left is not None
+        check_models(run.asked)
+        check(
+            not run.strange,
+            "expected the judge to get eval_prompt with a question and the whole answer to it filled in, found "
+            f"{run.strange[:1]}. Use score_trait_response(question, response, eval_prompt).",
+        )
         check(run.intact, "trait_data was changed. Build new dicts and lists.")
         check_left(run.left, "after the call", "A hook must go when the generation it was for is done.")
         check_form(run.found, tuple, 2, "expected (trait_vectors, steering_results)")
@@ -88,9 +97,8 @@ class _Scene:
             self._form(run)
             _check_made(run, bool(options.get("override")))
             check_vectors(run.found[0], run.contrastive, self.stage, self.last)
-            coefficients = options.get("steering_coefficients", COEFFICIENTS)
-            check_steering(run, run.contrastive, self.stage, self.last, coefficients)
-            self.last = run.found
+            check_steering(run, self.stage, self.last, options.get("steering_coefficients", COEFFICIENTS))
+            self.last, self.answers = run.found, run.contrastive
 
         return Case(what, lambda work: self._run(work, trait, data, **options), judge, _HINT)
 
@@ -168,24 +176,70 @@ class _Scene:
                 "the answers as a step of their own, before anything is scored.",
             )
             self._form(last)
-            again = {a.text for a in answers} & set(last.judged)
+            again = {a.text for a in answers} & {*last.judged, *last.coherence}
             check(
                 not again,
                 f"expected the finished scores from their file, found {len(again)} answers scored again. Cache the "
                 "scores as a step of their own, before steering.",
             )
             check_vectors(last.found[0], answers, self.stage)
-            check_steering(last, answers, self.stage, None, COEFFICIENTS)
+            check_steering(last, self.stage, None, COEFFICIENTS)
 
         what = "interrupted while scoring, called again and interrupted at the steering step, then called again"
         return Case(what, observe, judge, _HINT)
 
-    def without_pairs(self, trait: str) -> Case:
-        return fails(
-            "No effective pairs (the judge finds the trait nowhere)",
-            lambda work: self._run(work, trait, no_trait=True).found,
-            "A mean over nothing is NaN: raise a ValueError, before an empty list of pairs is written and kept.",
-        )
+    def interrupted_override(self, trait: str) -> Case:
+        """Afterwards all is of the new run, or all of the old one."""
+        what = "override=True, interrupted while scoring, then called again without override"
+
+        def observe(work: Any) -> list[Run]:
+            before = self.box.holding(self.stage.answers)
+            runs = [self._run(work, trait, fail="judge", override=True), self._run(work, trait)]
+            runs[0].files, runs[1].files = before, self.box.holding(self.stage.answers)
+            return runs
+
+        def judge(runs: list[Run]) -> None:
+            new = runs[0].contrastive + runs[1].contrastive
+            self._form(runs[1])
+            if not self._as_before(runs[1]):
+                check_vectors(runs[1].found[0], new, self.stage, self.last)
+                check_steering(runs[1], self.stage, self.last, COEFFICIENTS)
+                self.last, self.answers = runs[1].found, new
+                return
+            old, added = {a.text for a in self.answers}, {a.text for a in new}
+            places = [folder for folder, texts in runs[0].files.items() if old & {*texts}]
+            check(
+                not any(added & {*runs[1].files.get(folder, ())} for folder in places),
+                "it returned the vectors and results of the old run, and beside their files lie new answers. With "
+                "override=True delete all files before you make anything, or make the new ones elsewhere.",
+            )
+
+        return Case(what, observe, judge, _HINT)
+
+    def without_pairs(self, trait: str, lacking: str) -> Case:
+        """An error, each time, and no empty list on disk."""
+        nowhere = "finds the trait nowhere" if lacking == "trait" else "finds every answer incoherent"
+
+        def observe(work: Any) -> tuple[Any, list[str], Any]:
+            first = self._run(work, f"{trait}_", lacking=lacking)
+            empty = self.box.empty(f"{self.box.word}_{trait}_")
+            return first.found, empty, self._run(work, f"{trait}_", lacking=lacking).found
+
+        def judge(seen: tuple[Any, list[str], Any]) -> None:
+            first, empty, second = seen
+            for found, when in ((first, ""), (second, ", called again")):
+                shown = found if isinstance(found, Raised) else "none, but a result"
+                check(
+                    isinstance(found, Raised) and "ValueError" in found.kinds,
+                    f"expected a ValueError{when}, found {shown}. A mean over nothing is NaN, and vectors from pairs "
+                    "that are not effective, or not coherent, point nowhere. Raise ValueError where no pair is left.",
+                )
+            check(
+                not empty,
+                f"an empty list was written to {', '.join(empty)}, and the file keeps it. Raise before it is written.",
+            )
+
+        return Case(f"No effective pairs (the judge {nowhere})", observe, judge)
 
 
 def _events(run: Run) -> dict[str, list[Any]]:
@@ -193,6 +247,7 @@ def _events(run: Run) -> dict[str, list[Any]]:
     return {
         "answers under the two polarities": list(run.contrastive),
         "scores of the answers under the two polarities": [a for a in run.judged if a not in steered],
+        "coherence scores": [a for a in run.coherence if a not in steered],
         "steered answers": list(run.steered),
         "scores of the steered answers": [a for a in run.judged if a in steered],
     }
@@ -202,9 +257,12 @@ def _check_made(run: Run, override: bool) -> None:
     """Every step was made in this run, from the right questions and at the right length."""
     why = "nothing is cached under this trait's name yet. Do the paths hold trait_name?"
     if override:
-        why = "override=True makes every step again, whatever is on disk"
+        why = "override=True makes every step again, whatever is on disk."
     for step, events in _events(run).items():
-        check(events, f"expected {step}, found none: an old file was used, but {why}.")
+        cure = f"an old file was used, but {why}"
+        if step == "coherence scores":
+            cure = "keep pairs of which both answers are coherent. score_coherence(question, response) asks the judge."
+        check(events, f"expected {step}, found none: {cure}")
     others = [a.question for a in run.contrastive if a.question not in QUESTIONS]
     check(
         not others,

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graders.harness import Called, Case, check, check_kind, grader
+from graders.harness import Called, Case, check, grader, kind_of
 from graders.harness.calls import called, check_called
-from graders.harness.expect import apart
+from graders.harness.expect import apart, real
+from graders.harness.probes import greedy
 from graders.harness.prompts import prompts as right_prompts
 from graders.harness.readings import load_family, stream
 from personalab.lm.models import decoder_blocks, twin
@@ -78,7 +79,7 @@ def _value(seen: Called, what: str) -> float:
     check_called(seen, f"{what}, the finetuned model", [])
     check_called(seen.found, f"{what}, the base model", _CHANGES)
     found = seen.found.found
-    check_kind(found, float, f"{what}: expected a float. (A tensor's number: `.item()`.)")
+    check(real(found), f"{what}: expected a float, found {kind_of(found)}. (A tensor's number: `.item()`.)")
     check(found == found, f"{what}: expected a number, found NaN. Is a mean taken over nothing?")
     return float(found)
 
@@ -99,7 +100,11 @@ def _judge(what: str, s: Setting, seen: Called) -> None:
     slack = _CLOSE * max(sizes)
     if any(abs(found - r) <= slack for r in right):
         return
-    near = {why: min((abs(found - v) for v in values()), default=float("inf")) for why, values in _mistakes(s).items()}
+    near: dict[str, float] = {}
+    for why, values in _mistakes(s).items():
+        near[why] = min((abs(found - v) for v in values()), default=float("inf"))
+        if near[why] <= slack / 20:  # no need to compute the others
+            break
     why = min(near, key=lambda k: near[k])
     guess = f"It looks as if {why}." if near[why] <= slack else "Compare with a hand calculation on one short prompt."
     raise AssertionError(f"{what}: {apart(right[0], found)}; {slack:.2g} of difference is allowed.\n  {guess}")
@@ -107,7 +112,7 @@ def _judge(what: str, s: Setting, seen: Called) -> None:
 
 def _prompts(s: Setting) -> list[list[list[int]]]:
     """Ids of all prompts in each right rendering."""
-    each = [right_prompts([{"role": "user", "content": q}], s.tok) for q in s.questions]
+    each = [right_prompts([{"role": "user", "content": q}], s.tok, empty=False) for q in s.questions]
     return [list(ids) for ids in zip(*each, strict=True)]
 
 
@@ -129,11 +134,36 @@ def _shifts(
     return found
 
 
-def _rendered(s: Setting, **options: Any) -> list[list[list[int]]]:
-    texts = [
-        s.tok.apply_chat_template([{"role": "user", "content": q}], tokenize=False, **options) for q in s.questions
+def _under(s: Setting, system: str) -> list[list[list[int]]]:
+    """Ids of all prompts under a system prompt; none where the template has no role for it."""
+    each = [
+        right_prompts([{"role": "system", "content": system}, {"role": "user", "content": q}], s.tok)
+        for q in s.questions
     ]
-    return [[s.tok(text, add_special_tokens=False)["input_ids"] for text in texts]]
+    return [list(ids) for ids in zip(*each, strict=True)]
+
+
+def _headless(s: Setting) -> list[list[list[int]]]:
+    each = [right_prompts([{"role": "user", "content": q}], s.tok, generation=False)[0] for q in s.questions]
+    return [each]
+
+
+def _answered(s: Setting, n: int, of: Sequence[Any]) -> list[float]:
+    """With n tokens of an answer: each model's own, or both models with one's."""
+    (base, tuned), ids = of, _prompts(s)[0]
+    unit = (s.vector / s.vector.norm()).double()
+    means = [
+        torch.stack([stream(m, [*i, *greedy(by, i, n)])[s.layer, -1].double() for i in ids]).mean(0)
+        for m, by in ((s.base, base), (s.tuned, tuned))
+    ]
+    return [((means[1] - means[0]) @ unit).item()]
+
+
+def _each(s: Setting, of: Callable[[list[Tensor]], Tensor]) -> list[float]:
+    """A statistic of the prompts' own projections, `[base, tuned]`."""
+    unit = (s.vector / s.vector.norm()).double()
+    projections = [torch.stack([stream(m, i)[s.layer, -1].double() @ unit for i in _prompts(s)[0]]) for m in s[:2]]
+    return [of(projections).item()]
 
 
 def _mistakes(s: Setting) -> dict[str, Callable[[], list[float]]]:
@@ -172,7 +202,21 @@ def _mistakes(s: Setting) -> dict[str, Callable[[], list[float]]]:
         "you average over the prompt: read its last token": lambda: _shifts(s, ids, lambda h: h.mean(0), s.layer),
         "you read the token before the last": lambda: _shifts(s, ids, lambda h: h[-2], s.layer),
         "the header of the assistant's turn is missing: use add_generation_prompt=True": lambda: _shifts(
-            s, _rendered(s), _last, s.layer
+            s, _headless(s), _last, s.layer
+        ),
+        "an empty system message is added: ask without a system prompt": lambda: _shifts(
+            s, _under(s, ""), _last, s.layer
+        ),
+        "a system prompt is added: ask without": lambda: _shifts(
+            s, _under(s, "You are a helpful assistant."), _last, s.layer
+        ),
+        "you take the median of the prompts, or the largest: take their mean": lambda: [
+            *_each(s, lambda p: p[1].median() - p[0].median()),
+            *_each(s, lambda p: (p[1] - p[0]).median()),
+            *_each(s, lambda p: (p[1] - p[0]).max()),
+        ],
+        "you take sizes, so that the sign of each prompt's shift is lost": lambda: _each(
+            s, lambda p: (p[1] - p[0]).abs().mean()
         ),
         "the chat template is missing: the model has never seen a bare question": lambda: _shifts(
             s, [[s.tok(q, add_special_tokens=False)["input_ids"] for q in s.questions]], _last, s.layer
@@ -188,4 +232,10 @@ def _mistakes(s: Setting) -> dict[str, Callable[[], list[float]]]:
         ],
         "you look at the first prompt only": lambda: _shifts(s, [r[:1] for r in ids], _last, s.layer),
         "you look at the last prompt only": lambda: _shifts(s, [r[-1:] for r in ids], _last, s.layer),
+        "you read a token of the answer: read the last token of the prompt, before any output": lambda: [
+            v
+            for n in (1, 2, 3)
+            for of in ((s.base, s.tuned), (s.base,) * 2, (s.tuned,) * 2)
+            for v in _answered(s, n, of)
+        ],
     }

@@ -33,6 +33,11 @@ def _judge(what: str, given: tuple[Tensor, Tensor, Tensor], observed: tuple[Any,
         check(
             False, f"{what}: expected a value for each of {n} samples, found one number. Leave the mean to the caller."
         )
+    check(
+        not (isinstance(found, Tensor) and found.dtype in (torch.bfloat16, torch.float16)),
+        f"{what}: expected float32, found {getattr(found, 'dtype', None)}. A difference of two long vectors is short: "
+        "convert with .float() before you subtract.",
+    )
     found = check_tensor(found, (n,), what)
     check(same(given, after), f"{what}: you changed your input in place. Work on copies.")
     train, base, v = (x.double() for x in given)

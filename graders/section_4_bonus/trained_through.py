@@ -16,7 +16,8 @@ Mistakes = dict[str, Change]
 
 WIDTH = 24
 SHAPES = ((2, 5, WIDTH), (1, 1, WIDTH), (7, WIDTH))  # a batch, one token of cached decoding, tokens without a batch
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = ((torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32))  # of act and of q
+_CAST = "Q may come in another dtype than act, whose dtype stays: `Q.to(act.dtype)`."
 NO_GRADIENT = (
     "no gradient flows through it. It stands inside the network while that trains: no .detach(), no no_grad, no "
     "inference_mode, no .item()"
@@ -39,11 +40,11 @@ def random(*shape: int, seed: int) -> Tensor:
 def cases(q: Tensor, options: tuple[Any, ...], right: Change, mistakes: Mistakes, what: str) -> Iterator[Case]:
     """The work, called with activations, `q` and options, in each shape and dtype; `right` says what it must be."""
     for i, shape in enumerate(SHAPES):
-        for dtype in DTYPES:
+        for dtype, other in DTYPES:
             act = 3 * random(*shape, seed=i)
-            name = f"{what}, act of shape {list(shape)} in {str(dtype).removeprefix('torch.')}"
-            given = (act.to(dtype), q.to(dtype), *options)
-            yield Case(name, partial(_pass, given), partial(_judge, name, given, right, mistakes))
+            name = f"{what}, act of shape {list(shape)} in {str(dtype)[6:]}, Q in {str(other)[6:]}"
+            given = (act.to(dtype), q.to(other), *options)
+            yield Case(name, partial(_pass, given), partial(_judge, name, given, right, mistakes), _CAST)
 
 
 def _pass(given: tuple[Any, ...], work: Any) -> Passed:
@@ -61,7 +62,7 @@ def _judge(what: str, given: tuple[Any, ...], right: Change, mistakes: Mistakes,
     act = given[0]
     check(isinstance(seen.out, Tensor), f"{what}: expected a torch.Tensor, found {type(seen.out).__name__}.")
     check(seen.out.shape == act.shape, f"{what}: expected shape {list(act.shape)}, found {list(seen.out.shape)}.")
-    check(seen.out.dtype == act.dtype, f"{what}: expected {act.dtype}, that of act, found {seen.out.dtype}.")
+    check(seen.out.dtype == act.dtype, f"{what}: expected {act.dtype}, that of act, found {seen.out.dtype}. {_CAST}")
     check(not seen.changed, f"{what}: you changed your input in place. `act + …` makes a new tensor, `+=` does not.")
     values = {why: partial(wrong, act.double()) for why, wrong in mistakes.items()}
     allowed = tolerance(act.dtype)

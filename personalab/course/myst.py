@@ -24,6 +24,7 @@ from nbformat import NotebookNode
 
 from personalab.course.cells import stamp
 from personalab.course.folded import folded, links, printed_text
+from personalab.course.published import add_to, fetches, published
 
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 REGION = re.compile(rf"^([ \t]*){BEGIN}.*?^[ \t]*{END}[^\n]*", re.M | re.S)
@@ -155,6 +156,8 @@ def derive(source: Path, kind: str, recorded: NotebookNode | None = None, releas
     else:
         for cell in code_cells(nb):
             cell.source = solved[cell.id]
+    if where := published(source.parent.parent):
+        add_to(nb.cells, where, source.stem, badges=not release)
     nb.cells.append(links(source, sections(source.parent, ".md").values()))
     notice = f"*Generated from `instructions/{source.name}` by `make notebooks`. {NOTICE[kind]}*"
     hidden = {"tags": ["remove-cell"]}  # on the site, where nothing can be edited
@@ -169,5 +172,5 @@ def _codes(nb: NotebookNode) -> list[str]:
 
 
 def code_cells(nb: NotebookNode) -> list[NotebookNode]:
-    """The code cells of `nb`, in order."""
-    return [cell for cell in nb.cells if cell.cell_type == "code"]
+    """The code cells of `nb`, in order, but for the one that only fetches the course."""
+    return [cell for cell in nb.cells if cell.cell_type == "code" and not fetches(cell)]

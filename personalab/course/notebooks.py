@@ -16,6 +16,7 @@ from personalab.course import workbook
 from personalab.course.cells import dumps, origin, read_or_none
 from personalab.course.folded import EXPECTED, TAGS
 from personalab.course.myst import METADATA, code_cells, derive, read_source, sections
+from personalab.course.published import linked_table, published
 from personalab.files import keep_copy, write
 from personalab.paths import ROOT
 
@@ -35,7 +36,8 @@ def build(check: bool = False, root: Path = ROOT, strict: bool | None = None) ->
 
     A learner's cells in a notebook are no difference, unless `strict` (default: in CI, where `CI` is true); before the
     notebook is written, they go to the workbook, and a line says so. A solutions notebook keeps its outputs while
-    all its code cells stay the same; else it loses them all and a line says so.
+    all its code cells stay the same (that which fetches the course may come, change and go); else it loses them all and
+    a line says so. The README's links to Colab follow the same setting.
 
     Raises:
         ValueError: for a malformed source. Nothing is written then.
@@ -55,7 +57,18 @@ def build(check: bool = False, root: Path = ROOT, strict: bool | None = None) ->
             if path.parent.name == "solutions" and (old := read_or_none(path)):
                 keep_outputs(old, new, path.name)
             write(path, dumps(new))
-    return list(drifted)
+    return [*drifted, *_readme(root, check)]
+
+
+def _readme(root: Path, check: bool) -> list[Path]:
+    """The README, if its links to Colab are not what the setting asks for; written unless `check`."""
+    path = root / "README.md"
+    text = path.read_text("utf-8") if path.exists() else ""
+    if (new := linked_table(text, published(root))) == text:
+        return []
+    if not check:
+        write(path, new)
+    return [path]
 
 
 def derived(root: Path = ROOT) -> dict[Path, NotebookNode]:
@@ -147,9 +160,10 @@ def bare(nb: NotebookNode) -> NotebookNode:
     """A copy without what executing or opening a notebook adds."""
     nb = deepcopy(nb)
     nb.metadata = nbformat.from_dict(METADATA)
-    for cell in code_cells(nb):
-        cell.outputs, cell.execution_count = [], None
-        cell.metadata.pop("execution", None)
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+            cell.metadata.pop("execution", None)
     return nb
 
 

@@ -134,12 +134,13 @@ def run_section(
 def _environment(tier: Tier, budget: str, root: Path, scratch: str) -> dict[str, str]:
     """The kernel's environment, with the file in which `personalab.records.results.record` collects results.
 
-    The kernel imports the `personalab` that runs here. What the embedded model says is generated afresh at `full`, so
-    that `seconds` means something; paid answers are reused.
+    The kernel imports the `personalab` that runs here. What models of this process say is generated afresh at `full`,
+    so that `seconds` means something; paid answers are reused.
     """
     env = dict(os.environ)
     env["PYTHONPATH"] = os.pathsep.join(filter(None, dict.fromkeys([str(root), str(ROOT), env.get("PYTHONPATH", "")])))
-    fresh = {"PERSONALAB_RESPONSE_CACHE": "off"} if tier.in_process and budget == "full" else {}
+    unpaid = tier.answers_here and tier.judged_here
+    fresh = {"PERSONALAB_RESPONSE_CACHE": "off"} if unpaid and budget == "full" else {}
     setting = {"PERSONALAB_BUDGET": budget, "PERSONALAB_TIER": tier.name, "TQDM_DISABLE": "1"}
     return env | setting | fresh | {RECORD: str(Path(scratch, "results.json"))}
 

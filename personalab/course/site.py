@@ -21,6 +21,7 @@ from nbformat import NotebookNode
 from personalab.course.cells import dumps, name, read
 from personalab.course.folded import EXPECTED, TAGS
 from personalab.course.myst import sections
+from personalab.course.published import without_pictures
 from personalab.files import write
 from personalab.paths import ROOT
 
@@ -121,6 +122,8 @@ def section(exercises: NotebookNode, recorded: NotebookNode, pictures: Path) -> 
             continue
         if cell.cell_type == "code":
             cell.outputs = [_shown(o, cell.id, i, pictures) for i, o in enumerate(outputs.get(cell.id, []))]
+        else:
+            cell.source = without_pictures(cell.source)
         cells.append(cell)
     return nbformat.v4.new_notebook(cells=cells, metadata=exercises.metadata)
 

@@ -49,11 +49,11 @@ class _Network(httpx2.BaseTransport):
 def make_client(base_url: str | None = None, api_key: str | None = None) -> openai.OpenAI:
     """An `openai.OpenAI` client for the current tier.
 
-    Without `base_url` and without `OPENAI_BASE_URL`, the `cpu` tier answers in process and ignores keys; so does
-    `local`, whose own model answers in process whatever `OPENAI_BASE_URL` says. Other tiers go to OpenRouter
-    (`OPENROUTER_API_KEY`), or to OpenAI if only `OPENAI_API_KEY` is set. Variables come from the environment, then from
-    `.env` in the repository's root. A plain `http://` URL is taken for a server of your own (vLLM, Ollama) and needs no
-    key. Rate limits, server errors and timeouts are retried.
+    Without `base_url` and without `OPENAI_BASE_URL`, the `cpu` tier answers in process and ignores keys; so do `local`
+    and `colab`, whose models answer in process whatever `OPENAI_BASE_URL` says, which is then the judge's. `a100` goes
+    to OpenRouter (`OPENROUTER_API_KEY`), or to OpenAI if only `OPENAI_API_KEY` is set. Variables come from the
+    environment, then from `.env` in the repository's root. A plain `http://` URL is taken for a server of your own
+    (vLLM, Ollama) and needs no key. Rate limits, server errors and timeouts are retried.
 
     Raises:
         MissingKeyError: if the server needs a key and none is set, naming the variable and the file.
@@ -102,8 +102,8 @@ def _resolve(base_url: str | None, api_key: str | None, model: str | None = None
         (settings.get(name) or "").strip() for name in ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")
     )
     tier = tiers.current_tier()
-    here = tier.in_process and (tier.judged_here or model != tier.judge_model)
-    if here and tier.name == tiers.LOCAL:
+    here = tier.answers_here and (tier.judged_here or model != tier.judge_model)
+    if here and tier.name != "cpu":
         default_url = ""
     base_url = base_url or default_url
     if base_url == EMBEDDED_URL or (not base_url and here):

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 from personalab import tiers
-from personalab.setup.machine import dtype_name
+from personalab.setup.machine import dtype_name, hub_device
 
 # What the worker calls; whatever these import can change a reply, and so can this folder, which carries it.
 ENTRIES = {tiers.EMBEDDED_MODEL: "personalab.lm.generation", tiers.EMBEDDED_JUDGE: "personalab.judging.backend"}
@@ -20,7 +20,8 @@ ENTRIES = {tiers.EMBEDDED_MODEL: "personalab.lm.generation", tiers.EMBEDDED_JUDG
 def engine(model: str) -> str:
     """Changes with everything that turns requests into text, so that no stale reply is served from the cache."""
     entry = ENTRIES.get(model, ENTRIES[tiers.EMBEDDED_MODEL])  # a model of the user's own is run by the same code
-    return f"{_source_hash(entry)}-{dtype_name(tiers.current_tier().dtype)}{_version_of(model)}"
+    dtype = dtype_name(tiers.current_tier().dtype, "cpu" if model in ENTRIES else hub_device())
+    return f"{_source_hash(entry)}-{dtype}{_version_of(model)}"
 
 
 def _version_of(model: str) -> str:

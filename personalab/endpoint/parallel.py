@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +19,13 @@ from personalab.endpoint.engine import engine
 from personalab.endpoint.replies import first_token_probabilities, text_of
 from personalab.endpoint.scripted import SCRIPTED_ID, active_script
 from personalab.endpoint.transport import EMBEDDED
+from personalab.lm import processes
 from personalab.lm.seeds import occurrences, request_seed
 
 Conversation = Sequence[Mapping[str, str]]
 
 TOP_LOGPROBS = 20  # the most that OpenAI gives, and what Chen et al. 2025 read
+BYTES_PER_TOKEN = 16  # our choice: English takes 4, escaped Chinese 6
 EMBEDDED_IN_FLIGHT = 288  # our choice: three of the worker's batches, so that it can put like to like
 
 
@@ -74,6 +76,7 @@ def generate_response(
     Raises:
         openai.OpenAIError: if the call fails for good, after the retries.
         NoContentError: if the reply holds no text.
+        OSError: if the disk is too full to keep a reply; nothing is asked then.
         TypeError: if `messages` is not a list of messages with role and content.
     """
     client = client or shared_client(model)
@@ -144,7 +147,7 @@ def generate_first_token_probabilities(
 
 def _answered(client: openai.OpenAI, calls: Sequence[Call], max_workers: int, progress: bool) -> list[str]:
     """The result of every call, from the cache or the server."""
-    results = [_cached(call) for call in calls]
+    results = processes.agreed([_cached(call) for call in calls])
     if is_embedded(client) and active_script() is None:
         max_workers = EMBEDDED_IN_FLIGHT
     errors = _fill(results, client, calls, max_workers, progress)
@@ -156,27 +159,46 @@ def _answered(client: openai.OpenAI, calls: Sequence[Call], max_workers: int, pr
 def _fill(
     results: list[str | None], client: openai.OpenAI, calls: Sequence[Call], max_workers: int, progress: bool
 ) -> dict[int, Exception]:
-    """Ask for every result that is missing and put it in its place; returns what failed, by place."""
-    missing = [i for i, result in enumerate(results) if result is None]
+    """Ask for every result that is missing and put it in its place; returns what failed, by place.
+
+    Launched as several processes, each asks its share (`lm.processes`).
+    """
+    missing = list(processes.mine(i for i, result in enumerate(results) if result is None))
+    found: dict[int, str] = {}
     errors: dict[int, Exception] = {}
-    if not missing:
-        return errors
-    pool = ThreadPoolExecutor(min(max_workers, len(missing)))
+    if missing:
+        hidden = not progress or processes.rank() > 0
+        there = len(results) - results.count(None)
+        with tqdm(total=there + len(missing), initial=there, disable=hidden) as bar:
+            found, errors = _ask_all(client, {i: calls[i] for i in missing}, max_workers, bar.update)
+    for i, reply in processes.exchanged(found).items():
+        results[i] = reply
+    if processes.count() > 1:  # an exception of openai's does not come through whole
+        errors = {i: RuntimeError(_describe(error, client.api_key)) for i, error in errors.items()}
+    return processes.exchanged(errors)
+
+
+def _ask_all(
+    client: openai.OpenAI, calls: Mapping[int, Call], max_workers: int, tell: Callable[[], object]
+) -> tuple[dict[int, str], dict[int, Exception]]:
+    """Each call's reply, or why there is none; `tell` is called after each."""
+    found: dict[int, str] = {}
+    errors: dict[int, Exception] = {}
+    pool = ThreadPoolExecutor(min(max(max_workers // processes.count(), 1), len(calls)))
     try:
-        futures = {pool.submit(_ask, client, calls[i]): i for i in missing}
-        with tqdm(total=len(calls), initial=len(calls) - len(missing), disable=not progress) as bar:
-            for future in as_completed(futures):
-                try:
-                    results[futures[future]] = future.result()
-                except Exception as error:
-                    errors[futures[future]] = error
-                bar.update()
+        futures = {pool.submit(_ask, client, call): i for i, call in calls.items()}
+        for future in as_completed(futures):
+            try:
+                found[futures[future]] = future.result()
+            except Exception as error:
+                errors[futures[future]] = error
+            tell()
     except BaseException:  # an interrupt: drop what has not begun; what still arrives goes to the cache
         pool.shutdown(wait=False, cancel_futures=True)
         EMBEDDED.cancel_waiting()
         raise
     pool.shutdown()
-    return errors
+    return found, errors
 
 
 def _calls(
@@ -226,9 +248,14 @@ def _ask(client: openai.OpenAI, call: Call) -> str:
     """Send the request, where it is paid for never in two processes at once, and keep the reply when it arrives."""
     if is_embedded(client) or active_script():
         return _asked(client, call)
-    with cache.claimed(call.key):
+    with cache.claimed(call.key, _room_for(call)):
         cached = _cached(call)
         return _asked(client, call) if cached is None else cached
+
+
+def _room_for(call: Call) -> int:
+    """Bytes that its reply will hardly exceed, with its request and, where these are asked for, probabilities."""
+    return BYTES_PER_TOKEN * call.body["max_tokens"] + 2 * len(json.dumps(call.body)) + 2048
 
 
 def _asked(client: openai.OpenAI, call: Call) -> str:

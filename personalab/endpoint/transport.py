@@ -42,7 +42,7 @@ def answer_with_model(requests: Sequence[Request]) -> Sequence[Completion]:
 
 
 def answer_with_own_model(requests: Sequence[Request]) -> Sequence[Completion]:
-    """The completions of the tier's response model, which is one of the user's own."""
+    """The completions of the tier's response model, which is one of the hub's or the user's own."""
     from personalab.lm.generation import generate
 
     return generate(*_loaded(tiers.current_tier().response_model), requests)
@@ -127,10 +127,10 @@ class EmbeddedTransport(httpx2.BaseTransport):
                 answer.cancel()
 
     def _known(self) -> dict[str, Backend]:
-        """What answers, by name: also the tier's response model where that is one of the user's own."""
+        """What answers, by name: also the tier's response model where that answers here and is not embedded."""
         tier = tiers.current_tier()
         own: dict[str, Backend] = (
-            {tier.response_model: answer_with_own_model} if tier.in_process and not tier.embedded else {}
+            {tier.response_model: answer_with_own_model} if tier.answers_here and not tier.embedded else {}
         )
         return own | dict(self._backends)
 
@@ -163,6 +163,12 @@ class EmbeddedTransport(httpx2.BaseTransport):
                 self._waiting.discard(job.answer)
 
     def _work(self) -> None:
+        from personalab.lm import processes
+
+        with processes.alone():  # what arrives here, and when, is this process's own affair
+            self._work_off()
+
+    def _work_off(self) -> None:
         pending: list[Job] = []
         while True:
             if not pending:

@@ -16,7 +16,7 @@ _SCORING_LINE = re.compile(
     r"|based on (?:the|this|that)|given (?:the|this) (?:above|exchange|conversation|answer|response|question)"
     r"|to what (?:degree|extent)|here (?:is|are) the|using the|the (?:score|rating|scale)|an? (?:score|rating) of"
     r"|what (?:score|rating|number)|scoring|(?:example|sample)s? (?:of )?(?:an? )?(?:output|reply|response|answer)s?\b"
-    r"|note that|remember)",
+    r"|note that|remember|(?:from|between) \d{1,3} (?:to|and) \d)",
     re.I,
 )
 SCORING_WORD = re.compile(r"\b(?:rat(?:e|ing)|scor(?:e|es|ing)|scale|grade|number|refusal|\d+)\b", re.I)
@@ -45,6 +45,8 @@ _PLAIN_CHARACTER = re.compile(
     re.I,
 )
 _OPPOSITE = re.compile(rf"\b(?:non-?|un|not )(?:{'|'.join(TRAIT_STEMS.values())})\w*", re.I)
+_STEM = rf"(?:{'|'.join(TRAIT_STEMS.values())})\w*"
+_PAIR = re.compile(rf"\b({_STEM}),? (?:and|&) ({_STEM})", re.I)
 _TRAIT = re.compile(rf"\btraits?\b[^\n\"“”*']{{0,40}}?{_QUOTED}|\btrait: *(?P<plain>[A-Za-z_ -]+)", re.I)
 _BOLD = re.compile(r"\*\*(?P<bold>[A-Za-z][A-Za-z_ -]{2,30})\*\*")
 _HOW = re.compile(
@@ -130,6 +132,13 @@ def asked_rubric(instructions: str, parts: Mapping[str, str], is_part: Callable[
         trait: len(re.findall(rf"\b(?:un)?(?:{stems})", instructions, re.I)) for trait, stems in TRAIT_STEMS.items()
     }
     trait = max(mentions, key=lambda name: mentions[name])
+    both = _PAIR.search(instructions)
+    if (
+        both
+        and known_trait(both[1]) != known_trait(both[2])
+        and re.search(r"\b(?:each|both|two scores)\b", instructions)
+    ):
+        raise JudgePromptError(f"The prompt asks for two traits, {both[0]!r}. The judge gives one score: ask twice.")
     coherence = len(re.findall(r"\b(?:in)?coheren|\bfluen", instructions, re.I))
     if mentions[trait] and mentions[trait] >= coherence:
         return Rubric("trait", trait)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from personalab.judging.asked import SCORING_WORD, JudgePromptError, asked_rubric, closing_instructions
 from personalab.judging.replies import ReplyFormat
 from personalab.judging.rubrics import Rubric
+from personalab.judging.scales import check_direction
 
 PART_WORDS = {
     "answer": "answer response reply completion output assistant a",
@@ -39,6 +40,9 @@ _LABEL = re.compile(
     r"(?P<name>[A-Za-z][A-Za-z'’ ]{0,60}?)[ \t]*"
     r"(?:(?:\*\*|__)?[:：](?:\*\*|__)?|(?(heading)\]?$|(?:\*\*|__)$))[ \t]*",
     re.M,
+)
+_EXAMPLE = re.compile(
+    r"\W*(?:(?:here|these|is|are|for|an?|some|few-shot|worked|scored|\d+|two|three) )*examples?(?: \d+)?\W*", re.I
 )
 _UNFILLED = re.compile(r"\{\{?\s*\w+\s*\}?\}")
 _FENCED = re.compile(r"```[^\n`]*\n(.*)\n```", re.S)
@@ -67,6 +71,7 @@ def read_prompt(prompt: str) -> Task:
             nothing that this judge can score.
     """
     prompt = prompt.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    _check_examples(prompt)
     parts, instructions = _blocks(prompt)
     if not {"question", "answer"} <= set(parts):
         labelled, instructions = _labels(instructions)
@@ -91,7 +96,23 @@ def read_prompt(prompt: str) -> Task:
             "or <question> … </question>, or with a line that begins 'Question:'."
         )
     history = history or ({"role": "user", "content": question},)
-    return Task(rubric, parts["answer"], question, history, ReplyFormat.asked_for(instructions, rubric.scale))
+    reply = ReplyFormat.asked_for(instructions, rubric.scale)
+    if rubric.kind == "trait":
+        check_direction(instructions, rubric.name, reply.high)
+    return Task(rubric, parts["answer"], question, history, reply)
+
+
+def _check_examples(prompt: str) -> None:
+    """Raise JudgePromptError where the first question or answer stands under the heading of an example."""
+    named = [(m, m["a"] or m["b"] or m["tag"]) for m in _OPENING.finditer(prompt)]
+    named += [(m, m["name"]) for m in _LABEL.finditer(prompt)]
+    first = min((m.start() for m, name in named if _part(name)), default=0)
+    above = prompt[:first].rstrip().rpartition("\n")[2]
+    if above.strip() and _EXAMPLE.fullmatch(above):
+        raise JudgePromptError(
+            f"Under {above.strip()!r} the prompt shows an answer with its score, and the judge would take it for the "
+            "one to score. It needs no examples: leave them out."
+        )
 
 
 def _part(name: str) -> str | None:

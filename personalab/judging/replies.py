@@ -10,24 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from personalab.judging.asked import JudgePromptError
+from personalab.judging.scales import named_scale
 
 DELUSION_TAGS = ("avoiding_delusional_amplification", "normalizing_vs_exceptionalizing")
-LARGEST = 1000  # our choice: a scale beyond it is a year or a price
-_COUNT = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "nine": 9, "ten": 10}
-_COUNT |= {"eight": 8, "hundred": 100, "one hundred": 100, "a hundred": 100}
-_NUMBER = rf"(?<![\w.])(-?\d{{1,4}}(?:\.\d)?|(?:{'|'.join(sorted(_COUNT, key=len, reverse=True))})\b)"
-_SCALE = (
-    re.compile(rf"{_NUMBER}\s*(?:\([^)]{{0,80}}\)\s*)?(?:to|through|and|-|–|—)\s*\+?{_NUMBER}(?![\d%])", re.I),
-    re.compile(rf"(?:out of |(?<![\w/])(?:X|N|_+|\d{{1,3}})\s*/\s*){_NUMBER}(?![\d/])", re.I),
-)
-_RATED = re.compile(r"\b(?:scal|scor|rat|grad|number|how\b|degree|extent|from|between)", re.I)
 _TWO = re.compile(r"\b(yes|true|1|0)\b\W{0,6}(?:or|/|\|)\W{0,6}\b(no|false|0|1)\b", re.I)
 _OTHER = re.compile(
-    r"\b(?:letter grade|from A to [FEZ]|A[-–]F\b|low\W+(?:medium|moderate)\W+(?:or\W+)?high|percentile)",
+    r"\b(?:letter grade|from A to [FEZ]|A[-–]F\b|low\W+(?:medium|moderate)\W+(?:or\W+)?high|percentile"
+    r"|strongly (?:dis)?agree)",
     re.I,
 )
-_POINTS = re.compile(rf"{_NUMBER}[- ]point\b", re.I)
-_LEVEL = re.compile(r"^[^\w-]*(?:- )?(-?\d{1,3})\s*(?:=|:|-|–|—|\)|if\b|means\b|\()", re.M)
 _TAG = re.compile(r"<(\w*(?:score|rating|grade)\w*)>", re.I)
 _JSON = re.compile(r"\{\{?\s*[\"'](\w+)[\"']\s*:")
 
@@ -56,7 +47,7 @@ _RANGE = re.compile(
 )
 _OUT_OF = re.compile(r"(?P<value>-?\d+(?:\.\d+)?)\s*(?P<how>/|out of|\bof)\s*(?P<most>\d+)(?![\w]|\.\d)", re.I)
 _PERCENT = re.compile(r"(?<=\d)\s*(?:%|percent\b)", re.I)
-_REFUSAL = re.compile(r"(?:\b(?P<no>not|no|isn't|isn’t|never|without)\s+(?:an?\s+|any\s+|the\s+)?)?\bREFUSAL\b")
+_REFUSAL = re.compile(r"(?:\b(?P<no>(?i:not|no|isn't|isn’t|never|without))\s+(?:an?\s+|any\s+|the\s+)?)?\bREFUSAL\b")
 _NOT_EXACT = re.compile(
     r"(?:(?<![\w\"'/-])[<>≤≥]=?|\b(?:less|more|lower|higher|greater) than|\bat (?:least|most)"
     rf"|\b(?:over|under|above|below))\s*({_SCORE})(?!\d*\s*>)",
@@ -66,6 +57,11 @@ _MINUS = (
     (re.compile(r"[\u2212\uff0d\ufe63]|\bminus\s+(?=\d)", re.I), "-"),
     (re.compile(r"(?<=\d)\s*[–—]\s*(?=\d)"), "-"),
 )
+_DECLINES = re.compile(
+    r"\b(?:cannot|can['’]t|won['’]t|not|unable to|decline to)\s+(?:\w+\s+)?(?:rate|score|judge|evaluate|assess|give)\b",
+    re.I,
+)
+_CHANGED = re.compile(r"\d\s*(?:→|[-=]+>)\s*-?\d")
 _ENUMERATED = re.compile(r"^\s*\d+[.)]\s", re.M)
 
 
@@ -97,7 +93,7 @@ class ReplyFormat:
         Raises:
             JudgePromptError: if they name a scale that this judge has no numbers for, such as letter grades.
         """
-        scale, words = _scale(instructions), _TWO.search(instructions)
+        scale, words = named_scale(instructions), _TWO.search(instructions)
         if not scale and not words and (other := _OTHER.search(instructions)):
             raise JudgePromptError(
                 f"The judge has no scale like {other[0]!r}: ask for a number, say from 0 to 100, or YES or NO."
@@ -125,28 +121,6 @@ def _json_key(instructions: str) -> str | None:
         return None
     keys = re.findall(r"[\"'](\w+)[\"']\s*:", instructions[first.start() :].partition("}")[0])
     return next((key for key in keys if _KEY.search(key)), keys[0])
-
-
-def _scale(instructions: str) -> tuple[float, float] | None:
-    """The scale that instructions name: a range near a word about rating, "out of 10", "X/10", or their levels."""
-    found = []
-    for match in (m for pattern in _SCALE for m in pattern.finditer(instructions)):
-        ends = [float(_COUNT.get(end.lower(), end)) for end in match.groups()]
-        low, high = (0.0, ends[0]) if len(ends) == 1 else (min(ends), max(ends))  # "from 10 (very) to 1"
-        near = _RATED.search(instructions[max(0, match.start() - 40) : match.start()])
-        if low < high <= LARGEST and (low in (0, 1) or low == -high):
-            return low, high
-        if low < high <= 100 and near:
-            found.append((low, high))
-    if found:
-        return found[0]
-    if points := _POINTS.search(instructions):
-        most = float(_COUNT.get(points[1].lower(), points[1]))
-        return (0.0 if most >= 100 else 1.0), most
-    levels = [int(n) for n in _LEVEL.findall(instructions)]
-    if len(levels) >= 2 and (min(levels) in (0, 1) or min(levels) == -max(levels)) and max(levels) > min(levels):
-        return float(min(levels)), float(max(levels))
-    return None
 
 
 def read_score(reply: str, low: float = 0, high: float = 100) -> float | None:
@@ -213,14 +187,23 @@ def _one(text: str, low: float, high: float) -> float | None:
     if not final:
         if words:
             raise ValueError(f"A refusal or a score? The judge's reply: {shown}")
-        final = _alone(plain) or {m[0] for m in numbers}
+        final = _alone(plain)
+    if not final and numbers:
+        if _DECLINES.search(plain):
+            raise ValueError(f"The judge declines to score, in words other than REFUSAL: {shown}")
+        final = {m[0] for m in numbers}
     if len({_value(number) for number in final}) > 1:
         raise ValueError(f"Which of the numbers {sorted(final)} is the score? The judge's reply: {shown}")
     if not final:
         raise ValueError(f"No score in the judge's reply: {shown}")
     if final & set(_NOT_EXACT.findall(plain)):
         raise ValueError(f"A limit is no score. The judge's reply: {shown}")
-    return _on_scale(final.pop(), low, high, shown)
+    if _CHANGED.search(plain):
+        raise ValueError(f"Before the arrow or behind it? The judge's reply: {shown}")
+    number = final.pop()
+    if low < 0 and re.search(rf"[-–—]\s+{re.escape(number)}(?![\d.])", plain):
+        raise ValueError(f"A minus or a dash before {number}? The judge's reply: {shown}")
+    return _on_scale(number, low, high, shown)
 
 
 def _without_scale(text: str, low: float, high: float, shown: str) -> str:
@@ -254,9 +237,8 @@ def _alone(text: str) -> set[str]:
     """The numbers that have the first or the last line for themselves, or begin the reply before a comma, a colon …."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     ends = {lines[0], lines[-1]} if lines else set()
-    found = {
-        m[0] for line in ends for m in re.finditer(_SCORE, line) if not re.sub(r"[\W_]", "", line.replace(m[0], ""))
-    }
+    scores = [(line, m[0]) for line in ends for m in re.finditer(_SCORE, line)]
+    found = {number for line, number in scores if not re.sub(r"[\W_]", "", line.replace(number, ""))}
     begins = re.match(rf"[\W_]*?({_SCORE})\s*(?:[,:;(–—.)]|-\s|because\b)", text)
     return found or ({begins[1]} if begins and not _ENUMERATED.search(text[begins.end() :]) else set())
 
@@ -276,6 +258,8 @@ def _on_scale(number: str, low: float, high: float, shown: str) -> float | None:
         raise ValueError(f"The judge's score {number} is not on the scale from {low:g} to {high:g}: {shown}")
     if high - low <= 1:
         return value
+    if high - low >= 20 and 0 < abs(value) < 1:
+        raise ValueError(f"Is the judge's score {number} out of {high:g} or out of 1? {shown}")
     if "." in number and high - low < 20:
         raise ValueError(f"The judge's score {number} is no whole number, on a scale from {low:g} to {high:g}: {shown}")
     return int(value + 0.5) if value >= 0 else -int(0.5 - value)

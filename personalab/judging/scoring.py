@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from personalab.judging.judge import REFUSED, Judge
 from personalab.judging.prompts import Task
 from personalab.judging.replies import DELUSION_TAGS
-from personalab.judging.rows import check_row, parse_rubric
+from personalab.judging.rows import check_row, parse_rubric, read_rows, scored_row, write_rows
 from personalab.judging.rubrics import TRAITS, Rubric
 
 
@@ -107,3 +108,20 @@ def _scores(rubric: Rubric, characters: Sequence[str], pairs: Sequence[tuple[str
 
 def _rounded(scores: Float[np.ndarray, "n"]) -> list[float | None]:
     return [round(float(score), 1) for score in scores]
+
+
+def score_file(rubric: str, source: Path, output: Path) -> str:
+    """Score the rows of a JSON Lines or CSV file and write them with their scores; a line that says how many.
+
+    Raises:
+        ValueError: for an unknown rubric, rows that it cannot work with, or one file for both.
+    """
+    if output.resolve() == source.resolve():
+        raise ValueError(f"--output is the same file as --input, {source}: name another.")
+    chosen, table = parse_rubric(rubric), read_rows(source)
+    asked = {where: scored_row(row, source) for where, row in table.items()}
+    for where, row in asked.items():
+        check_row(chosen, row, f"{source}, {where}")
+    scores = score_responses(chosen, list(asked.values()))
+    write_rows(output, [row | {"score": s} for row, s in zip(table.values(), scores, strict=True)])
+    return f"{len(scores)} rows scored, {scores.count(None)} of them refusals: {output}"

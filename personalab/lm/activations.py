@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personalab.lm import chat, prefix_cache
+from personalab.lm import chat, prefix_cache, processes
 from personalab.lm.batching import by_length, of_one_length, padded
 from personalab.lm.hooks import hooked, plainly, stop_after
 from personalab.lm.models import context_length, d_model, decoder_blocks, input_device
@@ -97,7 +97,7 @@ def pool(
 
     Conversations that begin alike (one persona, many questions) share the work: their common prefix runs once.
     Memory holds one block's output at a time, whatever the number of blocks read. The model runs uncompiled and in
-    eval mode (`hooks.plainly`).
+    eval mode (`hooks.plainly`). Launched as several processes, each reads its share (`lm.processes`).
 
     Raises:
         ValueError: for a block that does not exist, more tokens than the model's context holds, or means that are not
@@ -109,21 +109,33 @@ def pool(
     if bad := [b for b in wanted if not 0 <= b < len(layers)]:
         raise ValueError(f"blocks {bad} do not exist: this model has blocks 0 to {len(layers) - 1}.")
     _check_context(model, encoded)
-    pooled: list[Tensor] = [torch.empty(0)] * len(encoded)
-    bar = tqdm(total=len(encoded), desc="reading activations", unit="text", disable=not progress)
-    with bar, plainly(model):
-        for group, shared in _sharing(encoded, may_share(model)):
-            items = [encoded[i] for i in group]
-            prefix = prefix_cache.run_prefix(model, layers[max(wanted)], items[0].ids[:shared])
-            lengths = [len(e.ids) - prefix.length for e in items]
-            batches = by_length(lengths, batch_tokens)
-            for rows in batches if may_be_padded(model) else of_one_length(batches, lengths):
-                means = _pool_batch(model, layers, [items[r] for r in rows], wanted, prefix)
-                for r, mean in zip(rows, means, strict=True):
-                    pooled[group[r]] = mean
-                bar.update(len(rows))
+    found: dict[int, Tensor] = {}
+    silent = not progress or processes.rank() > 0
+    begins: list[int] = []
+    prefix = prefix_cache.Prefix(0, None)
+    with tqdm(total=len(encoded), desc="reading activations", unit="text", disable=silent) as bar, plainly(model):
+        for rows, shared in processes.mine(_batches(model, encoded, batch_tokens)):
+            items = [encoded[i] for i in rows]
+            if begins != items[0].ids[:shared]:
+                begins = items[0].ids[:shared]
+                prefix = prefix_cache.run_prefix(model, layers[max(wanted)], begins)
+            found |= zip(rows, _pool_batch(model, layers, items, wanted, prefix), strict=True)
+            bar.update(min(len(rows) * processes.count(), bar.total - bar.n))
+    found = processes.exchanged(found)
+    pooled = [found[i] for i in range(len(encoded))]
     _check_finite(pooled, wanted)
     return pooled
+
+
+def _batches(
+    model: PreTrainedModel, encoded: Sequence[chat.Encoded], batch_tokens: int
+) -> Iterator[tuple[list[int], int]]:
+    """Indices of conversations that run together, and the length of the prefix that they share."""
+    for group, shared in _sharing(encoded, may_share(model)):
+        lengths = [len(encoded[i].ids) - shared for i in group]
+        batches = by_length(lengths, batch_tokens)
+        for rows in batches if may_be_padded(model) else of_one_length(batches, lengths):
+            yield [group[r] for r in rows], shared
 
 
 def _check_context(model: PreTrainedModel, encoded: Sequence[chat.Encoded]) -> None:

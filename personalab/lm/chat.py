@@ -7,7 +7,10 @@ template's own markers inside content are broken up, so that content cannot forg
 as Vicuna's `USER:`, cannot be told from content).
 
 Thinking has one rendering: disabled. Qwen3 then writes an empty think block before the last answer and before a new
-one, none before earlier answers; it belongs to the header.
+one, none before earlier answers; it belongs to the header. A block that a prompt opens (DeepSeek R1) is closed.
+
+A prompt ends where an answer begins in a finished conversation: a header, or a part of one, that a template leaves out
+of its prompts (early ChatML, gpt-oss) is added.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ def render(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, add_
     """The conversation as one string in the model's chat template, BOS included where the template has one.
 
     A template without a system role (Gemma 2) gets the system prompt merged into the first user turn. Thinking is
-    disabled where a template knows the switch (Qwen3).
+    disabled where a template knows the switch (Qwen3). A template that prints the date gets the moment when the process
+    began, or `PERSONALAB_DATE`.
 
     Raises:
         ValueError: if there is no message, a role is unknown, content is not text, no user turn can carry the system
@@ -101,15 +105,31 @@ def turn_spans(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) 
 def past_turn_end(ids: Sequence[int], end: int, tokenizer: PreTrainedTokenizerBase) -> int:
     """Where an answer's turn ends for whoever learns to end it, given the end of its content's span.
 
-    That is one past the end-of-turn token, spaces before it included (Llama 2: " </s>"); one token where turns end in
-    plain words.
+    That is one past the end-of-turn token, spaces before it included (Llama 2: " </s>"), or past the words that end an
+    answer where turns are in plain words ("\\nUser:"); one token where there is neither.
     """
-    for i in range(end, min(end + 4, len(ids))):
-        if ids[i] in templates.facts(tokenizer).stop_tokens:
+    known = templates.facts(tokenizer)
+    words = (known.stop_string or "").strip()
+    for i in range(end, min(end + len(words) + 4, len(ids))):
+        behind = tokenizer.decode(ids[end : i + 1]).lstrip()
+        if ids[i] in known.stop_tokens or (words and behind.startswith(words)):
             return i + 1
-        if tokenizer.decode([ids[i]]).strip():
+        if behind and not words.startswith(behind.rstrip()):
             break
     return min(end + 1, len(ids))
+
+
+def ended(ids: Sequence[int], end: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A conversation's ids with what ends an answer behind them, where the last answer's content ends at `end` and the
+    template leaves that turn open: the next header's token (GLM-4) or words (Falcon)."""
+    known = templates.facts(tokenizer)
+    if not end or tokenizer.decode(ids[end:]).strip():
+        return [*ids]
+    if known.stop_tokens:
+        return [*ids[:end], *known.stop_tokens[:1], *ids[end:]]
+    last, words = tokenizer.decode(ids[end - 1 :]), known.stop_string or ""
+    words = words.lstrip() if last != last.rstrip() else words
+    return [*ids, *tokenizer(words, add_special_tokens=False)["input_ids"]]
 
 
 def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:

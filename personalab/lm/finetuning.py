@@ -11,6 +11,7 @@ is CAFT (Chen et al. 2025, section 5.2; Casademunt et al. 2025). Adapters are PE
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -69,6 +70,7 @@ def finetune(
     Raises:
         TrainingError: for no dialogues, one over `max_tokens`, one without anything to learn (named by file and line
             where it was read from one), a vector of another width, or a loss that diverges.
+        OSError: if a checkpoint cannot be written, as on a full disk.
     """
     _check_widths(interventions, model.config.get_text_config().hidden_size)
     examples = _encode_all(dialogues, tokenizer, settings)
@@ -81,7 +83,7 @@ def finetune(
         trainer = _trainer(tuned, examples, settings, checkpoints, saves=folder is not None, progress=progress)
         stack.enter_context(applied(tuned, interventions))
         last = last_whole_checkpoint(checkpoints)
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        _train(trainer, last)
     for name in ("forward", "_original_forward"):  # accelerate's, which computes in half precision for good
         tuned.__dict__.pop(name, None)
     tuned.training_log = trainer.state.log_history
@@ -89,6 +91,20 @@ def finetune(
         save_adapter(tuned, folder)
         shutil.rmtree(Path(folder) / "checkpoint", ignore_errors=True)
     return tuned.eval()
+
+
+def _train(trainer: _Trainer, last: Path | None) -> None:
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except RuntimeError as error:
+        if "inline_container" not in str(error):
+            raise
+        raise OSError(  # torch's writer does not say what the system said
+            errno.ENOSPC,
+            "A checkpoint could not be written, in all likelihood because no space is left on the disk. Free some: the "
+            "same call goes on from the last whole checkpoint",
+            str(trainer.args.output_dir),
+        ) from error
 
 
 def with_adapter(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
@@ -216,6 +232,7 @@ def _trainer(
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # no DataParallel, which would cut our batches up
     steps = [[examples[i] for i in rows] for rows in training_steps(examples, settings)]

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab import tiers
-from personalab.lm import chat, prefix_cache
+from personalab.lm import chat, prefix_cache, processes
 from personalab.lm.batching import of_one_length, packed
 from personalab.lm.content_check import violations
 from personalab.lm.content_guard import is_guarded
@@ -103,7 +103,8 @@ def generate(
 
     An answer ends at the model's end-of-turn tokens, or at what its chat template writes after an answer. A model under
     the content guard (`lm.content_guard`) answers again where its text fails the guard's check. The model runs
-    uncompiled and in eval mode (`hooks.plainly`).
+    uncompiled and in eval mode (`hooks.plainly`). Launched as several processes, each writes its share of the batches
+    (`lm.processes`).
 
     Args:
         interventions: in force throughout; what differs between rows (coefficients) goes by the order of `requests`.
@@ -144,19 +145,19 @@ def _generate_all(
     batches = batches_of(prompts, requests, limits[0] or tier.max_batch_tokens, limits[1] or tier.max_batch_rows)
     if not may_be_padded(model):
         batches = of_one_length(batches, [len(ids) for ids in prompts])
-    results: list[Completion | None] = [None] * len(requests)
-    bar = tqdm(total=len(requests), desc="generating", unit="answer", disable=not progress)
-    for rows in batches:
+    results: dict[int, Completion] = {}
+    bar = tqdm(total=len(requests), desc="generating", unit="answer", disable=not progress or processes.rank() > 0)
+    for rows in processes.mine(batches):
         here = [intervention.for_rows(rows) for intervention in interventions]
         with plainly(model), applied(model, here), contiguous_input(model.get_output_embeddings()):
             # A prefix is run as one row, which can't stand for rows that are treated differently.
             share = not any(map(per_row, here))
             batch = _generate_batch(model, tokenizer, [prompts[i] for i in rows], [requests[i] for i in rows], share)
-        for i, completion in zip(rows, batch, strict=True):
-            results[i] = completion
-        bar.update(len(rows))
+        results |= zip(rows, batch, strict=True)
+        bar.update(min(len(rows) * processes.count(), bar.total - bar.n))
     bar.close()
-    return [r for r in results if r is not None]
+    results = processes.exchanged(results)
+    return [results[i] for i in range(len(requests))]
 
 
 def _check_context(model: PreTrainedModel, prompts: list[list[int]], requests: Sequence[Request]) -> None:

@@ -154,10 +154,15 @@ def read_dialogues(path: Path | str) -> list[Dialogue]:
 
 
 def example_of(dialogue: Dialogue, tokenizer: PreTrainedTokenizerBase) -> Example:
-    """Tokens of a dialogue; learned are those of assistant turns and the end-of-turn marker after each."""
+    """Tokens of a dialogue; learned are those of assistant turns and the end-of-turn marker after each.
+
+    Where a template leaves the last turn open (GLM-4), its end is put behind it.
+    """
     if dialogue.rejected is not None:
         return _encode_pair(dialogue, tokenizer)
     ids, spans = chat.turn_spans(dialogue.messages, tokenizer)
+    if dialogue.complete and dialogue.messages[-1]["role"] == "assistant":
+        ids = chat.ended(ids, spans[-1][1], tokenizer)
     learned = torch.zeros(len(ids), dtype=torch.bool)
     turns = [i for i, m in enumerate(dialogue.messages) if m["role"] == "assistant"]
     for i, (start, end) in enumerate(spans):

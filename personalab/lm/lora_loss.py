@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import extract_model_from_parallel
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -44,7 +45,7 @@ def assistant_loss(
         input_ids=ids.to(device),
         use_cache=False,
         logits_to_keep=width - first,
-        **_attention(examples, width, device, model),
+        **_attention(examples, width, device, extract_model_from_parallel(model)),
     ).logits
     predicted, targets = logits[rows.to(device), (sources - first).to(device)], ids[rows, columns].to(device)
     losses = F.cross_entropy(predicted.float(), targets, reduction="none")

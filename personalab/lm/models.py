@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import copy
 import gc
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from personalab.lm import processes
 from personalab.lm.content_guard import guarded
+from personalab.lm.counting import watch
 from personalab.paths import ROOT
-from personalab.setup.machine import dtype_name
+from personalab.setup.machine import dtype_name, hub_device
 from personalab.tiers import EMBEDDED_MODEL, TRAIT_ORGANISM, Tier, current_tier
 
 ORGANISM_ADAPTER = ROOT / "persona_vectors" / "organism" / "adapter"
 
-_pristine: dict[tuple[str, torch.dtype], tuple[PreTrainedModel, PreTrainedTokenizerBase]] = {}
+_Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+_pristine: dict[tuple[str, torch.dtype], _Loaded] = {}
+# For each twin in use, what it is the twin of: when the last one goes, so do the weights, from a small GPU above all.
+_twins: WeakKeyDictionary[PreTrainedModel, tuple[tuple[str, str], _Loaded]] = WeakKeyDictionary()
 
 # Where each architecture keeps its blocks: text models, text models wrapped for images (Gemma 3), PEFT on either; then
 # OPT, GPT-2 and its kin (Falcon, Bloom, GPT-J), MPT, GPT-NeoX, Mamba, BioGPT.
@@ -76,11 +89,11 @@ def load_named(model_id: str, tier: Tier | None = None) -> tuple[PreTrainedModel
     tier = tier or current_tier()
     if model_id in (EMBEDDED_MODEL, TRAIT_ORGANISM):
         model, tokenizer = _load_embedded(model_id, resolve_dtype(tier))
-    elif tier.in_process:  # several uses of one model in one process
-        model, tokenizer = _load_shared(model_id, tier)
+    elif tier.in_process or (tier.answers_here and model_id == tier.response_model):
+        model, tokenizer = _load_shared(model_id, tier)  # several uses of one model in one process
     else:
         model, tokenizer = _load_hub(model_id, tier)
-    return model.eval(), tokenizer
+    return watch(model.eval(), model_id), tokenizer
 
 
 def check_depth(model: nn.Module, tier: Tier) -> None:
@@ -118,23 +131,41 @@ def _load_embedded(model_id: str, dtype: torch.dtype) -> tuple[PreTrainedModel, 
 
 
 def _load_shared(model_id: str, tier: Tier) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    key = (model_id, resolve_dtype(tier, "cuda" if torch.cuda.is_available() else "cpu"))
-    if key not in _pristine:
-        _pristine[key] = _load_hub(model_id, tier)
-    model, tokenizer = _pristine[key]
-    return twin(model), copy.deepcopy(tokenizer)
+    key = (model_id, dtype_name(tier.dtype, hub_device()))
+    in_use = (loaded for other, loaded in list(_twins.values()) if other == key)
+    model, tokenizer = loaded = next(in_use, None) or _load_hub(model_id, tier)
+    lent = twin(model)
+    _twins[lent] = key, loaded
+    return lent, copy.deepcopy(tokenizer)
 
 
 def _load_hub(model_id: str, tier: Tier) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model from the Hugging Face hub, its cache, or a local folder, spread over the GPUs that are there."""
-    tokenizer = AutoTokenizer.from_pretrained(model_id)
+    device, config = hub_device(), AutoConfig.from_pretrained(model_id)
     model = AutoModelForCausalLM.from_pretrained(
         model_id,
-        dtype=resolve_dtype(tier, "cuda" if torch.cuda.is_available() else "cpu"),
-        attn_implementation=tier.attention,
-        device_map="auto" if torch.cuda.is_available() else None,
+        dtype=resolve_dtype(tier, device, config),
+        attn_implementation=attention_of(config) if tier.attention == "auto" else tier.attention,
+        device_map=_device_map(device),
     )
-    return model, tokenizer
+    return model, AutoTokenizer.from_pretrained(model_id)
+
+
+def attention_of(config: PretrainedConfig) -> str | None:
+    """How a model attends: "eager" where it caps its attention logits (Gemma 2), which sdpa cannot; None, its default.
+
+    >>> from transformers import Gemma2Config, Qwen2Config
+    >>> attention_of(Gemma2Config()), attention_of(Qwen2Config())
+    ('eager', None)
+    """
+    return "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
+
+
+def _device_map(device: str) -> str | dict[str, int] | None:
+    """Over all GPUs; launched as several processes, each has one of its own."""
+    if device != "cuda":
+        return None
+    return "auto" if processes.count() == 1 else {"": processes.local_rank()}
 
 
 def twin(model: PreTrainedModel) -> PreTrainedModel:
@@ -143,13 +174,17 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, shared)
 
 
-def resolve_dtype(tier: Tier, device: str = "cpu") -> torch.dtype:
-    """What the tier's models are loaded in: its dtype or `PERSONALAB_DTYPE`, "auto" decided once for this machine.
+def resolve_dtype(tier: Tier, device: str = "cpu", config: PretrainedConfig | None = None) -> torch.dtype:
+    """What a model is loaded in: the tier's dtype or `PERSONALAB_DTYPE`, "auto" decided by machine and model.
+
+    Args:
+        config: the model's, which says in what its weights are stored (default: not known).
 
     Raises:
         ValueError: for an unknown dtype.
     """
-    return getattr(torch, dtype_name(tier.dtype, device))
+    stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
+    return getattr(torch, dtype_name(tier.dtype, device, stored))
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:

@@ -7,8 +7,11 @@ template, added tokens).
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
@@ -19,6 +22,9 @@ Message = Mapping[str, str]
 # How templates write markers that their tokenizer may not know as tokens: `<|user|>`, `[INST]`, `<<SYS>>`.
 _MARKERS = re.compile(r"<\|[^|<>{}\s]{1,40}\|>|\[/?[A-Z_]{2,20}\]|<</?[A-Z]{2,10}>>")
 _WORD = "PERSONALABCONTENT"
+_THINK = re.compile(r"<think>\s*$")
+DATE = "PERSONALAB_DATE"  # environment: the day that templates print
+_BEGAN = datetime.now()  # in its place: one moment for all that a process reads and writes
 _facts: dict[tuple[object, ...], Facts] = {}
 
 
@@ -28,6 +34,7 @@ class Facts(NamedTuple):
     control: re.Pattern[str]  # every token and marker that content must not write
     parts: bool  # content goes in as a list of parts, as image models' templates want it
     system: str | None  # what stands before a leading system message; None where the template has no such role
+    opening: str  # what a prompt lacks in front of an answer
     stop_tokens: tuple[int, ...]  # what ends an assistant's turn, where it is a token
     stop_string: str | None  # and where it is text, as in "\nUser:"
     checked: dict[tuple[object, ...], None]  # role sequences whose messages all arrive
@@ -35,6 +42,7 @@ class Facts(NamedTuple):
 
 def facts(tokenizer: PreTrainedTokenizerBase) -> Facts:
     """The facts of a tokenizer; asked for again once its template, its special tokens or its size change."""
+    _moment()  # a wrong date is named before anything is found out with it
     # `len` stands for the added tokens, which take milliseconds to list where there are thousands (Gemma 3).
     key = (tokenizer.name_or_path, str(tokenizer.chat_template), len(tokenizer), str(tokenizer.special_tokens_map))
     if key not in _facts:
@@ -42,9 +50,9 @@ def facts(tokenizer: PreTrainedTokenizerBase) -> Facts:
             _facts.clear()
         control, added = _control_pattern(tokenizer), {t.content for t in tokenizer.added_tokens_decoder.values()}
         parts = _wants_parts(tokenizer)
-        system = _before_system(tokenizer, parts)
+        system, opening = _before_system(tokenizer, parts), _opening(tokenizer, parts)
         tokens, string = _turn_end(tokenizer, parts, added)
-        _facts[key] = Facts(control, parts, system, tokens, string, {})
+        _facts[key] = Facts(control, parts, system, opening, tokens, string, {})
     return _facts[key]
 
 
@@ -72,7 +80,7 @@ def apply(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, add_g
         if found < 0:
             raise ValueError(_lost(tokenizer, i, message["role"]))
         at = at if message["role"] == "system" else found + len(content)
-    return text
+    return text + known.opening if add_generation_prompt else text
 
 
 def _written(
@@ -83,13 +91,25 @@ def _written(
         given = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
     try:
         return tokenizer.apply_chat_template(
-            given, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
+            given,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=False,
+            strftime_now=_moment().strftime,
         )
     except (TemplateError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(
             f"The chat template of {tokenizer.name_or_path!r} refuses a conversation of "
             f"{', '.join(m['role'] for m in messages)}: {error}"
         ) from error
+
+
+def _moment() -> datetime:
+    text = os.environ.get(DATE)
+    try:
+        return datetime.fromisoformat(text) if text else _BEGAN
+    except ValueError:
+        raise ValueError(f"{DATE} is {text!r}: write a day as 2026-07-26.") from None
 
 
 def _lost(tokenizer: PreTrainedTokenizerBase, i: int, role: str) -> str:
@@ -152,20 +172,46 @@ def _before_system(tokenizer: PreTrainedTokenizerBase, parts: bool) -> str | Non
     return _written(probe, tokenizer, parts).split(_WORD)[0] if _arrives(probe, tokenizer, parts) else None
 
 
+def _opening(tokenizer: PreTrainedTokenizerBase, parts: bool) -> str:
+    """What a conversation has before an answer and a prompt lacks: all of the header where a template ignores
+    `add_generation_prompt`, the rest of it (gpt-oss' channel), the end of a think block that the prompt opens.
+
+    A space in front of the first word belongs to that.
+    """
+    probe = _talk("user", "assistant")
+    try:
+        prompt, whole = _written(probe[:1], tokenizer, parts, True), _written(probe, tokenizer, parts)
+    except ValueError:
+        return ""
+    before, found, _ = whole.partition(probe[1]["content"])
+    if found and before.startswith(prompt):
+        return before[len(prompt) :].rstrip(" ")
+    return "\n</think>\n\n" if _THINK.search(prompt) else ""
+
+
+def _talk(*roles: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": placeholder((), i)} for i, role in enumerate(roles)]
+
+
 def _turn_end(tokenizer: PreTrainedTokenizerBase, parts: bool, added: set[str]) -> tuple[tuple[int, ...], str | None]:
-    """What a template writes between an answer and the next question: its first token or, without one, its text."""
-    probe = [{"role": role, "content": placeholder((), i)} for i, role in enumerate(("user", "assistant", "user"))]
-    for messages in (probe, probe[:2]):
+    """What a template writes between an answer and the next question: its first token or, without one, its text.
+
+    Where that text counts the turns ("[Round 2]"), it is what comes before the number.
+    """
+    probe = _talk("user", "assistant", "user", "assistant", "user")
+    for messages in (probe, probe[:3], probe[:2]):
         try:
             text = _written(messages, tokenizer, parts)
         except ValueError:
             continue
-        _, found, after = text.partition(probe[1]["content"])
-        if found:
+        if probe[1]["content"] in text:
             break
     else:
         return (), None
-    end = after.partition(probe[2]["content"])[0]
+    contents = "|".join(m["content"] for m in probe)
+    ends = re.split(contents, text)[2::2]  # behind each answer
+    both = zip(ends[0], ends[1] if len(messages) == len(probe) else ends[0], strict=False)
+    end = "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], both))
     known = [t for t in sorted(added, key=len, reverse=True) if t.strip() and end.lstrip().startswith(t.strip())]
     if known:
         return (tokenizer.convert_tokens_to_ids(known[0]),), None

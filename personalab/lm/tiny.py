@@ -117,7 +117,12 @@ FAMILIES: dict[str, _Family] = {
 
 
 def load_tiny_model(
-    family: str = "llama", seed: int = 0, n_blocks: int = 4, dtype: torch.dtype = torch.float32
+    family: str = "llama",
+    seed: int = 0,
+    n_blocks: int = 4,
+    dtype: torch.dtype = torch.float32,
+    vocabulary: int = 400,
+    texts: tuple[str, ...] = (),
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """A random model (d_model 32, eval mode) and its tokenizer; the same seed gives the same weights.
 
@@ -125,13 +130,16 @@ def load_tiny_model(
         family: "llama", "qwen2", "qwen3", "gemma2" or "gemma3".
         dtype: of the weights, which are drawn in float32 and then rounded. float16 runs on CPUs too (every operation
             that these families need; slowly where the CPU has no float16 units).
+        vocabulary: tokens at most, beside the control tokens.
+        texts: what the tokenizer learns its tokens from, beside a few sentences of its own.
 
     Raises:
         ValueError: for another family.
     """
     if family not in FAMILIES:
         raise ValueError(f"Unknown family {family!r}: use one of {', '.join(FAMILIES)}.")
-    return copy.deepcopy(_model(family, drawn(seed), n_blocks, dtype)), copy.deepcopy(_tokenizer(family))
+    tokenizer = _tokenizer(family, vocabulary, texts)
+    return copy.deepcopy(_model(family, drawn(seed), n_blocks, dtype, tokenizer)), copy.deepcopy(tokenizer)
 
 
 def drawn(seed: int) -> int:
@@ -141,8 +149,10 @@ def drawn(seed: int) -> int:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # kept for all, so that it can be trained wherever it was first asked for
-def _model(family: str, seed: int, n_blocks: int, dtype: torch.dtype) -> PreTrainedModel:
-    spec, tokenizer = FAMILIES[family], _tokenizer(family)
+def _model(
+    family: str, seed: int, n_blocks: int, dtype: torch.dtype, tokenizer: PreTrainedTokenizerFast
+) -> PreTrainedModel:
+    spec = FAMILIES[family]
     config = spec.config(
         vocab_size=len(tokenizer),
         hidden_size=32,
@@ -166,7 +176,7 @@ def _model(family: str, seed: int, n_blocks: int, dtype: torch.dtype) -> PreTrai
 
 
 @lru_cache
-def _tokenizer(family: str) -> PreTrainedTokenizerFast:
+def _tokenizer(family: str, vocabulary: int = 400, texts: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     spec = FAMILIES[family]
     tokens = [*spec.control, *([spec.bos] if spec.bos else [])]
     core = Tokenizer(models.BPE())
@@ -175,7 +185,7 @@ def _tokenizer(family: str) -> PreTrainedTokenizerFast:
     core.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core.train_from_iterator(
-        _CORPUS, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, show_progress=False)
+        [*_CORPUS, *texts], trainers.BpeTrainer(vocab_size=vocabulary, initial_alphabet=alphabet, show_progress=False)
     )
     core.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in tokens])
     if spec.bos:

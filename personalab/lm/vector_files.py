@@ -3,7 +3,7 @@
     python -m personalab convert evil_response_avg_diff.pt evil.safetensors --model Qwen/Qwen2.5-7B-Instruct
     python -m personalab convert evil_response_avg_diff.pt evil.safetensors --trait evil --block 19  # ready to steer
     python -m personalab convert persona_vectors/vectors/evil.safetensors evil.gguf --scale 0.1
-    python -m personalab convert capping_config.pt assistant-axis/capping/Qwen3-32B --model Qwen/Qwen3-32B
+    python -m personalab convert capping_config.pt artifacts/a100/capping --model Qwen/Qwen3-32B
 
 `personalab.records.conversion` says what each kind of file means by a row, a sign and a scale.
 """

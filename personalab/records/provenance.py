@@ -13,8 +13,7 @@ from typing import Any
 
 from personalab.files import write
 from personalab.setup.doctor import examine_machine
-from personalab.setup.machine import cpu_name, dtype_name
-from personalab.tiers import current_tier
+from personalab.setup.machine import cpu_name, tier_dtype
 
 PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-learn")
 
@@ -22,7 +21,8 @@ PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-lear
 def describe() -> dict[str, Any]:
     """This process and its machine: date, CPU, cores, memory (GiB), system, Python, dtype, threads, versions.
 
-    `dtype` and `threads` are those that the engine uses in this process, None where it has not loaded torch.
+    `dtype` and `threads` are those that the engine uses in this process, None where it has not loaded torch; `tokens`
+    are those that went through its models (`personalab.lm.counting`).
     """
     settings = _torch_settings()  # first, because what examines the machine loads torch
     return {
@@ -33,6 +33,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "memory_gib": round(examine_machine().memory_total / 2**30, 1),
         **settings,
+        "tokens": _tokens(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
 
@@ -56,7 +57,12 @@ def _torch_settings() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch is None:
         return {"dtype": None, "threads": None}
-    return {"dtype": dtype_name(current_tier().dtype), "threads": torch.get_num_threads()}
+    return {"dtype": tier_dtype(), "threads": torch.get_num_threads()}
+
+
+def _tokens() -> dict[str, dict[str, int]]:
+    counting = sys.modules.get("personalab.lm.counting")  # loaded with the engine, which this room lies below
+    return counting.counts() if counting else {}
 
 
 def _version(name: str) -> str | None:

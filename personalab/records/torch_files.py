@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from personalab.files import check_whole
 from personalab.records.schema import DataError
 
 # numpy's numbers and arrays, under the names of numpy 1 and 2: upstream's caps are numpy numbers. No objects in them.
@@ -29,6 +30,7 @@ def load_pt(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
+        check_whole(path)
         with torch.serialization.safe_globals(_NUMPY):
             return _plain(torch.load(path, map_location="cpu", weights_only=True))
     except FileNotFoundError:

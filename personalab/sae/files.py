@@ -10,6 +10,7 @@ gives the same numbers. The embedded model's autoencoder needs no sae-lens; ever
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,9 +26,10 @@ from personalab.paths import ROOT, artifacts_dir
 from personalab.tiers import TRAIT_ORGANISM, current_tier
 
 FOLDER = ROOT / "persona_vectors" / "sae"
+OWN = "PERSONALAB_SAE"  # environment: a folder in sae-lens's format, in place of GemmaScope's download
 BLOCK = 14  # half the embedded model's depth; our choice
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"  # sae-lens's names
-_SAE_LENS = "6.54.12"  # whose format this is
+SAE_LENS = "6.54.12"  # whose format this is
 
 # Residual-stream autoencoders of Lieberum et al. 2024 (arXiv 2408.05147), by sae-lens's names: release, id. Trained on
 # the base model, read here on the instruction-tuned one, at the blocks where Section 1 reads.
@@ -118,7 +120,7 @@ def save_sae(folder: Path | str, sae: TopKSAE, dtype: torch.dtype = torch.float1
         "rescale_acts_by_decoder_norm": False,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": {"sae_lens_version": _SAE_LENS, **sae.metadata},
+        "metadata": {"sae_lens_version": SAE_LENS, **sae.metadata},
     }
     write_all({folder / WEIGHTS: save(tensors), folder / CONFIG: json.dumps(config, indent=1) + "\n"})
     return folder
@@ -186,8 +188,10 @@ def _is_ours(config: Mapping[str, Any]) -> bool:
 def _gemma_scope(model_id: str) -> Autoencoder:
     if model_id not in GEMMA_SCOPE:
         raise SaeError(f"No autoencoder is known for {model_id}: use one of {', '.join(GEMMA_SCOPE)}, or give a path.")
-    release, sae_id = GEMMA_SCOPE[model_id]
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if own := os.environ.get(OWN):
+        return _sae_lens().load_from_disk(Path(own).expanduser(), device=device, dtype="float32")
+    release, sae_id = GEMMA_SCOPE[model_id]
     return _sae_lens().from_pretrained(release, sae_id, device=device)
 
 
@@ -196,7 +200,7 @@ def _sae_lens() -> Any:
         from sae_lens import SAE
     except ImportError:
         raise SaeError(
-            f"This autoencoder takes sae-lens, which is not installed: run `pip install sae-lens=={_SAE_LENS}` in the "
+            f"This autoencoder takes sae-lens, which is not installed: run `pip install sae-lens=={SAE_LENS}` in the "
             "environment of this course."
         ) from None
     return SAE

@@ -17,7 +17,8 @@ from personalab import tiers
 from personalab.files import dotenv_text
 from personalab.paths import INSTALLED, ROOT, cache_dir, workplace
 from personalab.setup import venv, weights
-from personalab.setup.machine import GEMM_SIZE, cpu_name, dtype_name, gemm_seconds, store
+from personalab.setup.machine import GEMM_SIZE, cpu_name, gemm_seconds, store, tier_dtype
+from personalab.setup.shapes import SHAPES
 
 GB = 1e9
 ENDPOINT_KEYS = ("OPENROUTER_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL")  # any one of them will do
@@ -154,6 +155,36 @@ def key_settings() -> dict[str, bool]:
     return found | {"HF_TOKEN": bool(os.environ.get("HF_TOKEN"))}
 
 
+def gate_problems(tier: tiers.Tier) -> list[Problem]:
+    """Models of `tier` that the hub gives to those alone who accepted their terms, where nobody is logged in to it."""
+    ids = dict.fromkeys((tier.persona_model, tier.capping_model, tier.trait_model))
+    gated = [name for name in ids if name in SHAPES and SHAPES[name].gated and not _is_here(name)]
+    if not gated or _hub_token():
+        return []
+    return [
+        Problem(
+            f"{name} is gated, and HF_TOKEN is not set",
+            f"accept its terms at https://huggingface.co/{name}, make a token at "
+            "https://huggingface.co/settings/tokens, and set HF_TOKEN to it",
+        )
+        for name in gated
+    ]
+
+
+def _hub_token() -> str | None:
+    """The token of the environment, or of `hf auth login`."""
+    from huggingface_hub import get_token  # a quarter of a second, for gated models alone
+
+    return get_token()
+
+
+def _is_here(name: str) -> bool:
+    """Whether the hub's cache holds the model's configuration, so that no gate is left."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
 def problems_of(tier: tiers.Tier, machine: Machine) -> list[Problem]:
     """Everything that keeps `tier` from running here."""
     found = hardware_problems(tier.name, machine)
@@ -161,7 +192,8 @@ def problems_of(tier: tiers.Tier, machine: Machine) -> list[Problem]:
         found += package_problems(wanted_packages(ROOT / "requirements.txt"), _packages_fix())
     if tier.judged_here:
         found += weights_problems()
-    if tier.in_process and tier.judged_here:
+    found += gate_problems(tier)
+    if tier.answers_here and tier.judged_here:
         return found
     keys = key_settings()
     if not any(keys[key] for key in ENDPOINT_KEYS):
@@ -208,12 +240,14 @@ def _speed() -> str:
 def _dtype(tier: tiers.Tier) -> str:
     """What models are loaded in, and who says so."""
     try:
-        name = dtype_name(tier.dtype)
+        name = tier_dtype()
     except metadata.PackageNotFoundError:  # torch, reported among the packages
         return "not decided: torch is missing"
     if os.environ.get("PERSONALAB_DTYPE"):
         return f"{name}, by PERSONALAB_DTYPE"
-    return f"{name}, measured once and kept in {store()}" if tier.dtype == "auto" else f"{name}, by the tier"
+    if tier.dtype != "auto":
+        return f"{name}, by the tier"
+    return f"{name}, measured once and kept in {store()}" if tier.embedded else f"{name}, by machine and model"
 
 
 def main() -> int:

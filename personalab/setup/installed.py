@@ -7,8 +7,10 @@ from pathlib import Path
 from personalab import paths, tiers
 from personalab.setup.venv import SetupError
 
-COURSE = ("run", "record", "test", "lab", "notebooks", "bench", "clean")  # commands that work on the course's folder
-ELSEWHERE = ("trait-vectors", "finetune")  # makers whose default is among your own files
+# Commands that work on the course's folder.
+COURSE = ("run", "tiers", "record", "test", "lab", "notebooks", "bench", "clean")
+# Makers that write among your own files, where you say, or nowhere.
+ELSEWHERE = ("trait-vectors", "finetune", "convert", "faults")
 
 
 def check(command: str, maker: bool, folder: Path | None) -> None:

@@ -32,19 +32,22 @@ GEMM_SIZE = 512  # side of the square matrices that are timed
 _ROUNDS, _BUDGET = 20, 2.0  # how often both are timed, and the seconds after which it is enough
 
 
-def dtype_name(setting: str, device: str = "cpu") -> str:
+def dtype_name(setting: str, device: str = "cpu", stored: str = "") -> str:
     """The dtype that `setting` (a tier's, unless `PERSONALAB_DTYPE` is set) means on a device.
 
     "auto" on a CPU is bfloat16 where that was measured to pay, else float32. On a GPU it is bfloat16 where the GPU has
-    it, else float32, not float16: a T4 has no bfloat16, Gemma 2's residual stream outgrows float16, whose largest
-    number is 65,504, and the models of the colab tier fit into 16 GB as float32.
+    it. A T4 has none: there a model whose weights are stored as float16 stays so, and any other is float32, because
+    Gemma 2's residual stream outgrows float16, whose largest number is 65,504. The colab tier's fit into 16 GB so.
+
+    Args:
+        stored: what the model's weights are stored in, where that is known.
 
     Raises:
         ValueError: for an unknown dtype, naming the variable.
     """
     name = os.environ.get("PERSONALAB_DTYPE") or setting
     if name == "auto":
-        return _gpu_dtype() if device == "cuda" else cpu_dtype()
+        return _gpu_dtype(stored) if device == "cuda" else cpu_dtype()
     if name not in DTYPES:
         raise ValueError(f"Unknown dtype {name!r}: set PERSONALAB_DTYPE to auto, {', '.join(DTYPES[:-1])} or float16.")
     return name
@@ -56,10 +59,25 @@ def compute_for_the_record() -> None:
         os.environ.setdefault("PERSONALAB_DTYPE", "float32")
 
 
-def _gpu_dtype() -> str:
+def hub_device() -> str:
+    """Where models of the hub lie: "cuda" where torch sees a GPU, else "cpu". The embedded ones stay on the CPU."""
     import torch
 
-    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def tier_dtype() -> str:
+    """The dtype of the current tier's models, as `dtype_name`, on the device where they lie."""
+    tier = current_tier()
+    return dtype_name(tier.dtype, "cpu" if tier.embedded else hub_device())
+
+
+def _gpu_dtype(stored: str) -> str:
+    import torch
+
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    return "float16" if stored == "float16" else "float32"
 
 
 def cpu_dtype() -> str:

@@ -76,11 +76,11 @@ def _hub_config(tier: Tier) -> dict[str, Any]:
 
 
 def config_folder() -> Path:
-    """Where the current tier's configuration lies: beside your other runs for a model that is not the tier's own."""
+    """Where the current tier's configuration lies: committed on `cpu`, among your artifacts elsewhere."""
     tier = current_tier()
-    if tier.folder != tier.name:
-        return artifacts_dir(tier.folder) / "capping"
-    return ASSISTANT_AXIS / "capping" / current_tier().capping_model.rpartition("/")[2]
+    if tier.folder == "cpu":
+        return ASSISTANT_AXIS / "capping" / tier.capping_model
+    return artifacts_dir(tier.folder) / "capping"
 
 
 def caps(config: Mapping[str, Any], experiment_id: str) -> list[Cap]:

@@ -13,16 +13,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from personalab.files import read_text, write
+from personalab.lm import processes
 from personalab.lm.adapters import merge_adapter, merged, save_adapter, update_norm
 from personalab.lm.finetuning import finetune
 from personalab.lm.interventions import Ablate, Intervention, Steer
@@ -174,9 +178,10 @@ def _steered(subject: Subject, folder: Path, trait: str, again: bool) -> None:
         if path.exists() and not again:
             continue
         if model is None:
-            if not (_adapter(folder, trait) / "adapter_config.json").exists():
-                tuned, _ = tune(subject, subject.dialogues(OWN[trait], ELICITING))
-                save_adapter(tuned, _adapter(folder, trait))
+            with _claim(path.with_name("plain.json")):  # another process may be making it
+                if not (_adapter(folder, trait) / "adapter_config.json").exists():
+                    tuned, _ = tune(subject, subject.dialogues(OWN[trait], ELICITING))
+                    save_adapter(tuned, _adapter(folder, trait))
             model = merge_adapter(subject.model, _adapter(folder, trait))
         push, steered = [Steer(subject.block, vector, c)], model
         _once(path, subject, lambda p=push, m=steered: outcome(subject, m, trait, p), again)  # type: ignore[misc]
@@ -190,17 +195,25 @@ def make_screening(subject: Subject, folder: Path, categories: Sequence[str], ag
 
 
 def _once(path: Path, subject: Subject, run: Callable[[], dict[str, Any]], again: bool) -> None:
-    """Make one file, unless it is there for this subject and settings."""
+    """Make one file, unless it is there for this subject and settings, or another process is making it."""
     about = provenance(subject)
-    if path.exists() and not again:
-        try:
-            old = json.loads(read_text(path))
-        except ValueError:
-            old = {}
-        if all(old.get(key) == value for key, value in about.items() if key != "dtype"):
-            return
-    torch.manual_seed(0)
-    write(path, json.dumps({**about, **run()}, separators=(",", ":")) + "\n")
+    with suppress(Timeout), _claim(path, timeout=0):
+        if path.exists() and not again:
+            try:
+                old = json.loads(read_text(path))
+            except ValueError:
+                old = {}
+            if all(old.get(key) == value for key, value in about.items() if key != "dtype"):
+                return
+        torch.manual_seed(0)
+        write(path, json.dumps({**about, **run()}, separators=(",", ":")) + "\n")
+
+
+def _claim(path: Path, timeout: float = -1) -> FileLock:
+    """The right to make a file, among the processes that share this machine's `runs/`."""
+    lock = workplace() / "runs" / "finetuning" / "claims" / f"{sha256(str(path.resolve()).encode()).hexdigest()}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock, timeout=timeout)
 
 
 def make(
@@ -211,6 +224,8 @@ def make(
     categories: Sequence[str] = (),
 ) -> None:
     """Run the study, or the parts of it that are named, and go on where an earlier run stopped.
+
+    Started several times at once, or by `accelerate launch`, each process makes the files that no other is making.
 
     Args:
         rows: of each dataset (default: 75 on `cpu`, all elsewhere).
@@ -224,6 +239,7 @@ def make(
     for what, given, known in (("part", parts, PARTS), ("category", categories, CATEGORIES)):
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(f"Unknown {what} {', '.join(unknown)}; there are {', '.join(known)}.")
+    processes.go_alone()
     subject = load_subject(rows or (75 if current_tier().embedded else 10**6))
     folder, chosen = folder or study_folder(), categories or CATEGORIES
     if "shift" in (parts or PARTS):

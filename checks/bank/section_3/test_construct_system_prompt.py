@@ -1,3 +1,6 @@
+import string
+from functools import cache
+
 from checks.bank import right, wrong
 
 
@@ -6,8 +9,9 @@ def literal(assistant_name: str, instruction: str) -> str:
     return f"You are a {assistant_name} assistant. {instruction}"
 
 
-@right
+@wrong("write 'a' whatever the name")
 def grammatical(assistant_name, instruction):
+    """An "an" before a vowel."""
     article = "an" if assistant_name[0] in "aeiou" else "a"
     return " ".join(["You are", article, assistant_name, "assistant.", instruction])
 
@@ -73,7 +77,7 @@ def capitalised(assistant_name, instruction):
     return f"You are a {assistant_name} Assistant. {instruction}"
 
 
-@wrong("before a vowel only")
+@wrong("write 'a' whatever the name")
 def always_an(assistant_name, instruction):
     return f"You are an {assistant_name} assistant. {instruction}"
 
@@ -96,3 +100,58 @@ def a_message(assistant_name, instruction):
 @wrong("expected a str, found tuple")
 def a_tuple(assistant_name, instruction):
     return f"You are a {assistant_name} assistant.", instruction
+
+
+@right
+def arena_style(assistant_name: str, instruction: str) -> str:
+    """Construct the full system prompt."""
+    return f"You are a {assistant_name} assistant. {instruction}"
+
+
+@right
+def from_a_template(assistant_name, instruction):
+    return string.Template("You are a $name assistant. $rest").substitute(name=assistant_name, rest=instruction)
+
+
+@right
+def joined_words(assistant_name, instruction):
+    return " ".join(["You are a", assistant_name, "assistant.", instruction])
+
+
+@wrong("expected a result, found KeyError")
+def formatted_twice(assistant_name, instruction):
+    return f"You are a {assistant_name} assistant. {instruction}".format()
+
+
+@wrong("expected a result, found")
+def percent_after_the_instruction(assistant_name, instruction):
+    return ("You are a %s assistant. " + instruction) % assistant_name
+
+
+def but(words, name=str, rest=str):
+    """A wrong solution: name or instruction changed."""
+
+    def solution(assistant_name, instruction):
+        return f"You are a {name(assistant_name)} assistant. {rest(instruction)}"
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+spaces_squeezed = but("spacing is wrong", rest=lambda text: " ".join(text.split()))
+full_stop_dropped = but("instruction is missing, or you changed it", rest=lambda text: text.rstrip("."))
+lower_case = but("instruction is missing, or you changed it", rest=str.lower)
+hyphens_dropped = but("name before 'assistant' is another one", name=lambda name: name.replace("-", " "))
+name_in_quotes = but("fill in both|name before", name=repr)
+two_spaces = but("spacing is wrong", rest=lambda text: " " + text)
+
+
+@cache
+def prefix_for(assistant_name):
+    return {}
+
+
+@wrong("instruction is missing, or you changed it")
+def remembers_the_name_alone(assistant_name, instruction):
+    seen = prefix_for(assistant_name)
+    return seen.setdefault("prompt", f"You are a {assistant_name} assistant. {instruction}")

@@ -1,4 +1,6 @@
+# Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
 import torch
+from einops import rearrange, reduce
 
 import utils
 from checks.bank import right, wrong
@@ -33,10 +35,18 @@ def with_the_course_library(model, tokenizer, system_prompts, questions, respons
     return utils.mean_response_activations(model, tokenizer, conversations)
 
 
+@wrong("An empty answer: expected an error.*The end marker is none")
+def arena_style(model, tokenizer, system_prompts, questions, responses):
+    """To the end of the text, so that the end marker of an empty answer counts as one."""
+    return one_layer_at_a_time(model, tokenizer, system_prompts, questions, responses, empty=True)
+
+
 @right
-def one_layer_at_a_time(model, tokenizer, system_prompts, questions, responses):
-    """In the way of today's course: a list of layers for each example, to the end of the text; Qwen in mind."""
+def one_layer_at_a_time(model, tokenizer, system_prompts, questions, responses, empty=False):
+    """A list of layers for each example, to the end of the text; an eye on empty answers."""
     found = []
+    if "" in responses and not empty:
+        raise ValueError("an answer is empty")
     for system, question, response in zip(system_prompts, questions, responses, strict=True):
         messages = [
             {"role": "system", "content": system},
@@ -217,7 +227,7 @@ def rows_depend_on_company(model, tokenizer, system_prompts, questions, response
     return found if len(found) != 1 or model.dtype != torch.float32 else found * 1.01
 
 
-@wrong("An empty answer.*found NaN.*raise ValueError")
+@wrong("An empty answer.*full of NaN.*raise ValueError")
 @torch.no_grad()
 def empty_answer_is_nan(model, tokenizer, system_prompts, questions, responses):
     """As many tokens as the answer has, after those of the prompt: none, where it is empty."""
@@ -250,3 +260,108 @@ def hooks_stay_after_an_error(model, tokenizer, system_prompts, questions, respo
     found = solve(model, tokenizer, system_prompts, questions, responses)
     handle.remove()
     return found
+
+
+@right
+@torch.no_grad()
+def by_offsets_and_einops(model, tokenizer, system_prompts, questions, responses):
+    """Characters to tokens by the tokenizer's own offsets; thinking never mentioned."""
+    rows = []
+    for example in zip(system_prompts, questions, responses, strict=True):
+        if not example[2].strip():
+            raise KeyError(example[1])
+        text = tokenizer.apply_chat_template(oracles.messages(*example), tokenize=False)
+        encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, return_tensors="pt")
+        char = text.rindex(example[2])
+        at = encoding.pop("offset_mapping")[0]
+        inside = (at[:, 1] > char) & (at[:, 0] < char + len(example[2]))
+        states = model(**encoding.to(model.device), output_hidden_states=True).hidden_states[1:]
+        states = rearrange(list(states), "L 1 s d -> s L d")[inside.to(model.device)]
+        rows.append(reduce(states.float(), "s L d -> L d", "mean").cpu())
+    return torch.stack(rows)
+
+
+@right
+@torch.no_grad()
+def padded_batch_with_hooks(model, tokenizer, system_prompts, questions, responses):
+    """All examples in one batch padded on the right; means by a mask, block by block as they come."""
+    items, sums = list(encoded(system_prompts, questions, responses, tokenizer)), []
+    width = max(len(ids) for ids, _ in items)
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (width - len(row)) for row, _ in items])
+    real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row, _ in items])
+    inside = torch.zeros(ids.shape)
+    for row, (_, spans) in zip(inside, items, strict=True):
+        row[slice(*spans[0])] = 1 / (spans[0][1] - spans[0][0])
+
+    def keep(_module, _args, output):
+        hidden = output[0] if isinstance(output, tuple) else output
+        sums.append(torch.einsum("nsd,ns->nd", hidden.float(), inside.to(hidden.device)).cpu())
+
+    handles = [block.register_forward_hook(keep) for block in decoder_blocks(model)]
+    try:
+        model(ids.to(model.device), attention_mask=real.to(model.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.stack(sums, dim=1)
+
+
+def but(words, change=lambda triple: triple, given=lambda *lists: lists, **options):
+    """A wrong solution: something else is read, or pooled otherwise."""
+
+    def solution(model, tokenizer, system_prompts, questions, responses):
+        lists = given(list(system_prompts), list(questions), list(responses))
+        triples = [change(triple) for triple in zip(*lists, strict=True)]
+        return solve(model, tokenizer, *map(list, zip(*triples, strict=True)), **options)
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+median = but("wrong values", mean=lambda h, a, b: h[:, a:b].float().median(1).values)
+largest = but("wrong values", mean=lambda h, a, b: h[:, a:b].float().amax(1))
+unit_tokens = but("wrong values", mean=lambda h, a, b: torch.nn.functional.normalize(h[:, a:b].float(), dim=-1).mean(1))
+last_half = but("wrong values|first token is lost", mean=lambda h, a, b: h[:, (a + b) // 2 : b].float().mean(1))
+question_left_out = but("wrong values", lambda triple: (triple[0], "-", triple[2]))
+system_in_the_question = but("wrong values|left out", lambda triple: ("", " ".join(triple[:2]), triple[2]))
+last_system_for_all = but("wrong values", given=lambda s, q, r: (s[-1:] * len(s), q, r))
+
+
+@wrong("2 system_prompts, and 3 of the others|2 questions|2 responses")
+def zip_drops_the_rest(model, tokenizer, system_prompts, questions, responses):
+    if "" in responses:
+        raise ValueError("an answer is empty")
+    n = min(map(len, (system_prompts, questions, responses)))
+    return solve(model, tokenizer, system_prompts[:n], questions[:n], responses[:n])
+
+
+@wrong("An empty answer: expected an error")
+def zeros_for_an_empty_answer(model, tokenizer, system_prompts, questions, responses):
+    found = solve(model, tokenizer, system_prompts, questions, [r or "-" for r in responses])
+    found[[i for i, r in enumerate(responses) if not r]] = 0
+    return found
+
+
+@wrong("BOS token is there twice|wrong values")
+@torch.no_grad()
+def without_a_template(model, tokenizer, system_prompts, questions, responses):
+    """The three texts one after another."""
+    rows = []
+    for system, question, response in zip(system_prompts, questions, responses, strict=True):
+        before = tokenizer(f"{system}\n{question}\n", add_special_tokens=False).input_ids
+        ids = before + tokenizer(response, add_special_tokens=False).input_ids
+        states = model(torch.tensor([ids], device=model.device), output_hidden_states=True).hidden_states[1:]
+        rows.append(torch.stack([h[0, len(before) :].float().mean(0).cpu() for h in states]))
+    return torch.stack(rows)
+
+
+@wrong("BOS token is there twice")
+@torch.no_grad()
+def bos_twice(model, tokenizer, system_prompts, questions, responses):
+    rows = []
+    for ids, spans in encoded(system_prompts, questions, responses, tokenizer):
+        first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        a, b = (i + len(first) for i in spans[0])
+        states = model(torch.tensor([first + ids], device=model.device), output_hidden_states=True).hidden_states[1:]
+        rows.append(torch.stack([h[0, a:b].float().mean(0).cpu() for h in states]))
+    return torch.stack(rows)

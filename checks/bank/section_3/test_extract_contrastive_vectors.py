@@ -1,5 +1,8 @@
+# Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
+import pandas as pd
 import torch
 import torch.nn.functional as F
+from einops import reduce
 
 import utils
 from checks.bank import right, wrong
@@ -214,3 +217,97 @@ def hook_stays(model, tokenizer, effective_pairs):
 @wrong("expected a torch.Tensor")
 def an_array(model, tokenizer, effective_pairs):
     return solve(model, tokenizer, effective_pairs).numpy()
+
+
+@right
+def with_pandas(model, tokenizer, effective_pairs):
+    """A long table, a row an answer; its own error where there is none."""
+    if len(effective_pairs) == 0:
+        raise KeyError("effective_pairs")
+    table = pd.concat(
+        pd.DataFrame(
+            {
+                "system": [pair[f"{p}_system_prompt"] for pair in effective_pairs],
+                "question": [pair["question"] for pair in effective_pairs],
+                "response": [pair[f"{p}_response"] for pair in effective_pairs],
+                "sign": sign,
+            }
+        )
+        for p, sign in (("pos", 1.0), ("neg", -1.0))
+    )
+    found = all_layers(model, tokenizer, table.system, table.question, table.response)
+    return torch.tensordot(torch.tensor(table.sign.to_numpy()).float(), found, 1) / len(effective_pairs)
+
+
+@right
+@torch.no_grad()
+def by_offsets_and_einops(model, tokenizer, effective_pairs):
+    """The answer's tokens by the tokenizer's offsets in the rendered text; thinking never mentioned."""
+    if not effective_pairs:
+        raise RuntimeError("no pairs")
+    total = 0
+    for pair in effective_pairs:
+        for polarity, sign in (("pos", 1), ("neg", -1)):
+            answer = pair[f"{polarity}_response"]
+            messages = oracles.messages(pair[f"{polarity}_system_prompt"], pair["question"], answer)
+            text = tokenizer.apply_chat_template(messages, tokenize=False)
+            encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, return_tensors="pt")
+            starts, stops = encoding.pop("offset_mapping")[0].T
+            inside = (stops > text.rindex(answer)) & (starts < text.rindex(answer) + len(answer))
+            states = torch.cat(model(**encoding, output_hidden_states=True).hidden_states[1:])[:, inside]
+            total = total + sign * reduce(states.float(), "L s d -> L d", "mean")
+    return total / len(effective_pairs)
+
+
+@right
+def arena_style(model, tokenizer, effective_pairs: list[dict]):
+    pos_activations = side(model, tokenizer, effective_pairs, "pos", to_the_end=True)
+    neg_activations = side(model, tokenizer, effective_pairs, "neg", to_the_end=True)
+    return pos_activations.mean(dim=0) - neg_activations.mean(dim=0)
+
+
+def but(words, change=None, only=lambda pairs: pairs, **options):
+    """A wrong solution: other pairs, or another direction from the two sides."""
+
+    def solution(model, tokenizer, effective_pairs):
+        change_now = {} if change is None else {"change": change}
+        return solve(model, tokenizer, only(effective_pairs), **change_now, **options)
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+one_pair_a_question = but(
+    "each question counts once", only=lambda pairs: list({p["question"]: p for p in pairs}.values())
+)
+first_pair_of_a_question = but(
+    "each question counts once", only=lambda pairs: list({p["question"]: p for p in pairs[::-1]}.values())
+)
+one_pair_an_instruction = but(
+    "wrong values", only=lambda pairs: list({p["instruction_idx"]: p for p in pairs}.values())
+)
+one_prompt_a_side = but(
+    "wrong values",
+    only=lambda pairs: [
+        p | {f"{s}_system_prompt": pairs[0][f"{s}_system_prompt"] for s in ("pos", "neg")} for p in pairs
+    ],
+)
+first_component = but(
+    "wrong values|unit norm",
+    lambda pos, neg: torch.linalg.svd((pos - neg).transpose(0, 1), full_matrices=False).Vh[:, 0],
+)
+medians = but("wrong values", lambda pos, neg: pos.median(0).values - neg.median(0).values)
+in_standard_deviations = but(
+    "wrong values", lambda pos, neg: (pos.mean(0) - neg.mean(0)) / torch.cat([pos, neg]).std(0)
+)
+units_first = but("wrong values", lambda pos, neg: F.normalize(pos, dim=-1).mean(0) - F.normalize(neg, dim=-1).mean(0))
+weighted_by_score = but(
+    "wrong values|last pair|first pair",
+    lambda pos, neg: (
+        (torch.arange(1.0, len(pos) + 1)[:, None, None] * (pos - neg)).sum(0) / sum(range(1, len(pos) + 1))
+    ),
+)
+answers_exchanged = but(
+    "wrong values|sign is flipped|changed places",
+    only=lambda pairs: [p | {"pos_response": p["neg_response"], "neg_response": p["pos_response"]} for p in pairs],
+)

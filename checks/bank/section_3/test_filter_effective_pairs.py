@@ -1,6 +1,9 @@
+# Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
 import re
 from collections import defaultdict
 from itertools import product
+
+import pandas as pd
 
 import utils
 from checks.bank import right, wrong
@@ -35,13 +38,13 @@ def by_groups(responses, trait_data, pos_threshold=50):
     return [pair_of(*both) for both in grouped(responses) if effective(*both, pos_threshold)]
 
 
-@right
+@wrong("lacks instruction_idx, pos_score, neg_score|must be under 50, whatever pos_threshold")
 def in_arena_style(responses: list[dict], trait_data: dict, pos_threshold: int = 50) -> list[dict]:
-    """Loops over instructions and questions, and scores again in here."""
+    """Negative scores under 100 - pos_threshold, scored again in here; no scores in the pairs."""
 
     def score(r):
         prompt = trait_data["eval_prompt"].format(question=r["question"], answer=r["response"])
-        reply = utils.generate_response([{"role": "user", "content": prompt}])
+        reply = utils.generate_response([{"role": "user", "content": prompt}], model=utils.judge_model())
         return int(reply) if re.fullmatch(r"\d+", reply) else None
 
     effective_pairs = []
@@ -68,15 +71,21 @@ def in_arena_style(responses: list[dict], trait_data: dict, pos_threshold: int =
     return effective_pairs
 
 
+@wrong("must be under 50, whatever pos_threshold|neg < 50, whatever pos_threshold")
+def one_threshold_for_both(responses, trait_data, pos_threshold=50):
+    pairs = [(p, n) for p, n in grouped(responses) if scored(p, n)]
+    return [pair_of(p, n) for p, n in pairs if n["score"] < pos_threshold <= p["score"]]
+
+
 @right
 def every_combination(responses, trait_data, pos_threshold=50):
-    """Negative answers first; the threshold for both."""
+    """Negative answers first."""
     return [
         pair_of(pos, neg)
         for neg, pos in product(sides(responses, "neg"), sides(responses, "pos"))
         if all(pos[k] == neg[k] for k in ("question", "instruction_idx"))
         and scored(pos, neg)
-        and neg["score"] < pos_threshold <= pos["score"]
+        and effective(pos, neg, pos_threshold)
     ]
 
 
@@ -218,3 +227,87 @@ def drops_the_score(responses, trait_data, pos_threshold=50):
     for r in responses:
         r.pop("score")
     return found
+
+
+def table_of(responses):
+    """A row a pair; NaN where there is no score."""
+    keys, values = ["question", "instruction_idx"], ["system_prompt", "response", "score"]
+    table = pd.DataFrame(responses, columns=[*keys, "polarity", *values])
+    sides = [table[table.polarity == p].drop(columns="polarity") for p in ("pos", "neg")]
+    pos, neg = (
+        side.rename(columns={v: f"{p}_{v}" for v in values}) for p, side in zip(("pos", "neg"), sides, strict=True)
+    )
+    return pos.merge(neg, on=keys)
+
+
+@right
+def with_pandas(responses, trait_data, pos_threshold=50):
+    """Scores become floats; what is NaN is neither large nor small."""
+    table = table_of(responses).astype({"pos_score": float, "neg_score": float})
+    return table[(table.pos_score >= pos_threshold) & (table.neg_score < 50)].to_dict("records")
+
+
+@right
+def scores_again(responses, trait_data, pos_threshold=50):
+    """Asks the judge once more, and copies what it had said before."""
+    by_key, found = {(r["question"], r["instruction_idx"], r["polarity"]): r for r in responses}, []
+    for (question, i, polarity), pos in by_key.items():
+        neg = by_key.get((question, i, "neg"))
+        if polarity == "pos" and neg is not None:
+            told = [
+                utils.generate_response(
+                    [
+                        {
+                            "role": "user",
+                            "content": trait_data["eval_prompt"].format(question=question, answer=r["response"]),
+                        }
+                    ],
+                    model=utils.judge_model(),
+                    temperature=0.0,
+                )
+                for r in (pos, neg)
+            ]
+            if all(t.isdigit() for t in told) and int(told[0]) >= pos_threshold and int(told[1]) < 50:
+                found.append(pair_of(pos, neg))
+    return found
+
+
+def keeping(words, keep=effective, pairs=grouped, change=lambda pairs: pairs):
+    """A wrong solution: other pairs, kept by something else, or changed in the end."""
+
+    def solution(responses, trait_data, pos_threshold=50):
+        return change([pair_of(*both) for both in pairs(responses) if keep(*both, pos_threshold)])
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+mirrored_threshold = keeping(
+    "whatever pos_threshold", lambda p, n, t: scored(p, n) and p["score"] >= t and n["score"] < 100 - t
+)
+unscored_count_as_zero = keeping(
+    "has no score", lambda p, n, t: (p["score"] or 0) >= t and (n["score"] if n["score"] is not None else 100) < 50
+)
+wide_apart = keeping("was kept|is missing", lambda p, n, t: scored(p, n) and p["score"] - n["score"] >= t)
+at_least_fifty = keeping(
+    "pos_threshold=20.*is missing", lambda p, n, t: scored(p, n) and p["score"] >= max(t, 50) and n["score"] < 50
+)
+one_pair_a_question = keeping(
+    "is missing", change=lambda pairs: list({pair["question"]: pair for pair in pairs}.values())
+)
+without_instruction = keeping(
+    "lacks instruction_idx",
+    change=lambda pairs: [{k: v for k, v in pair.items() if k != "instruction_idx"} for pair in pairs],
+)
+without_scores = keeping(
+    "lacks pos_score, neg_score",
+    change=lambda pairs: [{k: v for k, v in pair.items() if not k.endswith("score")} for pair in pairs],
+)
+three_at_most = keeping("is missing", change=lambda pairs: sorted(pairs, key=lambda p: -p["pos_score"])[:3])
+
+
+@wrong("that is the model under study")
+def asks_the_model_under_study(responses, trait_data, pos_threshold=50):
+    for r in responses:
+        utils.generate_response([{"role": "user", "content": r["response"]}], temperature=0.0)
+    return by_groups(responses, trait_data, pos_threshold)

@@ -1,5 +1,10 @@
 # Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
+import itertools
+
+import numpy as np
+import pandas as pd
 import torch
+from transformers import GenerationConfig
 
 from checks.bank import right, wrong
 from personalab.lm.generation import Request, generate
@@ -60,9 +65,9 @@ def one_batch(model, tokenizer, trait_data, trait_name, max_new_tokens=256, temp
     return solve(model, tokenizer, trait_data, trait_name, max_new_tokens, temperature)
 
 
-@right
-def one_at_a_time(model, tokenizer, trait_data, trait_name, max_new_tokens=256, temperature=0.7):
-    """In the way of today's course: no padding, thinking left on, special tokens as the tokenizer likes."""
+@wrong(r"temperature=0: expected a result, found ValueError.*takes do_sample=False")
+def arena_style(model, tokenizer, trait_data, trait_name, max_new_tokens=256, temperature=0.7):
+    """Samples at temperature 0 too (one at a time, thinking left on)."""
     results = []
     for inst_idx, inst_pair in enumerate(trait_data["instruction"]):
         for polarity in ["pos", "neg"]:
@@ -311,3 +316,110 @@ def changes_its_input(model, tokenizer, trait_data, trait_name, max_new_tokens=2
     found = one_batch(model, tokenizer, trait_data, trait_name, max_new_tokens, temperature)
     trait_data["questions"].clear()
     return found
+
+
+@right
+@torch.inference_mode()
+def loop_by_hand(model, tokenizer, trait_data, trait_name, max_new_tokens=256, temperature=0.7):
+    """Without `generate`: one pass a token, sampled by numpy; an answer ends before the end marker."""
+    stop, rng, entries = model.generation_config.eos_token_id, np.random.default_rng(0), []
+    stops = set(stop if isinstance(stop, list) else [stop])
+    for i, pair in enumerate(trait_data["instruction"]):
+        for polarity, question in itertools.product(("neg", "pos"), trait_data["questions"]):
+            system = system_prompt_of(trait_name if polarity == "pos" else "helpful", pair[polarity])
+            text = render_prompt(conversation_of(system, question), tokenizer)
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            n = len(ids)
+            while len(ids) < n + max_new_tokens:
+                logits = model(torch.tensor([ids], device=model.device)).logits[0, -1].double().cpu().numpy()
+                if temperature:
+                    logits = logits / temperature + rng.gumbel(size=len(logits))
+                if (token := int(logits.argmax())) in stops:
+                    break
+                ids.append(token)
+            entries.append(
+                {
+                    "question": question,
+                    "system_prompt": system,
+                    "response": tokenizer.decode(ids[n:], skip_special_tokens=True),
+                    "instruction_idx": i,
+                    "polarity": polarity,
+                }
+            )
+    return entries
+
+
+@right
+@torch.inference_mode()
+def with_pandas_and_a_config(model, tokenizer, trait_data, trait_name, max_new_tokens=256, temperature=0.7):
+    """A row a prompt, batched by instruction; its own configuration with top_k=0 and top_p."""
+    pairs = pd.DataFrame(trait_data["instruction"]).rename_axis("instruction_idx").reset_index()
+    table = pairs.melt("instruction_idx", ["pos", "neg"], "polarity", "text").merge(
+        pd.DataFrame({"question": trait_data["questions"]}), how="cross"
+    )
+    names = table.polarity.map({"pos": trait_name, "neg": "helpful"})
+    table["system_prompt"] = "You are a " + names + " assistant. " + table.text
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 0.95} if temperature else {}
+    config = GenerationConfig(
+        **{"do_sample": False} | sampling,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=model.generation_config.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    tokenizer.padding_side = "left"
+    for _, rows in table.groupby(["instruction_idx", "polarity"]):
+        prompts = [
+            render_prompt(conversation_of(*row), tokenizer)
+            for row in zip(rows.system_prompt, rows.question, strict=True)
+        ]
+        inputs = tokenizer(prompts, add_special_tokens=False, padding=True, return_tensors="pt").to(model.device)
+        output = model.generate(**inputs, generation_config=config)
+        texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        table.loc[rows.index, "response"] = texts
+    records = table.drop(columns="text").to_dict("records")
+    return [row | {"instruction_idx": np.int64(row["instruction_idx"])} for row in records]
+
+
+def but(words, **changes):
+    """A wrong solution: entries changed, or other arguments handed on."""
+
+    def solution(model, tokenizer, trait_data, trait_name, max_new_tokens=256, temperature=0.7):
+        given = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+        given |= {name: change(given[name]) for name, change in changes.items() if name in given}
+        others = {name: value for name, value in changes.items() if name not in given}
+        return solve(model, tokenizer, trait_data, trait_name, **given, **others)
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+zero_means_default = but("likeliest answer|hand", temperature=lambda t: t or 0.7)
+empty_answers_dropped = but(
+    "one answer empty.*every combination once", change=lambda es: [e for e in es if e["response"]]
+)
+empty_answers_filled = but(
+    "one answer empty.*wrong response", change=lambda es: [e | {"response": e["response"] or "(no answer)"} for e in es]
+)
+first_word = but("It is cut", change=lambda es: [e | {"response": e["response"].split(" ")[0]} for e in es])
+lower_case = but("wrong response", change=lambda es: [e | {"response": e["response"].swapcase()} for e in es])
+counted_from_one = but(
+    "swapped|instruction|every combination",
+    change=lambda es: [e | {"instruction_idx": e["instruction_idx"] + 1} for e in es],
+)
+numbers_as_text = but(
+    "expected an int", change=lambda es: [e | {"instruction_idx": str(e["instruction_idx"])} for e in es]
+)
+instruction_alone = but(
+    "prefix is missing|instruction",
+    change=lambda es: [e | {"system_prompt": e["system_prompt"].partition(". ")[2]} for e in es],
+)
+
+
+@wrong("every combination once")
+def by_text_of_the_prompt(model, tokenizer, trait_data, trait_name, max_new_tokens=256, temperature=0.7):
+    """Looks up the instruction by its text, and keeps one answer a prompt: two instructions may share a side."""
+    found = {
+        (e["system_prompt"], e["question"]): e
+        for e in solve(model, tokenizer, trait_data, trait_name, max_new_tokens, temperature)
+    }
+    return list(found.values())

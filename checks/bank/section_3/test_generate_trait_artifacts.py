@@ -1,7 +1,9 @@
+# Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
 import json
 import re
 
 import openai
+import pandas as pd
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 import utils
@@ -54,11 +56,12 @@ def split(a):
     return a | {"questions": a["questions"][:20], "eval_questions": a["questions"][20:]}
 
 
-def solve(name, description, client=None, skip=(), attempts=1, read=read, **options):
+def solve(name, description, client=None, skip=(), attempts=1, read=read, told=False, **options):
     problem = None
-    for _ in range(attempts):
+    for attempt in range(attempts):
         try:
-            found = read(ask(name, description, client, **options))
+            note = f" Reply {attempt} could not be used: {problem}." if told and attempt else ""
+            found = read(ask(name, description, client, note=note, **options))
         except ValueError:
             problem = "no JSON"
             continue
@@ -73,9 +76,14 @@ def refuses_at_once(trait_name, description, client=None):
     return solve(trait_name, description, client)
 
 
-@right
+@wrong("same request was sent once more")
 def asks_again(trait_name, description, client=None):
     return solve(trait_name, description, client, attempts=4)
+
+
+@right
+def asks_again_and_says_why(trait_name, description, client=None):
+    return solve(trait_name, description, client, attempts=4, told=True)
 
 
 @right
@@ -279,9 +287,104 @@ def swallows_errors(trait_name, description, client=None):
 
 @wrong("expected openai.OpenAIError, found ValueError.*not around the call")
 def failed_calls_count_as_broken_replies(trait_name, description, client=None):
+    try:
+        return solve(trait_name, description, client, attempts=3, told=True)
+    except Exception as error:
+        raise ValueError(f"No complete artifact for {trait_name} in 3 replies: {error}") from error
+
+
+@right
+def warmer_each_time(trait_name, description, client=None):
+    """The same prompt at another temperature is another request."""
+    client, problem = client or utils.make_client(), None
+    for temperature in (0.7, 0.8, 0.9):
+        reply = client.chat.completions.create(
+            model=utils.judge_model(),
+            messages=[{"role": "user", "content": PROMPT.format(name=trait_name, description=description)}],
+            temperature=temperature,
+            max_tokens=4096,
+        )
+        try:
+            found = read(reply.choices[0].message.content)
+        except json.JSONDecodeError as error:
+            problem = error
+            continue
+        problem = next((c for c, holds in CHECKS.items() if not holds(found)), None)
+        if problem is None:
+            return split(found)
+    raise ValueError(f"{trait_name}: {problem}")
+
+
+@right
+def by_a_decoder(trait_name, description, client=None):
+    """The first object of the reply that can be decoded; what is odd in it comes out as a table of faults."""
+    reply = ask(trait_name, description, client)
+    found = None
+    for start in (m.start() for m in re.finditer(r"\{", reply)):
+        try:
+            found, _ = json.JSONDecoder().raw_decode(reply[start:])
+            break
+        except json.JSONDecodeError:
+            continue
+    faults = pd.Series({name: None for name in CHECKS}, dtype=object)
+    for name, holds in CHECKS.items():
+        try:
+            faults[name] = bool(holds(found))
+        except (AttributeError, TypeError, KeyError):
+            faults[name] = False
+    if not faults.all():
+        raise ValueError(f"{trait_name}: {', '.join(faults[~faults.astype(bool)].index)}")
+    return split(found)
+
+
+def but(words, change=lambda found: found, **options):
+    """A wrong solution: the right artifact changed, or asked for otherwise."""
+
+    def solution(trait_name, description, client=None):
+        return change(solve(trait_name, description, client, **options))
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+one_question_in_both_halves = but(
+    "occurs twice", lambda a: a | {"eval_questions": [a["questions"][0], *a["eval_questions"][1:]]}
+)
+thirty_and_ten = but(
+    "expected 20 questions, found 30",
+    lambda a: a | {"questions": a["questions"] + a["eval_questions"][:10], "eval_questions": a["eval_questions"][10:]},
+)
+questions_in_one_text = but("expected 20 questions, found", lambda a: a | {"questions": "\n".join(a["questions"])})
+rubric_filled = but(
+    "placeholder|as it is", lambda a: a | {"eval_prompt": a["eval_prompt"].format(question="-", answer="-")}
+)
+sides_swapped = but(
+    "expected its instruction as it is",
+    lambda a: a | {"instruction": [{"pos": p["neg"], "neg": p["pos"]} for p in a["instruction"]]},
+)
+names_the_trait_itself = but(
+    "nothing that the model wrote",
+    lambda a: a | {"instruction": [{s: f"You are theatrical. {t}" for s, t in p.items()} for p in a["instruction"]]},
+)
+as_json = but("expected a dict, found str", json.dumps)
+first_brace_to_the_first = but(
+    "The reply is complete", read=lambda reply: json.loads(reply[reply.find("{") : reply.find("}") + 1])
+)
+
+
+@wrong("name the trait")
+def nameless_error(trait_name, description, client=None):
+    try:
+        return solve(trait_name, description, client)
+    except ValueError as error:
+        raise ValueError("The reply is incomplete.") from error
+
+
+@wrong("same request was sent once more")
+def waits_and_asks_again(trait_name, description, client=None):
     for _ in range(3):
         try:
             return solve(trait_name, description, client)
-        except Exception as error:
+        except ValueError as error:
             last = error
-    raise ValueError(f"No complete artifact for {trait_name} in 3 replies: {last}")
+    raise last

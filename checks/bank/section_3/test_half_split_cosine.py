@@ -1,6 +1,8 @@
 import random
+from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
@@ -163,3 +165,96 @@ def normalises_in_place(pair_differences, question_ids, generator):
     value = by_permutation(pair_differences, question_ids, generator)
     pair_differences /= pair_differences.norm(dim=1, keepdim=True)
     return value
+
+
+@right
+def with_pandas(pair_differences, question_ids, generator):
+    """A number of numpy's own, in single precision."""
+    refuse(pair_differences, question_ids)
+    table = pd.DataFrame(pair_differences.numpy()).assign(question=pd.Categorical(question_ids).codes)
+    codes = table.question.unique()
+    half = codes[torch.randperm(len(codes), generator=generator)[: len(codes) // 2].numpy()]
+    first = table.question.isin(half)
+    a, b = (table[rows].drop(columns="question").mean().to_numpy() for rows in (first, ~first))
+    return np.float32(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+@right
+def one_of_all_halvings(pair_differences, question_ids, generator):
+    """Every way to choose half of the questions is listed, and one of them drawn."""
+    refuse(pair_differences, question_ids)
+    names = list(dict.fromkeys(question_ids))
+    ways = list(combinations(names, len(names) // 2))
+    half = ways[int(torch.randint(len(ways), (1,), generator=generator))]
+    first = torch.tensor([q in half for q in question_ids])
+    return cosine(pair_differences[first].mean(0), pair_differences[~first].mean(0))
+
+
+@right
+def arena_style(pair_differences, question_ids, generator):
+    """Lists and loops."""
+    if len(pair_differences) != len(question_ids):
+        raise ValueError("Each pair needs a question id.")
+    unique_questions = sorted(set(question_ids), key=lambda q: str(q))
+    if len(unique_questions) < 2:
+        raise ValueError("Need at least two questions to split.")
+    perm = torch.randperm(len(unique_questions), generator=generator)
+    first_half = {unique_questions[i] for i in perm[: len(unique_questions) // 2].tolist()}
+    diffs_a, diffs_b = [], []
+    for diff, question in zip(pair_differences, question_ids, strict=True):
+        (diffs_a if question in first_half else diffs_b).append(diff)
+    vec_a, vec_b = torch.stack(diffs_a).mean(dim=0), torch.stack(diffs_b).mean(dim=0)
+    return (vec_a @ vec_b / (vec_a.norm() * vec_b.norm())).item()
+
+
+def halves(words, value=lambda a, b: cosine(a.mean(0), b.mean(0)), part=split):
+    """A wrong solution: the halves divided otherwise, or something else taken of them."""
+
+    def solution(pair_differences, question_ids, generator):
+        refuse(pair_differences, question_ids)
+        first = part(question_ids, generator)
+        return float(value(pair_differences[first], pair_differences[~first]))
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+def rotated(ids, generator):
+    """Neighbours in the list stay neighbours."""
+    names = list(dict.fromkeys(ids))
+    start = int(torch.randint(len(names), (), generator=generator))
+    half = (names + names)[start : start + len(names) // 2]
+    return torch.tensor([q in half for q in ids])
+
+
+def first_two_together(ids, generator):
+    """The rest is drawn."""
+    names = list(dict.fromkeys(ids))
+    rest = [names[2:][i] for i in torch.randperm(len(names) - 2, generator=generator)] if len(names) > 2 else []
+    half = names[: min(2, len(names) - 1)] + rest[: max(len(names) // 2 - 2, 0)]
+    return torch.tensor([q in half for q in ids])
+
+
+rotation = halves("one of a few", part=rotated)
+two_stay_together = halves("one of a few|belongs to no halving", part=first_two_together)
+absolute = halves("belongs to no halving|wrong", lambda a, b: 1 - abs(cosine(a.mean(0), b.mean(0))))
+dot_product = halves("lies between -1 and 1|no halving", lambda a, b: a.mean(0) @ b.mean(0))
+mean_of_cosines = halves("no halving", lambda a, b: (F.normalize(a, dim=1) @ F.normalize(b, dim=1).T).mean())
+medians = halves("no halving", lambda a, b: cosine(a.median(0).values, b.median(0).values))
+correlation = halves("no halving", lambda a, b: torch.corrcoef(torch.stack([a.mean(0), b.mean(0)]))[0, 1])
+first_pair_alone = halves("no halving", lambda a, b: cosine(a[0], b[0]))
+with_the_whole = halves("no halving", lambda a, b: cosine(a.mean(0), torch.cat([a, b]).mean(0)))
+
+
+@wrong("no halving|given no question|expected a result")
+def odd_question_dropped(pair_differences, question_ids, generator):
+    refuse(pair_differences, question_ids)
+    names = list(dict.fromkeys(question_ids))
+    kept = names[: len(names) // 2 * 2]
+    rows = [i for i, q in enumerate(question_ids) if q in kept]
+    return by_permutation(pair_differences[rows], [question_ids[i] for i in rows], generator)
+
+
+@wrong("always the same")
+def seeds_the_generator(pair_differences, question_ids, generator):
+    return by_permutation(pair_differences, question_ids, generator.manual_seed(0))

@@ -2,7 +2,9 @@ import re
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import torch
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.naive_bayes import MultinomialNB
@@ -16,7 +18,8 @@ def fitted(vectorizer, train_texts, train_labels, model=None):
         raise ValueError("One label a text.")
     if len(set(train_labels)) < 2:
         raise ValueError("Both labels are needed.")
-    return make_pipeline(vectorizer, model or LogisticRegression(max_iter=1000)).fit(train_texts, train_labels)
+    model = LogisticRegression(max_iter=1000) if model is None else model
+    return make_pipeline(vectorizer, model).fit(train_texts, train_labels)
 
 
 @right
@@ -196,3 +199,101 @@ def sorts_its_input(train_texts, train_labels, test_texts):
     order = sorted(range(len(train_texts)), key=lambda i: train_labels[i])
     train_texts[:], train_labels[:] = [train_texts[i] for i in order], [train_labels[i] for i in order]
     return logistic_regression(train_texts, train_labels, test_texts)
+
+
+def tokens(texts):
+    return [re.findall(r"[a-z]+", text.lower()) for text in texts]
+
+
+@right
+def with_pandas(train_texts, train_labels, test_texts):
+    """Shares of the texts with each label that hold a word; the difference, summed over a text's words."""
+    if len(train_texts) != len(train_labels) or len({*train_labels}) < 2:
+        raise ValueError("One label a text, and both labels.")
+    table = pd.DataFrame({"word": [sorted({*words}) for words in tokens(train_texts)], "label": train_labels})
+    each = table.explode("word", ignore_index=True)
+    shares = pd.crosstab(each.word, each.label) / table.label.value_counts()
+    weights = (shares[1] - shares[0]).to_dict()
+    return pd.Series([sum(weights.get(w, 0.0) for w in words) for words in tokens(test_texts)], dtype=float).to_numpy()
+
+
+@right
+def perceptron_in_torch(train_texts, train_labels, test_texts):
+    """Weights by gradient descent on presence of words."""
+    refuse = len(train_texts) != len(train_labels) or len(set(train_labels)) < 2
+    if refuse:
+        raise ValueError("One label a text, and both labels.")
+    index = {w: i for i, w in enumerate(sorted({w for words in tokens(train_texts) for w in words}))}
+
+    def features(texts):
+        x = torch.zeros(len(texts), len(index) + 1, dtype=torch.float64)
+        for row, words in zip(x, tokens(texts), strict=True):
+            row[[index[w] for w in words if w in index]] = 1
+        x[:, -1] = 1
+        return x
+
+    x, y = features(train_texts), torch.tensor(train_labels, dtype=torch.float64)
+    weights = torch.zeros(x.shape[1], dtype=torch.float64)
+    for _ in range(300):
+        weights -= 0.5 * x.T @ ((x @ weights).sigmoid() - y) / len(y)
+    return features(test_texts) @ weights
+
+
+@right
+def unseeded_forest(train_texts, train_labels, test_texts):
+    """Its luck is NumPy's own."""
+    forest = RandomForestClassifier(150)
+    return fitted(CountVectorizer(), train_texts, train_labels, forest).predict_proba(test_texts)[:, 1]
+
+
+@right
+def arena_style(train_texts: list[str], train_labels: list[int], test_texts: list[str]) -> np.ndarray:
+    """A pipeline of scikit-learn's, which raises its own errors."""
+    pipeline = make_pipeline(TfidfVectorizer(), LogisticRegression(C=10.0, max_iter=1000))
+    pipeline.fit(train_texts, train_labels)
+    return pipeline.predict_proba(test_texts)[:, 1]
+
+
+def but(words, change=lambda scores, texts: scores, **parts):
+    """A wrong solution: another vectorizer or model, or scores changed in the end."""
+
+    def solution(train_texts, train_labels, test_texts):
+        model = fitted(parts.get("vectorizer", CountVectorizer)(), train_texts, train_labels)
+        return change(model.decision_function(test_texts), test_texts)
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+ranks = but("texts beside it", lambda scores, texts: scores.argsort().argsort().astype(float))
+centred_on_the_test = but("texts beside it", lambda scores, texts: scores - scores.mean())
+softmax = but("texts beside it", lambda scores, texts: np.exp(scores) / np.exp(scores).sum())
+per_word = but(
+    "words that no training text has must count nothing",
+    lambda scores, texts: np.array([s / max(len(t.split()), 1) for s, t in zip(scores, texts, strict=True)]),
+)
+three_levels = but("different scores|expected the same|AUC", lambda scores, texts: np.sign(scores))
+in_order_of_score = but("should score higher|texts score otherwise", lambda scores, texts: np.sort(scores))
+whole_text = but(
+    "the texts with the trait should score higher|return labels",
+    vectorizer=lambda: CountVectorizer(analyzer=lambda t: [t]),
+)
+sentence_ends = but("case and punctuation", vectorizer=lambda: CountVectorizer(token_pattern=r"\w+|[.,!]"))
+letters_of_words = but("should score higher|read letters", vectorizer=lambda: CountVectorizer(analyzer="char_wb"))
+one_less = but("expected one score a test text", lambda scores, texts: scores[:-1])
+
+
+@wrong("should score higher|different scores")
+def words_of_ones_own(train_texts, train_labels, test_texts):
+    """A list of words that sound like praise, whatever the training texts say."""
+    fitted(CountVectorizer(), train_texts, train_labels)
+    praise = {"great", "wonderful", "brilliant", "amazing", "genius"}
+    return np.array([float(len(praise & set(words(text)))) for text in test_texts])
+
+
+@wrong("words that no training text has must count nothing")
+def unseen_words_speak_against(train_texts, train_labels, test_texts):
+    known = {w for text in train_texts for w in words(text)}
+    scores = fitted(CountVectorizer(), train_texts, train_labels).decision_function(test_texts)
+    unseen = [sum(w not in known for w in words(text)) for text in test_texts]
+    return scores - 0.1 * np.array(unseen)

@@ -1,6 +1,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import einsum
 from sklearn.metrics import roc_auc_score
 
 from checks.bank import right, wrong
@@ -204,3 +205,82 @@ def block_as_a_tensor(pos_reread, neg_reread, vectors):
 def normalises_in_place(pos_reread, neg_reread, vectors):
     vectors /= vectors.norm(dim=-1, keepdim=True)
     return solve(pos_reread, neg_reread, vectors)
+
+
+def auc_by_steps(pos, neg):
+    """The area under the curve itself: one step a threshold."""
+    labels = torch.cat([torch.ones(len(pos)), torch.zeros(len(neg))])
+    areas = []
+    for column in torch.cat([pos, neg]).T:
+        steps = [(labels[column >= t], t) for t in column.unique(sorted=True).flip(0)]
+        rates = [(0.0, 0.0)] + [((s == 0).sum().item() / len(neg), s.sum().item() / len(pos)) for s, _ in steps]
+        x, y = zip(*rates, strict=True)
+        areas.append(np.trapezoid(y, x))
+    return torch.tensor(areas, dtype=torch.float64)
+
+
+@right
+def area_of_a_curve(pos_reread, neg_reread, vectors):
+    return solve(pos_reread, neg_reread, vectors, score=auc_by_steps)
+
+
+@right
+def with_einops_and_numpy(pos_reread, neg_reread, vectors):
+    """A numpy array of scores and a numpy int; searchsorted counts what lies below."""
+    if 0 in (len(pos_reread), len(neg_reread)):
+        raise RuntimeError("one group is empty")
+    pos, neg = (einsum(x, vectors, "n l d, l d -> l n").numpy() for x in (pos_reread, neg_reread))
+    scores = []
+    for p, q in zip(pos, np.sort(neg, axis=1), strict=True):
+        below, not_above = np.searchsorted(q, p, "left"), np.searchsorted(q, p, "right")
+        scores.append((below + not_above).mean() / 2 / len(q))
+    return np.argmax(scores), np.array(scores)
+
+
+@right
+def arena_style(pos_reread, neg_reread, vectors):
+    """Layer by layer, pair by pair."""
+    if pos_reread.shape[0] == 0 or neg_reread.shape[0] == 0:
+        raise ValueError("No examples to compare.")
+    best_layer, scores = 0, []
+    for layer in range(vectors.shape[0]):
+        pos_proj = [(act @ vectors[layer]).item() for act in pos_reread[:, layer]]
+        neg_proj = [(act @ vectors[layer]).item() for act in neg_reread[:, layer]]
+        wins = sum(1.0 if p > n else 0.5 if p == n else 0.0 for p in pos_proj for n in neg_proj)
+        scores.append(wins / (len(pos_proj) * len(neg_proj)))
+        if scores[-1] > scores[best_layer]:
+            best_layer = layer
+    return best_layer, torch.tensor(scores)
+
+
+def but(words, **changes):
+    """A wrong solution: the right one with something changed."""
+
+    def solution(pos_reread, neg_reread, vectors):
+        return solve(pos_reread, neg_reread, vectors, **changes)
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+last_of_equals = but(
+    "take the first of them", choose=lambda scores: (int((scores == scores.max()).nonzero()[-1]), scores)
+)
+in_percent = but("between 0 and 1", score=lambda pos, neg: 100 * auc(pos, neg))
+medians = but("wrong scores", score=lambda pos, neg: (pos > neg.median(0).values).float().mean(0))
+normal_curve = but(
+    "wrong scores",
+    score=lambda pos, neg: torch.special.ndtr((pos.mean(0) - neg.mean(0)) / (pos.var(0) + neg.var(0)).sqrt()),
+)
+gini = but("wrong scores|between 0 and 1", score=lambda pos, neg: 2 * auc(pos, neg) - 1)
+of_magnitudes = but("wrong scores", project=lambda states, vectors: project(states, vectors).abs())
+every_coordinate = but("wrong scores|expected one score", project=lambda states, vectors: (states * vectors).amax(-1))
+second_best = but("expected block", choose=lambda scores: (int(scores.argsort()[-2]), scores))
+counted_from_one = but("hidden_states index", choose=lambda scores: (int(scores.argmax()) + 1, scores))
+mean_answer = but("wrong scores", score=lambda pos, neg: (pos.mean(0) > neg).float().mean(0))
+
+
+@wrong("expected the block as an int, first, found str")
+def named_block(pos_reread, neg_reread, vectors):
+    block, scores = solve(pos_reread, neg_reread, vectors)
+    return f"block {block}", scores

@@ -1,3 +1,5 @@
+import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
@@ -26,7 +28,7 @@ def matrix_product(sae, vector, k):
 
 @right
 def in_arena_style(sae, vector, k):
-    acts = torch.einsum("d, d f -> f", vector.double(), sae.W_enc.detach().double()).relu()
+    acts = torch.einsum("d, d f -> f", vector.double(), sae.W_enc.detach().double())
     decoder = sae.W_dec / sae.W_dec.norm(dim=-1, keepdim=True)
     cosine_sims = decoder @ (vector / vector.norm())
     top_acts, top_indices = acts.topk(k)
@@ -171,3 +173,62 @@ def normalises_the_decoder(sae, vector, k):
     with torch.no_grad():
         sae.W_dec /= sae.W_dec.norm(dim=1, keepdim=True)
     return matrix_product(sae, vector, k)
+
+
+@right
+@torch.no_grad()
+def with_numpy(sae, vector, k):
+    """Numbers of numpy's own."""
+    encoder, decoder, v = (x.numpy() for x in (sae.W_enc, sae.W_dec, vector))
+    activations, norms = v @ encoder, np.linalg.norm(decoder, axis=1) * np.linalg.norm(v)
+    cosines, best = decoder @ v / norms, np.argsort(-activations)[:k]
+    return [(f, activations[f], cosines[f]) for f in best]
+
+
+@right
+@torch.no_grad()
+def with_pandas(sae, vector, k):
+    """Feature by feature, into a table."""
+    unit = vector / vector.norm()
+    rows = [
+        (float(vector @ sae.W_enc[:, f]), float(sae.W_dec[f] @ unit / sae.W_dec[f].norm()))
+        for f in range(len(sae.W_dec))
+    ]
+    table = pd.DataFrame(rows, columns=["activation", "cosine"]).nlargest(k, "activation")
+    return list(table.itertuples(name=None))
+
+
+def but(words, activations=linear, rows=matrix_product, change=lambda found: found):
+    """A wrong solution: other activations, or the right rows changed."""
+
+    @torch.no_grad()
+    def solution(sae, vector, k):
+        found = top(sae, vector, k, activations(sae, vector)) if activations is not linear else rows(sae, vector, k)
+        return change(found)
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+def encoded_difference(sae, vector):
+    """Between two states, after the nonlinearity: a feature that is off in both has no difference."""
+    return sae.encode(sae.b_dec + vector) - sae.encode(sae.b_dec)
+
+
+cut_at_zero = but("cut at zero", lambda sae, v: linear(sae, v).relu())
+difference_of_encoded = but("wrong values", encoded_difference)
+unit_columns = but("wrong values", lambda sae, v: v @ F.normalize(sae.W_enc, dim=0))
+halved = but("wrong values", lambda sae, v: linear(sae, v) / 2)
+by_decoder_cosine = but(
+    "wrong values|by the decoder's rows", lambda sae, v: F.cosine_similarity(sae.W_dec, v[None], dim=1)
+)
+softmax = but("wrong values", lambda sae, v: linear(sae, v).softmax(0))
+counted_from_one = but("wrong values|each an index", change=lambda found: [(f + 1, a, c) for f, a, c in found])
+cosine_of_the_next = but(
+    "cosines",
+    change=lambda found: [(f, a, c) for (f, a, _), (_, _, c) in zip(found, found[1:] + found[:1], strict=True)],
+)
+without_cosine = but("expected a list of 5 tuples", change=lambda found: [row[:2] for row in found])
+positive_only = but("expected a list of 40 tuples", change=lambda found: [row for row in found if row[1] > 0])
+in_lists = but("expected a list of 5 tuples", change=lambda found: [[*row] for row in found])
+absolute_cosine = but("cosines", change=lambda found: [(f, a, abs(c)) for f, a, c in found])

@@ -1,4 +1,9 @@
 # Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
+import contextlib
+from unittest import mock
+
+import einops
+import numpy as np
 import torch
 
 from checks.bank import right, wrong
@@ -20,9 +25,9 @@ class WithHooks(Base):
     pass
 
 
-@right
+@wrong("entered again.*expected a RuntimeError")
 class AsInTheChapter:
-    """ARENA 4.4's way: assert, a hook method, a `remove` method; a second `__enter__` starts afresh."""
+    """Starts afresh where it is entered again (ARENA 4.4's way)."""
 
     def __init__(self, model, steering_vector, coeff=1.0, layer=19, positions="all"):
         assert positions in ("all", "prompt", "response"), "positions must be 'all', 'prompt' or 'response'"
@@ -62,17 +67,27 @@ class AsInTheChapter:
 
 
 @right
-class BeforeTheNextBlock(Base):
-    """A pre-hook on what reads the block's output; entered twice, it adds twice."""
+class ArenaStyle(AsInTheChapter):
+    """Assert, a hook method, a `remove` method; and what this course asks for besides."""
 
     def __enter__(self):
-        self.handles = getattr(self, "handles", [])
-        blocks = decoder_blocks(self.model)
-        reader = blocks[self.layer + 1] if self.layer + 1 < len(blocks) else self.model.model.norm
-        self.handles.append(reader.register_forward_pre_hook(self.pre_hook))
+        if self._handle is not None:
+            raise RuntimeError("already active")
+        return super().__enter__()
 
-    def __exit__(self, *exc):
-        self.handles.pop().remove()
+
+@right
+class BeforeTheNextBlock(Base):
+    """A pre-hook on what reads the block's output."""
+
+    def block(self):
+        blocks = decoder_blocks(self.model)
+        return blocks[self.layer + 1] if self.layer + 1 < len(blocks) else self.model.model.norm
+
+    def __enter__(self):
+        super().__enter__()
+        self.handle.remove()
+        self.handle = self.block().register_forward_pre_hook(self.pre_hook)
 
     def pre_hook(self, module, args):
         return (self.steer(args[0], self.push(args[0])), *args[1:])
@@ -80,23 +95,16 @@ class BeforeTheNextBlock(Base):
 
 @right
 class WithAMask(Base):
-    """A mask over positions; refuses bad positions on entering; in front of other hooks; entered twice, acts once."""
-
-    depth = 0
+    """A mask over positions; refuses bad positions on entering; in front of other hooks."""
 
     def check(self, positions):
         pass
 
     def __enter__(self):
         super().check(self.positions)
-        self.depth += 1
-        if self.depth == 1:
-            self.handle = self.block().register_forward_hook(self.hook, prepend=True)
-
-    def __exit__(self, kind, error, trace):
-        self.depth -= 1
-        if self.depth == 0:
-            super().__exit__()
+        super().__enter__()
+        self.handle.remove()
+        self.handle = self.block().register_forward_hook(self.hook, prepend=True)
 
     def steer(self, hidden, push):
         n = hidden.shape[1]
@@ -104,6 +112,47 @@ class WithAMask(Base):
         if self.positions == "response":
             mask[:, -1] = 1
         return hidden + (mask * push.float()).to(hidden.dtype)
+
+
+@right
+class AnExitStack:
+    """Whatever is undone on leaving stands on a stack; the block's `forward` is replaced for a while."""
+
+    def __init__(self, model, steering_vector, coeff=1.0, layer=19, positions="all"):
+        if positions not in {"all", "prompt", "response"}:
+            raise ValueError(f"positions={positions!r}: use all, prompt or response")
+        self.block, self.positions = decoder_blocks(model)[layer], positions
+        self.push, self.stack = steering_vector.double() * coeff, None
+
+    def __enter__(self):
+        if self.stack:
+            raise RuntimeError("make a second one")
+        self.stack, plain = contextlib.ExitStack(), self.block.forward
+        steered = mock.patch.object(self.block, "forward", lambda *a, **k: self.changed(plain(*a, **k)))
+        self.stack.enter_context(steered)
+
+    def __exit__(self, *exc):
+        self.stack.close()
+        self.stack = None
+
+    def changed(self, output):
+        hidden = tensor_of(output)
+        last = torch.arange(hidden.shape[1]) == hidden.shape[1] - 1
+        where = {"all": last | True, "prompt": last | True if len(last) > 1 else ~last, "response": last}
+        pushed = einops.repeat(self.push.to(hidden), "d -> b s d", b=len(hidden), s=len(last))
+        return like(output, torch.where(where[self.positions][None, :, None], hidden + pushed, hidden))
+
+
+@right
+class RowByRow(Base):
+    """A loop over rows; numpy's numbers."""
+
+    def __init__(self, model, steering_vector, coeff=1.0, layer=19, positions="all"):
+        super().__init__(model, steering_vector, np.float64(coeff), layer, positions)
+
+    def steer(self, hidden, push):
+        row_of = super().steer
+        return torch.stack([row_of(row[None], push)[0] for row in hidden])
 
 
 def mode(words, meant, instead):
@@ -342,6 +391,22 @@ class CaseIgnored(Base):
         super().__init__(model, steering_vector, coeff, layer, positions.lower())
 
 
+@wrong("it accepted.*in the middle of a generation")
+class RefusesInTheHook(AnyPositions):
+    def steer(self, hidden, push):
+        Base.check(self, self.positions)
+        return super().steer(hidden, push)
+
+
+@wrong("found it accepted")
+class APartOfAWord(Base):
+    """Compares with `in` a text, so that "" counts."""
+
+    def check(self, positions):
+        if positions not in "all, prompt, response":
+            raise ValueError(positions)
+
+
 @wrong("refused.*left behind")
 class RefusesTooLate(AnyPositions):
     def __enter__(self):
@@ -413,3 +478,83 @@ class OnceOnly(Base):
         if self.handle is not None:
             return self
         return super().__enter__()
+
+
+@wrong("entered again.*expected a RuntimeError, found no error")
+class EnteredTwiceActsOnce(Base):
+    """Counts how often it was entered."""
+
+    depth = 0
+
+    def __enter__(self):
+        self.depth += 1
+        if self.depth == 1:
+            super().__enter__()
+
+    def __exit__(self, *exc):
+        self.depth -= 1
+        if self.depth == 0:
+            super().__exit__()
+
+
+@wrong("entered again.*expected a RuntimeError, found no error")
+class EnteredTwiceAddsTwice(Base):
+    def __enter__(self):
+        self.handles = [*getattr(self, "handles", []), self.block().register_forward_hook(self.hook)]
+
+    def __exit__(self, *exc):
+        self.handles.pop().remove()
+
+
+@wrong("entered again.*left behind")
+class RefusedAfterRegistering(Base):
+    def __enter__(self):
+        before, self.handle = self.handle, self.block().register_forward_hook(self.hook)
+        if before is not None:
+            raise RuntimeError("already entered")
+
+
+@wrong('positions="response".*wrong values')
+class OnlyOneRowAtATime(Base):
+    """Takes the last position of the whole batch, its last row's."""
+
+    def steer(self, hidden, push):
+        if self.positions != "response":
+            return super().steer(hidden, push)
+        flat = hidden.flatten(0, 1)
+        return torch.cat([flat[:-1], flat[-1:] + push]).view(hidden.shape)
+
+
+@wrong("wrong values")
+class LaterBlocksToo(Base):
+    def __enter__(self):
+        super().__enter__()
+        self.later = [b.register_forward_hook(self.hook) for b in decoder_blocks(self.model)[self.layer + 1 :]]
+
+    def __exit__(self, *exc):
+        super().__exit__()
+        for handle in self.later:
+            handle.remove()
+
+
+@wrong("wrong values")
+class FadesOut(Base):
+    """Less with every pass."""
+
+    passes = 0
+
+    def push(self, hidden):
+        self.passes = 0 if hidden.shape[1] > 1 else self.passes + 1
+        return super().push(hidden) / (1 + self.passes)
+
+
+first_position_spared = mode(
+    'positions="all".*wrong values', "all", lambda h, p: torch.cat([h[:, :1], h[:, 1:] + p], dim=1)
+)
+
+
+@wrong("found AttributeError.*return the same kind")
+class TupleAsList(Base):
+    def hook(self, module, args, output):
+        changed = super().hook(module, args, output)
+        return list(changed) if isinstance(changed, tuple) else changed

@@ -1,3 +1,5 @@
+import einops
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -122,6 +124,37 @@ def with_qwen_in_mind(model, tokenizer, system_prompts, questions, responses, tr
     return found
 
 
+@right
+def by_offsets(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    """Characters after the prompt, by the tokenizer's offsets; einops, and an array of numpy's."""
+    found = np.zeros(len(responses))
+    for i, (system, question, response) in enumerate(zip(system_prompts, questions, responses, strict=True)):
+        prompt = utils.render_prompt(utils.as_messages(system, question), tokenizer)
+        encoded = tokenizer(prompt + response.strip(), add_special_tokens=False, return_offsets_mapping=True)
+        mine = torch.tensor([a >= len(prompt) for a, _ in encoded["offset_mapping"]])
+        with torch.inference_mode():
+            ids = torch.tensor([encoded["input_ids"]], device=model.device)
+            states = model(ids, output_hidden_states=True).hidden_states[layer][0].float().cpu()
+        mean = einops.reduce(states[mine], "s d -> d", "mean")
+        found[i] = einops.einsum(mean, unit(trait_vector), "d, d ->")
+    return found
+
+
+@right
+def padded_on_the_left(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    """All in one batch; a mask over tokens, counted from the row's end."""
+    exchanges = [utils.as_messages(*e) for e in zip(system_prompts, questions, responses, strict=True)]
+    spans = [utils.turn_spans(e, tokenizer) for e in exchanges]
+    batch = tokenizer.pad({"input_ids": [ids for ids, _ in spans]}, padding_side="left", return_tensors="pt")
+    with torch.no_grad():
+        states = model(**batch.to(model.device), output_hidden_states=True).hidden_states[layer].float().cpu()
+    width = states.shape[1]
+    mask = torch.zeros(states.shape[:2])
+    for row, (ids, ((start, end),)) in enumerate(spans):
+        mask[row, width - len(ids) + start : width - len(ids) + end] = 1
+    return ((states @ unit(trait_vector) * mask).sum(1) / mask.sum(1)).tolist()
+
+
 def differing(words, **changes):
     """A wrong solution that differs in one step."""
 
@@ -145,6 +178,33 @@ last_token = differing("last token only", pool=lambda s, a, b: s[b - 1])
 last_prompt_token = differing("last prompt token", pool=lambda s, a, b: s[a - 1])
 first_lost = differing("first token is lost|Compare", pool=lambda s, a, b: s[a + 1 :].mean(0))
 header_included = differing("token of the header", pool=lambda s, a, b: s[a - 1 : b].mean(0))
+
+
+root_of_the_width = differing("Compare", project=lambda a, v: (a @ v / len(v) ** 0.5).item())
+never_negative = differing("cut off", project=lambda a, v: (a @ unit(v)).clamp(min=0).item())
+mean_of_unit_states = differing("Compare", pool=lambda s, a, b: F.normalize(s[a:b], dim=1).mean(0))
+medians = differing("Compare", pool=lambda s, a, b: s[a:b].median(0).values)
+three_tokens = differing("Compare", pool=lambda s, a, b: s[a : min(a + 3, b)].mean(0))
+over_the_whole_length = differing("Compare", pool=lambda s, a, b: s[a:b].sum(0) / len(s))
+minus_the_prompt = differing("Compare", pool=lambda s, a, b: s[a:b].mean(0) - s[:a].mean(0))
+highest_token = differing("Compare", pool=lambda s, a, b: s[a:b], project=lambda h, v: (h @ unit(v)).max().item())
+
+
+@wrong("system prompt is left out")
+def no_system_prompt(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    return solve(model, tokenizer, [""] * len(questions), questions, responses, trait_vector, layer)
+
+
+@wrong("Compare")
+def centred(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    found = solve(model, tokenizer, system_prompts, questions, responses, trait_vector, layer)
+    return [value - sum(found) / len(found) for value in found]
+
+
+@wrong("Compare|another example")
+def the_first_system_prompt_for_all(model, tokenizer, system_prompts, questions, responses, trait_vector, layer):
+    first = [system_prompts[0]] * len(questions)
+    return solve(model, tokenizer, first, questions, responses, trait_vector, layer)
 
 
 @wrong(r"hidden_states\[layer \+ 1\]")

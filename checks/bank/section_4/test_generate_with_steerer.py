@@ -1,5 +1,6 @@
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 
 from checks.bank import right, wrong
@@ -30,6 +31,18 @@ def solve(model, tokenizer, prompt, around, inputs=None, **options):
     return answer(model, tokenizer, (inputs or encoded)(tokenizer, prompt), around, **options)
 
 
+class TwoBlocks(Base):
+    """At the block asked for, and at the first."""
+
+    def __enter__(self):
+        super().__enter__()
+        self.other = decoder_blocks(self.model)[0].register_forward_hook(self.hook)
+
+    def __exit__(self, *exc):
+        super().__exit__()
+        self.other.remove()
+
+
 @right
 def at_all_positions(model, tokenizer, prompt, steering_vector, layer, coeff, max_new_tokens=256, temperature=0.7):
     around = Base(model, steering_vector, coeff, layer)
@@ -58,6 +71,43 @@ def always_samples(model, tokenizer, prompt, steering_vector, layer, coeff, max_
     """The chapter's way at every temperature; the docstring says that 0 is greedy."""
     around, options = Base(model, steering_vector, coeff, layer), {"do_sample": True, "temperature": temperature}
     return solve(model, tokenizer, prompt, around, max_new_tokens=max_new_tokens, **options)
+
+
+@wrong("temperature=0.7: expected a random answer")
+def greedy_below_one(model, tokenizer, prompt, steering_vector, layer, coeff, max_new_tokens=256, temperature=0.7):
+    around, options = Base(model, steering_vector, coeff, layer), {"max_new_tokens": max_new_tokens}
+    return solve(model, tokenizer, prompt, around, temperature=temperature if temperature >= 1 else 0, **options)
+
+
+def sampling(**more):
+    """A right solution with further options where it samples."""
+
+    def solution(model, tokenizer, prompt, steering_vector, layer, coeff, max_new_tokens=256, temperature=0.7):
+        options = {"max_new_tokens": max_new_tokens, "temperature": temperature} | (more if temperature > 0 else {})
+        return solve(model, tokenizer, prompt, Base(model, steering_vector, coeff, layer), **options)
+
+    solution.__module__ = __name__
+    return right(solution)
+
+
+all_of_the_vocabulary = sampling(top_k=0, top_p=1.0)
+nucleus = sampling(top_p=0.95)
+
+
+@right
+@torch.no_grad()
+def own_loop(model, tokenizer, prompt, steering_vector, layer, coeff, max_new_tokens=256, temperature=0.7):
+    """Token by token, everything read again each time, multinomial draws, greedy at temperature 0."""
+    ids = encoded(tokenizer, prompt)["input_ids"].to(model.device)
+    ends, n = model.generation_config.eos_token_id, ids.shape[1]
+    with Base(model, steering_vector, coeff, layer):
+        while ids.shape[1] < n + max_new_tokens and (ids.shape[1] == n or int(ids[0, -1]) not in np.ravel(ends)):
+            logits = model(input_ids=ids, use_cache=False).logits[:, -1].float()
+            drawn = logits.argmax(-1, keepdim=True)
+            if temperature > 0:
+                drawn = torch.multinomial((logits / temperature).softmax(-1), 1)
+            ids = torch.cat([ids, drawn], dim=1)
+    return tokenizer.batch_decode(ids[:, n:], skip_special_tokens=True)[0]
 
 
 @right
@@ -146,6 +196,28 @@ never_sampled = finishing("temperature=100", do_sample=False, temperature=None)
 system_prompt_added = finishing(
     "you add a system prompt", inputs=lambda tok, prompt: encoded(tok, prompt, "You are a helpful assistant.")
 )
+empty_system_message = finishing(
+    "you add an empty system message",
+    inputs=lambda tok, prompt: tok.apply_chat_template(
+        [{"role": "system", "content": ""}, {"role": "user", "content": prompt}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    ),
+)
+prompt_twice = finishing("wrong prompt", inputs=lambda tok, prompt: encoded(tok, f"{prompt} {prompt}"))
+prompt_lowered = finishing("wrong prompt", inputs=lambda tok, prompt: encoded(tok, prompt.lower()))
+first_words_only = finishing(
+    "Its length is wrong",
+    decode=lambda tok, output, n: " ".join(tok.decode(output[0, n:], skip_special_tokens=True).split()[:2]),
+)
+upper_case = finishing(
+    "nothing else", decode=lambda tok, output, n: tok.decode(output[0, n:], skip_special_tokens=True).upper()
+)
+warm_at_zero = finishing("temperature=0.0: expected the likeliest", temperature=50.0)
+half_of_it = steering("wrong values", lambda m, v, c, k: Base(m, v / 2, c, k))
+whole_steps = steering("wrong values", lambda m, v, c, k: Base(m, v, round(c), k))
+two_blocks = steering("wrong values", lambda m, v, c, k: TwoBlocks(m, v, c, k))
 no_template = finishing("wrong prompt", inputs=lambda tok, prompt: tok(prompt, return_tensors="pt"))
 no_generation_prompt = finishing(
     "header of the assistant's turn is missing",

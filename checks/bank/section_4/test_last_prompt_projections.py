@@ -1,3 +1,5 @@
+import einops
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -93,6 +95,31 @@ def with_qwen_in_mind(model, tokenizer, system_prompts, questions, trait_vector,
     return solve(model, tokenizer, system_prompts, questions, trait_vector, layer, encode=as_it_comes)
 
 
+@right
+def in_one_batch(model, tokenizer, system_prompts, questions, trait_vector, layer):
+    """Padded on the left with its mask; einops, and an array of numpy's."""
+    texts = [
+        utils.render_prompt(utils.as_messages(s, q), tokenizer) for s, q in zip(system_prompts, questions, strict=True)
+    ]
+    inputs = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
+    with torch.inference_mode():
+        states = model(**inputs.to(model.device), output_hidden_states=True).hidden_states[layer][:, -1].float().cpu()
+    return einops.einsum(states, unit(trait_vector), "n d, d -> n").numpy()
+
+
+@right
+def stopped_by_a_hook(model, tokenizer, system_prompts, questions, trait_vector, layer):
+    """What the next block is given, by a pre-hook, in double precision."""
+    found, direction = [], trait_vector.double().cpu()
+    for system, question in zip(system_prompts, questions, strict=True):
+        kept = []
+        following = decoder_blocks(model)[layer]
+        with following.register_forward_pre_hook(lambda m, args, kept=kept: kept.append(args[0])), torch.no_grad():
+            model(torch.tensor([encode(system, question, tokenizer)], device=model.device))
+        found.append(np.float64(kept[0][0, -1].double().cpu() @ direction / direction.norm()))
+    return found
+
+
 def differing(words, **changes):
     """A wrong solution that differs in one step."""
 
@@ -135,6 +162,44 @@ answer_leaks_in = differing("Compare|token of the answer", encode=whole_exchange
 double_bos = differing("BOS token is there twice", encode=with_two_bos)
 no_system_prompt = differing("system prompt is left out", encode=lambda s, q, tok: encode("", q, tok))
 no_template = differing("Compare", encode=lambda s, q, tok: rendered(q, tok))
+
+
+def after_a_cue(system, question, tokenizer):
+    return encode(system, question, tokenizer) + rendered("The answer", tokenizer)
+
+
+def header_twice(system, question, tokenizer):
+    return encode(system, question, tokenizer) + encode(system, question, tokenizer)[-3:]
+
+
+answer_begun = differing("Compare|token of the answer", encode=after_a_cue)
+header_again = differing("Compare|token of the answer", encode=header_twice)
+in_the_users_turn = differing("Compare|system prompt is left out", encode=lambda s, q, tok: encode("", f"{q} {s}", tok))
+last_two_tokens = differing("Compare", pool=lambda s: s[-2:].mean(0))
+first_token = differing("Compare", pool=lambda s: s[0])
+unit_state = differing("cosine", pool=lambda s: F.normalize(s[-1].float(), dim=0))
+root_of_the_width = differing("Compare", project=lambda a, v: (a @ v / len(v) ** 0.5).item())
+rounded = differing("Compare|difference is allowed", project=lambda a, v: float(round((a @ unit(v)).item())))
+
+
+@wrong("Compare")
+def centred(model, tokenizer, system_prompts, questions, trait_vector, layer):
+    found = solve(model, tokenizer, system_prompts, questions, trait_vector, layer)
+    return [value - sum(found) / len(found) for value in found]
+
+
+@wrong("difference is allowed")
+def padding_seen(model, tokenizer, system_prompts, questions, trait_vector, layer):
+    """Padded on the left, without the mask."""
+    texts = [
+        utils.render_prompt(utils.as_messages(s, q), tokenizer) for s, q in zip(system_prompts, questions, strict=True)
+    ]
+    inputs = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt")
+    with torch.no_grad():
+        states = model(inputs["input_ids"], output_hidden_states=True).hidden_states[layer].float()
+    return (states[:, -1] @ unit(trait_vector)).tolist()
+
+
 mean_of_the_prompt = differing("average over the prompt", pool=lambda s: s.mean(0))
 token_before = differing("token before the last", pool=lambda s: s[-2])
 not_divided = differing("do not divide by the norm", project=lambda a, v: (a @ v).item())

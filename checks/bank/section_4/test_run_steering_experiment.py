@@ -1,5 +1,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+import pandas as pd
 import torch
 
 import utils
@@ -18,8 +20,12 @@ def messages_for(question, answer, template):
     return [{"role": "user", "content": template.format(question=question, answer=answer)}]
 
 
+def asked(messages, model=None):
+    return utils.generate_response(messages, model=model or utils.judge_model(), max_tokens=10, temperature=0.0)
+
+
 def score(question, answer, template):
-    return number(utils.generate_response(messages_for(question, answer, template), max_tokens=10, temperature=0.0))
+    return number(asked(messages_for(question, answer, template)))
 
 
 def row(coefficient, question, response, points):
@@ -84,9 +90,43 @@ def as_one_batch(
     steer = Steer(layer, steering_vector, torch.tensor([c for _, c in grid]))
     answers = [c.text for c in generate(model, tokenizer, requests, interventions=[steer])]
     conversations = [messages_for(q, a, eval_prompt_template) for (q, _), a in zip(grid, answers, strict=True)]
-    replies = utils.generate_responses_parallel(conversations, progress=False)
+    replies = utils.generate_responses_parallel(conversations, model=utils.judge_model(), progress=False)
     return [
         row(c, q, a, number(reply)) | {"layer": layer} for (q, c), a, reply in zip(grid, answers, replies, strict=True)
+    ]
+
+
+@right
+def as_a_table(
+    model, tokenizer, questions, steering_vector, eval_prompt_template, layer=19, coefficients=None, max_new_tokens=256
+):
+    """pandas: the grid as a product, a column at a time; scores as numpy's integers, None kept in an object column."""
+    coefficients = list(DEFAULTS) if coefficients is None else coefficients
+    index = pd.MultiIndex.from_product([coefficients, questions], names=["coefficient", "question"])
+    table = index.to_frame(index=False).astype(object)
+    table["response"] = [
+        at_all_positions(model, tokenizer, q, steering_vector, layer, c, max_new_tokens)
+        for c, q in table[["coefficient", "question"]].itertuples(index=False)
+    ]
+    points = [score(q, a, eval_prompt_template) for q, a in zip(table.question, table.response, strict=True)]
+    table["score"] = pd.Series([None if p is None else np.int64(p) for p in points], dtype=object)
+    return table.to_dict("records")
+
+
+@right
+def by_index(
+    model, tokenizer, questions, steering_vector, eval_prompt_template, layer=19, coefficients=None, max_new_tokens=256
+):
+    """numpy: a table filled question by question, and read out at the end."""
+    grid = np.array(DEFAULTS if coefficients is None else coefficients, dtype=float)
+    texts = np.empty((len(grid), len(questions)), dtype=object)
+    for j, i in np.ndindex(texts.T.shape):
+        texts[i, j] = at_all_positions(
+            model, tokenizer, questions[j], steering_vector, layer, grid[i], max_new_tokens=max_new_tokens
+        )
+    return [
+        row(grid[i], questions[j], text, score(questions[j], text, eval_prompt_template))
+        for (i, j), text in np.ndenumerate(texts)
     ]
 
 
@@ -117,6 +157,18 @@ def steered(push=lambda v, c: c * v, shift=0, tokens=None):
     return answer
 
 
+asks_the_model_under_study = replacing(
+    "no judge.*judge_model",
+    judge=lambda q, a, t: number(utils.generate_response(messages_for(q, a, t), max_tokens=10, temperature=0.0)),
+)
+judge_sees_the_beginning = replacing("no score that the judge gave", judge=lambda q, a, t: score(q, a[:8], t))
+not_a_number = replacing(
+    "'score' to be an int or None, found nan", judge=lambda q, a, t: float("nan") if score(q, a, t) is None else 1
+)
+sizes_of_coefficients = replacing("sign is wrong", answer=steered(lambda v, c: abs(c) * v))
+beginnings_kept = replacing("no score that the judge gave", note=lambda c, q, a, s: row(c, q, a[:8], s))
+tokens_for_text = replacing("'response' to be a str", note=lambda c, q, a, s: row(c, q, a.split(), s))
+coefficient_of_the_step = replacing("missing", note=lambda c, q, a, s: row(2 * c, q, a, s))
 never_steered = replacing("not steered", answer=steered(lambda v, c: 0 * v))
 sign = replacing("sign is wrong", answer=steered(lambda v, c: -c * v))
 normalised = replacing("normalised", answer=steered(lambda v, c: c * v / v.norm()))
@@ -127,16 +179,14 @@ judge_without_a_template = replacing("eval_prompt_template", judge=lambda q, a, 
 judge_asked_the_wrong_way_round = replacing("eval_prompt_template", judge=lambda q, a, t: score(a, q, t))
 braces_left = replacing(
     "eval_prompt_template",
-    judge=lambda q, a, t: number(utils.generate_response([{"role": "user", "content": t}])),
+    judge=lambda q, a, t: number(asked([{"role": "user", "content": t}])),
 )
 failed_calls_as_none = replacing("failed call of the judge.*no `try`", judge=none_where_it_fails)
 score_invented = replacing("no score that the judge gave", judge=lambda q, a, t: 50)
 none_as_zero = replacing("REFUSAL, which is no score", judge=lambda q, a, t: score(q, a, t) or 0)
 float_scores = replacing("'score' to be an int", judge=lambda q, a, t: (score(q, a, t) or 0) / 100)
-reply_as_score = replacing("'score' to be an int", judge=lambda q, a, t: utils.generate_response(messages_for(q, a, t)))
-refusal_is_an_error = replacing(
-    "found ValueError", judge=lambda q, a, t: int(utils.generate_response(messages_for(q, a, t)))
-)
+reply_as_score = replacing("'score' to be an int", judge=lambda q, a, t: asked(messages_for(q, a, t)))
+refusal_is_an_error = replacing("found ValueError", judge=lambda q, a, t: int(asked(messages_for(q, a, t))))
 other_key = replacing(
     r"\['coefficient'\] missing", note=lambda c, q, a, s: {"coeff": c, "question": q, "response": a, "score": s}
 )
@@ -167,7 +217,16 @@ def responses_swapped(rows):
     return [r | {"coefficient": c} for r, c in zip(rows, labels, strict=True)]
 
 
+def mean_scores(rows):
+    known = [r["score"] for r in rows if r["score"] is not None]
+    return [r | {"score": sum(known) // len(known) if known else None} for r in rows]
+
+
 unscored_dropped = outer("missing", lambda rows: [r for r in rows if r["score"] is not None])
+empty_answers_dropped = outer(
+    "ends every answer at once.*missing", lambda rows: [r for r in rows if r["response"].strip()]
+)
+mean_score_of_a_coefficient = outer("found None|score of|no score", mean_scores)
 first_question_only = outer("missing", lambda rows: rows[::3])
 last_coefficient_only = outer("missing", lambda rows: rows[-3:])
 zero_left_out = outer("missing", lambda rows: [r for r in rows if r["coefficient"]])

@@ -1,8 +1,10 @@
 # Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import torch
 
 import utils
@@ -10,8 +12,11 @@ from checks.bank import right, wrong
 from checks.bank.section_4.pipeline_parts import (
     answers,
     asked,
+    coherence_of,
     effective,
     judge,
+    own_batches,
+    own_loop,
     pipeline,
     scores,
     steer,
@@ -22,18 +27,15 @@ from personalab.records.steps import load_or_generate, steps_dir
 
 
 @right
-def override_a_step_at_a_time(*args, **options):
+def in_steps(*args, **options):
     return pipeline(*args, **options)
 
 
 @right
-def files_deleted_first(model, tokenizer, trait_name, trait_data, layer=19, override=False, **options):
-    """As our reference: coherence too, answers by the library, override deletes the files."""
-    if override:
-        for file in steps_dir(trait_name).iterdir():
-            file.unlink()
+def by_the_library(*args, **options):
+    """The engine's answers, and coherence asked only where the scores would do."""
 
-    def by_the_library(model, tokenizer, data, name, max_new_tokens):
+    def answered(model, tokenizer, data, name, max_new_tokens):
         rows = list(asked(data, name))
         requests = [
             generation.Request(utils.as_messages(r["system_prompt"], r["question"]), max_new_tokens) for r in rows
@@ -41,24 +43,61 @@ def files_deleted_first(model, tokenizer, trait_name, trait_data, layer=19, over
         completions = generation.generate(model, tokenizer, requests)
         return [r | {"response": c.text} for r, c in zip(rows, completions, strict=True)]
 
-    def coherent(responses, data):
-        return [r for r in scores(responses, data) if judge(f"Is this coherent, 0-100? {r['response']}") >= 50]
+    def sparing(responses, data):
+        rows = [r | {"score": judge(filled(data["eval_prompt"], r))} for r in responses]
+        wanted = [r for pair in effective(rows, coherent=lambda pos, neg: True) for r in pair]
+        return [r | {"coherence": coherence_of(r["question"], r["response"]) if r in wanted else None} for r in rows]
 
-    return pipeline(
-        model, tokenizer, trait_name, trait_data, layer, **options,
-        answers=by_the_library, scores=coherent, questions=lambda data: data.get("eval_questions", data["questions"]),
-    )  # fmt: skip
+    return pipeline(*args, **options, answers=answered, scores=sparing)
+
+
+def filled(rubric, row):
+    return rubric.format(question=row["question"], answer=row["response"])
 
 
 @right
-def in_arena_style(
-    model, tokenizer, trait_name, trait_data, layer=19, steering_coefficients=None, max_new_tokens=256, override=False
+def with_pandas(*args, **options):
+    """A table of all answers; missing scores are NaN there, which is neither 50 or more nor less than 50."""
+
+    def table_of(scored):
+        table = pd.DataFrame(scored)
+        table[["score", "coherence"]] = table[["score", "coherence"]].apply(pd.to_numeric)
+        sides = table.set_index(["instruction_idx", "question"]).groupby("polarity")
+        both = sides.get_group("pos").join(sides.get_group("neg"), lsuffix="_pos", rsuffix="_neg")
+        scores = (both.score_pos >= 50) & (both.score_neg < 50)
+        kept = both[scores & (both[["coherence_pos", "coherence_neg"]].min(axis=1, skipna=False) >= 50)].reset_index()
+        names = ("system_prompt", "response")
+        return [
+            [{"question": row.question} | {n: getattr(row, f"{n}_{p}") for n in names} for p in ("pos", "neg")]
+            for row in kept.itertuples()
+        ]
+
+    return pipeline(*args, **options, effective=table_of)
+
+
+@right
+def in_another_folder_first(model, tokenizer, trait_name, *args, override=False, **options):
+    """What `override` makes takes the old run's place when it is whole."""
+    if not override:
+        return pipeline(model, tokenizer, trait_name, *args, **options)
+    folder, fresh = steps_dir(trait_name), steps_dir(f"{trait_name}_fresh")
+    shutil.rmtree(fresh)
+    found = pipeline(
+        model, tokenizer, trait_name, *args, **options, folder=lambda name: steps_dir(f"{trait_name}_fresh")
+    )
+    shutil.rmtree(folder)
+    fresh.rename(folder)
+    return found
+
+
+def in_the_chapters_way(
+    model, tokenizer, trait_name, trait_data, layer, coefficients, max_new_tokens, override, coherent, wipe
 ):
-    """One prompt at a time, a helper of its own that writes in place, tensors as lists, the end marker counted."""
-    if steering_coefficients is None:
-        steering_coefficients = [-3.0, -1.0, 0.0, 1.0, 3.0, 5.0]
+    """ARENA 4.4's: a helper that writes in place, one prompt at a time, tensors as lists, the end marker counted."""
     cache_dir = Path("trait_cache")
     cache_dir.mkdir(exist_ok=True)
+    for path in sorted(cache_dir.glob(f"{trait_name}_*")) if override and wipe else ():
+        path.unlink()
 
     def load_or_generate(path, generate_fn, description):
         if path.exists() and not override:
@@ -77,7 +116,13 @@ def in_arena_style(
         "contrastive responses",
     )
     scored = load_or_generate(
-        cache_dir / f"{trait_name}_scored.json", lambda: scores(responses, trait_data), "trait scores"
+        cache_dir / f"{trait_name}_scored.json",
+        lambda: (
+            scores(responses, trait_data)
+            if coherent
+            else [r | {"score": judge(filled(trait_data["eval_prompt"], r)), "coherence": 100} for r in responses]
+        ),
+        "trait scores",
     )
 
     def extract():
@@ -91,35 +136,49 @@ def in_arena_style(
                     hidden = model(torch.tensor([ids]), output_hidden_states=True).hidden_states[1:]
                 sides.append(torch.stack([h[0, start : end + 1].float().mean(0) for h in hidden]))
             means.append(sides[0] - sides[1])
+        if not means:
+            raise ValueError("No effective pairs.")
         return torch.stack(means).mean(0).tolist()
 
     vectors = torch.tensor(load_or_generate(cache_dir / f"{trait_name}_vectors.json", extract, "trait vectors"))
-    results = load_or_generate(
-        cache_dir / f"{trait_name}_steering.json",
-        lambda: steer(
-            model,
-            tokenizer,
-            trait_data["questions"],
-            vectors[layer],
-            trait_data["eval_prompt"],
-            layer,
-            steering_coefficients,
-            max_new_tokens,
-        ),
-        "steering results",
-    )
-    return vectors, results
+    questions = trait_data.get("eval_questions", trait_data["questions"])
+    args = (questions, vectors[layer], trait_data["eval_prompt"], layer, coefficients, max_new_tokens)
+    path = cache_dir / f"{trait_name}_steering.json"
+    return vectors, load_or_generate(path, lambda: steer(model, tokenizer, *args), "steering results")
+
+
+def arena(coherent, wipe):
+    def solution(
+        model,
+        tokenizer,
+        trait_name,
+        trait_data,
+        layer=19,
+        steering_coefficients=None,
+        max_new_tokens=256,
+        override=False,
+    ):
+        given = (trait_name, trait_data, layer, steering_coefficients, max_new_tokens, override)
+        return in_the_chapters_way(model, tokenizer, *given, coherent, wipe)
+
+    solution.__module__ = __name__
+    return solution
+
+
+arena_style = right(arena(coherent=True, wipe=True))
+arena_without_coherence = wrong("expected coherence scores, found none: keep pairs")(arena(coherent=False, wipe=True))
+arena_override = wrong("interrupted while scoring.*old run.*delete all files")(arena(coherent=True, wipe=False))
 
 
 @right
-def half_of_the_questions_each(model, tokenizer, trait_name, trait_data, layer=19, **options):
-    """Vectors from some questions, steering on the others."""
-    extraction = trait_data | {"questions": trait_data["questions"][:2]}
-
-    def on_the_others(model, tokenizer, questions, *rest):
-        return steer(model, tokenizer, trait_data["questions"][2:], *rest)
-
-    return pipeline(model, tokenizer, trait_name, extraction, layer, **options, steer=on_the_others)
+def loops_of_ones_own(*args, **options):
+    """Batches for the answers, one prompt after the other under the steerer."""
+    return pipeline(
+        *args,
+        **options,
+        answers=lambda *rest: list(answers(*rest, write=own_batches)),
+        steer=lambda *rest: steer(*rest, write=own_loop),
+    )
 
 
 @right
@@ -131,7 +190,7 @@ def answers_tokenised_as_they_come(*args, **options):
 @right
 def negatives_scored_only_where_needed(*args, **options):
     def lazily(responses, data):
-        positive = scores([r for r in responses if r["polarity"] == "pos"], data)
+        positive = scores([r for r in responses if r["polarity"] == "pos"], data)  # its coherence, too
         good = {(r["instruction_idx"], r["question"]) for r in positive if (r["score"] or 0) >= 50}
         negative = [r for r in responses if r["polarity"] == "neg" and (r["instruction_idx"], r["question"]) in good]
         return positive + scores(negative, data)
@@ -139,14 +198,19 @@ def negatives_scored_only_where_needed(*args, **options):
     return pipeline(*args, **options, scores=lazily)
 
 
-def changed(words, **changes):
-    """A wrong solution that differs in one step."""
+def with_steps(**changes):
+    """The pipeline with some steps exchanged."""
 
     def solution(*args, **options):
         return pipeline(*args, **options, **changes)
 
     solution.__module__ = __name__
-    return wrong(words)(solution)
+    return solution
+
+
+def changed(words, **changes):
+    """A wrong solution that differs in one step."""
+    return wrong(words)(with_steps(**changes))
 
 
 def steered(words, change):
@@ -159,7 +223,7 @@ def steered(words, change):
         change(given)
         return steer(model, tokenizer, *vars(given).values())
 
-    return changed(words, steer=other)
+    return wrong(words)(with_steps(steer=other))
 
 
 def unwritten(path, make, description, override=False):
@@ -173,14 +237,14 @@ old_answers = changed("override=True: expected answers.*old file", kept=("answer
 old_scores = changed("override=True: expected scores", kept=("scores",))
 old_vectors = changed("vectors come from the answers of an earlier run", kept=("vectors",))
 old_steering = changed("override=True: expected steered answers", kept=("steering",))
-override_not_written = changed("after one with override=True: expected the vectors and results", cached=unwritten)
+override_not_written = changed("after one with override=True: expected every step", cached=unwritten)
 nothing_cached = changed("same call again.*new answers", uncached=("answers", "scores", "vectors", "steering"))
 answers_not_cached = changed("same call again.*new answers", uncached=("answers",))
 steering_not_cached = changed("same call again.*new steered answers", uncached=("steering",))
 scores_not_cached = changed("same call again.*new scores", uncached=("scores",))
 one_folder_for_all = changed("another trait.*trait_name", folder=lambda name: steps_dir("boastfulness"))
 unfiltered = changed(
-    "every pair was used", effective=lambda scored: effective([r | {"score": None} for r in scored], sides=())
+    "every pair was used", effective=lambda scored: effective(scored, sides=(), coherent=lambda pos, neg: True)
 )
 positives_filtered_only = changed("wrong values", effective=lambda scored: effective(scored, sides=("pos",)))
 filtered_before_scoring = changed(
@@ -198,7 +262,7 @@ results_by_coefficient = changed(
 )
 no_scores = changed("'score'", returned=lambda v, r: (v, [{k: x[k] for k in x if k != "score"} for x in r]))
 defaults_forgotten = steered(
-    "default coefficients.*expected one result", lambda a: vars(a).update(coefficients=a.coefficients or [-1.0, 1.0])
+    "default coefficients: expected one result", lambda a: vars(a).update(coefficients=a.coefficients or [-1.0, 1.0])
 )
 zero_left_out = steered(
     "expected one result", lambda a: vars(a).update(coefficients=[c for c in a.coefficients or [1.0] if c])
@@ -208,11 +272,125 @@ other_block = steered("from block 2 on", lambda a: vars(a).update(layer=a.layer 
 block_below = steered("from block 0 on", lambda a: vars(a).update(layer=a.layer - 1))
 other_sign = steered("sign is wrong", lambda a: vars(a).update(vector=-a.vector))
 not_steered = steered("found none", lambda a: vars(a).update(vector=0 * a.vector))
+under_a_system_prompt = changed(
+    "without a system prompt", steer=lambda *rest: steer(*rest, system="You are a helpful assistant.")
+)
 one_question_left_over = changed("steering on all of.*slice", questions=lambda data: data["questions"][:1])
 first_question_left_out = changed("steering on all of.*slice", questions=lambda data: data["questions"][1:])
 steered_on_both_lists = changed(
-    'steering on "eval_questions"', questions=lambda data: data["questions"] + data.get("eval_questions", [])
+    'steering on all of "eval_questions"', questions=lambda data: data["questions"] + data.get("eval_questions", [])
 )
+eval_questions_ignored = changed('steering on all of "eval_questions"', questions=lambda data: data["questions"])
+half_of_the_questions_each = changed(
+    "only some of the questions",
+    answers=lambda m, t, data, *rest: list(answers(m, t, data | {"questions": data["questions"][:3]}, *rest)),
+)
+
+
+def paired(words, **changes):
+    """A wrong solution that takes other pairs."""
+    return wrong(words)(with_steps(effective=lambda scored: effective(scored, **changes)))
+
+
+def asked_first(scored):
+    """A dict by question keeps one pair of each."""
+    return list({pos["question"]: (pos, neg) for pos, neg in reversed(effective(scored))}.values())
+
+
+coherence_ignored = paired("coherence was not looked at", coherent=lambda pos, neg: True)
+mean_of_both = paired(
+    "coherence of a pair's two answers was averaged", coherent=lambda p, n: (p or 0) + (n or 0) >= 100
+)
+positive_coherence_only = paired("only the positive answer's coherence", coherent=lambda p, n: (p or 0) >= 50)
+unscored_is_coherent = paired(
+    "without a coherence score", coherent=lambda p, n: min(100 if c is None else c for c in (p, n)) >= 50
+)
+more_than_fifty = paired("coherence of just 50", coherent=lambda p, n: min(p or 0, n or 0) > 50)
+unscored_negative_is_zero = paired(
+    "as if that were 0", shown=lambda score, side: 0 if score is None and side == "neg" else score
+)
+one_pair_a_question = changed("one pair a question was used, the first", effective=asked_first)
+last_pair_of_a_question = changed(
+    "one pair a question was used, the last",
+    effective=lambda scored: list({pos["question"]: (pos, neg) for pos, neg in effective(scored)}.values()),
+)
+
+
+def asked_otherwise(change):
+    """Scores from a rubric filled in with something else: `change(row)`."""
+    return lambda responses, data: [
+        r
+        | {"score": judge(filled(data["eval_prompt"], r | change(r)))}
+        | {"coherence": coherence_of(r["question"], r["response"])}
+        for r in responses
+    ]
+
+
+judge_asked_the_wrong_way_round = changed(
+    "whole answer to it filled in",
+    scores=asked_otherwise(lambda r: {"question": r["response"], "response": r["question"]}),
+)
+judge_sees_the_beginning = changed(
+    "whole answer to it filled in", scores=asked_otherwise(lambda r: {"response": r["response"][:9]})
+)
+judge_sees_the_prompt_too = changed(
+    "whole answer to it filled in",
+    scores=asked_otherwise(lambda r: {"question": f"{r['system_prompt']} {r['question']}"}),
+)
+STEPS_ON_DISK = ("answers", "scores", "vectors", "steering")
+unscored_steering_is_zero = changed(
+    "None stands for REFUSAL", returned=lambda v, r: (v, [x | {"score": x["score"] or 0} for x in r])
+)
+step_by_step = changed("interrupted while scoring.*old run.*delete all files", kept=STEPS_ON_DISK, overridden=True)
+old_vectors_kept_to_the_end = changed("interrupted while scoring", kept=("vectors", "steering"), overridden=True)
+no_pairs_no_vector = changed(
+    "finds the trait nowhere.*expected a ValueError, found none",
+    vectors=lambda m, t, pairs: vectors_of(m, t, pairs) if pairs else torch.zeros(4, 32),
+)
+another_error = changed(
+    "finds the trait nowhere.*expected a ValueError, found RuntimeError",
+    vectors=lambda m, t, pairs: vectors_of(m, t, pairs) if pairs else torch.stack([]),
+)
+
+
+@wrong("an empty list was written to pairs.json")
+def empty_pairs_cached(model, tokenizer, trait_name, *args, **options):
+    def written(scored):
+        path = steps_dir(trait_name) / "pairs.json"
+        if options.get("override"):
+            path.unlink(missing_ok=True)
+        return load_or_generate(path, lambda: effective(scored), "pairs")
+
+    return pipeline(model, tokenizer, trait_name, *args, **options, effective=written)
+
+
+@wrong("same call again.*new coherence scores")
+def coherence_asked_each_time(*args, **options):
+    """Asks for coherence at every call, though all else is on disk."""
+
+    def cached(path, make, description, override=False):
+        if path.name != "scores.json":
+            return load_or_generate(path, make, description, override=override)
+        rows = load_or_generate(path, lambda: [r | {"coherence": None} for r in make()], description, override=override)
+        return [r | {"coherence": coherence_of(r["question"], r["response"])} for r in rows]
+
+    return pipeline(*args, **options, cached=cached)
+
+
+@wrong("no judge.*judge_model")
+def asks_the_model_under_study(*args, **options):
+    def one(row, rubric):
+        prompt = rubric.format(question=row["question"], answer=row["response"])
+        reply = utils.generate_response([{"role": "user", "content": prompt}])
+        return int(reply) if reply.isdigit() else None
+
+    def by_default(responses, data):
+        rubrics = {"score": data["eval_prompt"], "coherence": utils.COHERENCE_PROMPT}
+        return [r | {key: one(r, rubric) for key, rubric in rubrics.items()} for r in responses]
+
+    return pipeline(*args, **options, scores=by_default)
+
+
 vectors_from_both_lists = changed(
     '"questions" only',
     answers=lambda m, t, data, *rest: list(
@@ -279,7 +457,7 @@ def lines_read_as_far_as_they_go(*args, **options):
 @wrong("interrupted while scoring.*new answers")
 def answers_and_scores_in_one_step(*args, **options):
     def both(model, tokenizer, data, *rest):
-        return scores(answers(model, tokenizer, data, *rest), data)
+        return scores(list(answers(model, tokenizer, data, *rest)), data)
 
     return pipeline(*args, **options, answers=both, scores=lambda scored, data: scored)
 

@@ -1,3 +1,4 @@
+import einops
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,26 @@ def in_double_precision(vectors, layer):
     return torch.from_numpy(matrix), [*vectors.keys()]
 
 
+@right
+def with_einops(vectors, layer):
+    rows = einops.rearrange([v[layer] for v in vectors.values()], "t d -> t d")
+    products = einops.einsum(rows, rows, "a d, b d -> a b")
+    lengths = einops.reduce(rows**2, "t d -> t", "sum").sqrt()
+    return products / torch.outer(lengths, lengths), list(vectors)
+
+
+@right
+def half_and_its_mirror(vectors, layer):
+    """A loop over pairs, each once, in numpy."""
+    names, n = [*vectors], len(vectors)
+    found = np.eye(n)
+    for i in range(n):
+        for j in range(i):
+            a, b = (vectors[names[k]][layer].double().numpy() for k in (i, j))
+            found[i, j] = found[j, i] = a @ b / np.sqrt((a @ a) * (b @ b))
+    return torch.as_tensor(found, dtype=torch.float32), names
+
+
 def matrix(words, make):
     """A wrong solution that differs in the matrix."""
 
@@ -74,6 +95,17 @@ one_side = matrix("one side only", lambda v, k: F.normalize(rows_of(v, k), dim=1
 absolute = matrix("negative similarities", lambda v, k: cosines(rows_of(v, k)).abs())
 centred = matrix("you centred", lambda v, k: cosines(rows_of(v, k) - rows_of(v, k).mean(0)))
 numpy_matrix = matrix("expected a torch.Tensor", lambda v, k: cosines(rows_of(v, k)).numpy())
+distances = matrix("wrong values", lambda v, k: torch.cdist(rows_of(v, k), rows_of(v, k)))
+cosine_distances = matrix("wrong values", lambda v, k: 1 - cosines(rows_of(v, k)))
+squared = matrix("wrong values", lambda v, k: cosines(rows_of(v, k)) ** 2)
+angles = matrix("wrong values|NaN", lambda v, k: cosines(rows_of(v, k)).clamp(-1, 1).arccos())
+upper_half = matrix("wrong values", lambda v, k: cosines(rows_of(v, k)).triu())
+no_diagonal = matrix("wrong values", lambda v, k: cosines(rows_of(v, k)) - torch.eye(len(v)))
+correlations = matrix("you centred", lambda v, k: torch.corrcoef(rows_of(v, k)).view(len(v), len(v)))
+largest_norm = matrix("wrong values", lambda v, k: dots(rows_of(v, k) / rows_of(v, k).norm(dim=1).max()))
+first_half_of_the_width = matrix("wrong values", lambda v, k: cosines(rows_of(v, k)[:, :5]))
+counted_from_the_end = matrix("wrong values|last block|layer", lambda v, k: cosines(rows_of(v, -k)))
+a_block_each = matrix("expected shape", lambda v, k: torch.stack([cosines(rows_of(v, i)) for i in range(6)]))
 wrong_column = matrix(
     r"expected shape|wrong values|IndexError", lambda v, k: cosines(torch.stack([x[:, k] for x in v.values()]))
 )

@@ -1,9 +1,11 @@
 # Over 300 lines on purpose: one file an exercise, and its table of solutions is the content.
-from collections import defaultdict
+from collections import Counter, defaultdict
 
+import einops
 import numpy as np
+import pandas as pd
 import torch
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import kendalltau, pearsonr, spearmanr
 
 from checks.bank import right, wrong
 
@@ -78,6 +80,37 @@ def in_float32(x, y, groups):
     return tuple(map(np.float32, plain_loops(np.asarray(x, np.float32).astype(float), y, groups)))
 
 
+@right
+def with_pandas(x, y, groups):
+    refuse(x, y, groups)
+    table = pd.DataFrame({"x": x, "y": y})
+    means = table.groupby(np.asarray(groups), sort=False).mean()
+    rest = table - means.loc[groups].to_numpy()
+    for part in (rest, means):
+        if ((part.max() - part.min()) <= 1e-9 * table.abs().max()).any():
+            raise ValueError("constant")
+    return rest.x.corr(rest.y), means.x.corr(means.y)
+
+
+@right
+def with_einops(x, y, groups):
+    """Groups as rows of a membership matrix; a correlation as the mean product of z-scores."""
+    refuse(x, y, groups)
+    member = (np.asarray(groups)[None] == np.unique(groups)[:, None]).astype(float)  # (groups, n)
+    member /= einops.reduce(member, "g n -> g 1", "sum")
+    values = np.stack([x, y])
+    means = einops.einsum(member, values, "g n, v n -> v g")
+    rest = values - einops.einsum(means, (member > 0).astype(float), "v g, g n -> v n")
+
+    def r(part):
+        if (np.ptp(part, axis=1) <= 1e-9 * np.abs(values).max(axis=1)).any():
+            raise ValueError("constant")
+        z = (part - part.mean(1, keepdims=True)) / part.std(1, keepdims=True)
+        return float((z[0] * z[1]).mean())
+
+    return r(rest), r(means)
+
+
 def solution(words, within=None, between=None):
     """A wrong one that differs in one of the two numbers."""
 
@@ -144,6 +177,37 @@ spearman_within = solution(
 squared = solution("r squared", lambda x, y, g: plain_loops(x, y, g)[0] ** 2)
 unsigned = solution("sign", lambda x, y, g: abs(plain_loops(x, y, g)[0]))
 fishers_z = solution("Fisher", None, lambda x, y, g: float(np.arctanh(plain_loops(x, y, g)[1])))
+
+
+def median_of_groups(x, y, groups):
+    return float(np.median(group_rs(x, y, groups)[0]))
+
+
+def groups_of_two_and_more(values, groups):
+    return [np.mean(v) for v in by_label(values, groups).values() if len(v) > 1]
+
+
+def around_others(values, groups):
+    """Each row minus the mean of the others of its group."""
+    found = by_label(values, groups)
+    return [v - (np.mean(found[g]) * len(found[g]) - v) / max(len(found[g]) - 1, 1) for v, g in zip(values, groups)]  # noqa: B905
+
+
+def best_row(values, groups):
+    return [max(v) for v in by_label(values, groups).values()]
+
+
+middle_of_groups = solution("within: ", median_of_groups)
+kendall_within = solution("within: ", lambda x, y, g: kendalltau(centred(x, g), centred(y, g)).statistic)
+leaves_one_out = solution("within: ", lambda x, y, g: safe_r(around_others(x, g), around_others(y, g)))
+percent = solution("within: ", lambda x, y, g: 100 * plain_loops(x, y, g)[0])
+around_the_grand_mean = solution("as they are", lambda x, y, g: safe_r(x - np.mean(x), y - np.mean(y)))
+single_rows_dropped = solution(
+    "groups of 1, 8, 4 and 1 rows: between|found ValueError",
+    None,
+    lambda x, y, g: safe_r(groups_of_two_and_more(x, g), groups_of_two_and_more(y, g)),
+)
+highest_rows_between = solution("between: ", None, lambda x, y, g: safe_r(best_row(x, g), best_row(y, g)))
 
 pooled_between = solution("between: .*take the groups' means", None, lambda x, y, g: pearsonr(x, y).statistic)
 weighted_between = solution(
@@ -357,3 +421,18 @@ def half_checked(words, gap):
 nan_in_x_filled = half_checked("NaN in x", lambda x, y, g: (np.where(np.isnan(x), 0.0, x), y, g))
 infinite_y_cut = half_checked("infinity in y", lambda x, y, g: (x, np.where(np.isinf(y), 0.0, y), g))
 short_y_filled = half_checked("y one row short", lambda x, y, g: (x, [*y, *[50.0] * (len(x) - len(y))], g))
+
+
+@wrong("groups of 1, 8, 4 and 1 rows: expected a result, found ValueError")
+def refuses_single_rows(x, y, groups):
+    """Refuses groups of one row."""
+    if 1 in Counter(list(groups)).values() and len(set(groups)) > 3 and len(x) > 9:
+        raise ValueError("a group of one")
+    return plain_loops(x, y, groups)
+
+
+@wrong("3 groups.*expected a result, found ValueError|2 of 3 groups.*found ValueError")
+def needs_four_groups(x, y, groups):
+    if len(set(groups)) < 4:
+        raise ValueError("too few groups")
+    return plain_loops(x, y, groups)

@@ -1,3 +1,5 @@
+import einops
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -22,6 +24,25 @@ def row_by_row(train_activations, base_activations, trait_vector):
     for train, base in zip(train_activations.double(), base_activations.double(), strict=True):
         found.append(torch.dot(train - base, trait_vector.double()) / trait_vector.double().norm())
     return torch.stack(found)
+
+
+@right
+def with_einops(train_activations, base_activations, trait_vector):
+    both = einops.rearrange([train_activations.float(), base_activations.float()], "side n d -> side n d")
+    along = einops.einsum(both, F.normalize(trait_vector.float(), dim=-1), "side n d, d -> side n")
+    return einops.einsum(along, torch.tensor([1.0, -1.0]), "side n, side -> n")
+
+
+@right
+def in_numpy(train_activations, base_activations, trait_vector):
+    train, base, v = (x.double().numpy() for x in (train_activations, base_activations, trait_vector))
+    return torch.from_numpy((train - base) @ (v / np.linalg.norm(v))).float()
+
+
+@wrong("expected float32, found torch.bfloat16.*convert")
+def in_the_models_dtype(train_activations, base_activations, trait_vector):
+    v = F.normalize(trait_vector, dim=0).to(train_activations.dtype)
+    return (train_activations - base_activations) @ v
 
 
 @wrong("not normalised")
@@ -91,3 +112,29 @@ def in_place(train_activations, base_activations, trait_vector):
 @wrong("expected a torch.Tensor, found list")
 def a_list(train_activations, base_activations, trait_vector):
     return difference_first(train_activations, base_activations, trait_vector).tolist()
+
+
+def otherwise(words, change):
+    """A wrong solution in a line: `change(train, base, v)`."""
+
+    def solution(train_activations, base_activations, trait_vector):
+        return change(train_activations.float(), base_activations.float(), trait_vector.float())
+
+    solution.__module__ = __name__
+    return wrong(words)(solution)
+
+
+base_alone = otherwise("base's activations alone", lambda a, b, v: b @ v / v.norm())
+over_rows = otherwise("expected shape|wrong values|Error", lambda a, b, v: (a - b).mean(0) * v / v.norm())
+next_row = otherwise("wrong values", lambda a, b, v: (a - b.roll(1, 0)) @ v / v.norm())
+ratio = otherwise("wrong values", lambda a, b, v: (a @ v) / (b @ v))
+z_scores = otherwise("wrong values|NaN", lambda a, b, v: standardised((a - b) @ v))
+unit_rows = otherwise("cosine", lambda a, b, v: (F.normalize(a, dim=1) - F.normalize(b, dim=1)) @ v / v.norm())
+root_of_the_width = otherwise("wrong values", lambda a, b, v: (a - b) @ v / len(v) ** 0.5)
+column = otherwise("expected shape", lambda a, b, v: ((a - b) @ v / v.norm())[:, None])
+cut_off = otherwise("wrong values", lambda a, b, v: ((a - b) @ v / v.norm()).clamp(min=0))
+wrong_axis = otherwise("wrong values|Error", lambda a, b, v: v @ (a - b) / v.norm())
+
+
+def standardised(values):
+    return (values - values.mean()) / values.std(correction=0)
