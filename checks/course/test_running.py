@@ -47,6 +47,7 @@ COVER = """
 from IPython.display import display
 
 display({"image/png": "Y292ZXI="}, raw=True)
+display({"image/png": "Zm9sZA==", "application/vnd.plotly.v1+json": {}, "text/plain": "its twin"}, raw=True)
 ```
 """
 

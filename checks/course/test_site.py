@@ -31,6 +31,12 @@ def test_every_section_is_there_with_its_outputs_in_place_of_expected_ones(sourc
         assert graders and not any(cell.outputs for cell in graders)
 
 
+def test_sections_stand_in_the_order_of_the_course(source):
+    listed = re.findall(r"^sections/(section_\w+)$", (source / "sections.md").read_text("utf-8"), re.M)
+    assert listed == [path.stem for path in sections(ROOT / "exercises", ".ipynb").values()]
+    assert listed.index("section_4_steering") < listed.index("section_4_bonus_finetuning")
+
+
 def test_every_picture_is_a_file_and_described(source):
     pages = [p.read_text("utf-8") for p in (source / "sections").glob("*.ipynb")]
     pictures = [tag for page in pages for tag in re.findall(r"<img .*?>", page)]
@@ -53,11 +59,12 @@ def test_an_output_cannot_leave_its_place(tmp_path):
     picture = nbformat.v4.new_output(
         "display_data", {"image/png": base64.b64encode(b"png").decode(), "text/plain": '"><script>x</script>'}
     )
-    figure = nbformat.v4.new_output("display_data", {site._PLOTLY: {"data": "</script>"}})
+    figure = nbformat.v4.new_output("display_data", {site._PLOTLY: {"data": "</script>"}, "image/png": "eA=="})
     shown = [site._shown(output, "cell", i, tmp_path / "s") for i, output in enumerate((picture, figure))]
     assert "<script>" not in "".join(output.data["text/html"] for output in shown)
     assert (tmp_path / "s" / "cell-0.png").read_bytes() == b"png"
     assert "</script>" not in (tmp_path / "s" / "cell-1.js").read_text()
+    assert not (tmp_path / "s" / "cell-1.png").exists()  # which only says that there is an interactive figure
 
 
 def test_the_reference_has_every_module(tmp_path):

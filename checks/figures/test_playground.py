@@ -5,14 +5,16 @@ from __future__ import annotations
 import base64
 import re
 from contextlib import contextmanager
+from html import escape
 
 import ipywidgets as widgets
 import numpy as np
 import pytest
 import torch
 
-from personalab.figures import base, playground
-from personalab.figures.playground import Answer, Comparison, Playground, colour, pieces, to_html
+from personalab.figures import base, coloured_answers
+from personalab.figures.coloured_answers import Answer, Comparison, colour, pieces, to_html
+from personalab.figures.playground import NO_PROMPT, NOTE, Playground
 from personalab.lm import chat
 from personalab.lm.interventions import Steer, applied
 from personalab.lm.models import decoder_blocks
@@ -122,8 +124,8 @@ def test_nothing_a_model_or_user_writes_becomes_markup():
 
 def test_every_text_of_the_html_brings_its_own_background_for_dark_pages():
     html = to_html(shown("a", "b"))
-    tags = re.findall(r"<(?:div|table|th|td|small)\b[^>]*>", html)
-    assert len(tags) == 7 and all("background:#fff;color:#222" in tag for tag in tags)
+    tags = re.findall(r"<(?:div|small)\b[^>]*>", html)
+    assert len(tags) == 5 and all("background:#fff;color:#222" in tag for tag in tags)
 
 
 def test_every_control_has_a_label_that_is_not_cut_off():
@@ -135,6 +137,7 @@ def test_every_control_has_a_label_that_is_not_cut_off():
     ]
     assert len(controls) == 6
     assert all(w.description and w.style.description_width == "initial" for w in controls)
+    assert all(w.layout.width in ("auto", "9em") for w in controls)  # none is wider than its column
 
 
 def test_colours_run_from_blue_over_white_to_orange():
@@ -158,7 +161,7 @@ def test_the_panel_answers_and_shows_errors_escaped():
     positions, colours = find(view, widgets.Dropdown)
     positions.value, colours.value = "prompt", "evil"
     button.click()
-    assert answers.value.count("<td") == 2 and "vector of evil" in answers.value
+    assert answers.value.count("mean projection") == 2 and "vector of evil" in answers.value
     assert {call[1:] for call in steerers.calls} == {(-2.0, 1, "prompt"), (1.5, 1, "prompt")}
     assert not button.disabled
 
@@ -169,6 +172,51 @@ def test_the_panel_answers_and_shows_errors_escaped():
     button.click()
     assert "ValueError" in answers.value and "<script" not in answers.value
     assert not button.disabled and hooks(panel.model) == 0
+
+
+def test_the_panel_says_how_far_it_is_and_shows_the_plain_answer_first():
+    panel, _ = make()
+    view = panel.panel()
+    answers, said = find(view, widgets.HTML)[-1], []
+    answers.observe(lambda change: said.append(change["new"]), "value")
+    find(view, widgets.Button)[0].click()
+    plain = panel.answer(PROMPT, {}, 1)
+    assert f"Plain answer, token 8 of at most {panel.max_tokens}" in "".join(said)
+    (last,) = [text for text in said if "Steered answer, token 8 " in text]
+    assert escape(plain) in last and 'role="status"' in last
+    assert len(said) == 17 and hooks(panel.model) == 0  # a line a token, then both answers
+
+
+def test_an_empty_prompt_is_refused_in_a_sentence():
+    panel, steerers = make()
+    view = panel.panel()
+    for text in ("", " \n"):
+        find(view, widgets.Textarea)[0].value = text
+        find(view, widgets.Button)[0].click()
+        assert find(view, widgets.HTML)[-1].value == NO_PROMPT and not steerers.calls
+
+
+def test_the_colours_follow_the_slider_in_hand():
+    view = make(coefficients={"kind": 1.0})[0].panel()
+    sliders = {slider.description: slider for slider in find(view, widgets.FloatSlider)}
+    _, colours = find(view, widgets.Dropdown)
+    assert colours.value == "kind"
+    sliders["evil"].value = 0.5
+    assert colours.value == "evil"
+    sliders["evil"].value = 0.0
+    assert colours.value == "kind"
+    colours.value = "evil"  # a choice of one's own stays
+    assert colours.value == "evil"
+
+
+def test_evil_has_a_content_note_and_the_panel_fits_a_phone():
+    panel, _ = make()
+    view = panel.panel()
+    assert any(NOTE in w.value for w in find(view, widgets.HTML))
+    mild = Playground(panel.model, panel.tokenizer, {"kind": panel.vectors["kind"]}, panel.steerer, 1)
+    assert not any(NOTE in w.value for w in find(mild.panel(), widgets.HTML))
+    assert "auto-fit" in find(view, widgets.GridBox)[0].layout.grid_template_columns
+    assert to_html(shown("a", "b")).count("flex:1 1 230px") == 2  # side by side only where there is room
 
 
 def test_the_picture_needs_no_widget(monkeypatch):
@@ -184,4 +232,4 @@ def test_the_picture_needs_no_widget(monkeypatch):
 def test_the_picture_takes_any_text(monkeypatch):
     monkeypatch.setattr(base, "display", lambda bundle, **_: None)
     for text in ("$x_1^{", "a\nb\n\nc", "long" * 40, "\ttab \x00", "\\frac $"):
-        playground.draw(shown(text, text))
+        coloured_answers.draw(shown(text, text))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from personalab.figures import assistant_axis, base, capping
+from personalab.figures import assistant_axis, base, capping, report
 from personalab.figures.labels import place_labels
 from personalab.figures.persona_space import (
     group_styles,
@@ -60,8 +60,29 @@ def test_every_figure_comes_as_picture_and_interactive(shown, draw):
     draw()
     static, interactive = shown
     assert base64.b64decode(static["image/png"]).startswith(b"\x89PNG")
-    assert interactive["application/vnd.plotly.v1+json"]["data"]
+    plotly = interactive["application/vnd.plotly.v1+json"]
+    assert plotly["data"] and plotly["config"]["responsive"]
+    assert "width" not in plotly["layout"] and plotly["layout"]["legend"]["y"] < 0  # off the axes
+    assert interactive["image/png"] == base._fold()  # JupyterLab shows the figure itself to whoever points there
     assert len(static["text/plain"]) > 20 and static["text/plain"] in interactive["text/plain"]
+
+
+def test_legends_stand_off_the_axes(monkeypatch):
+    drawn = []
+    for module in (base, report):
+        monkeypatch.setattr(module, "show", lambda static, *_: drawn.append(static))
+    base.plot_null(np.arange(10) / 10, 0.5, "cosine")
+    report.plot_ranks({"projection difference": np.arange(3.0), "judge": np.arange(3.0)}, "evil")
+    for figure in drawn:
+        figure.canvas.draw()
+        (ax,) = figure.axes
+        assert not ax.get_legend().get_window_extent().overlaps(ax.get_window_extent())
+        plt.close(figure)
+
+
+def test_the_fold_is_a_line_that_fits_a_phone():
+    width, height = np.frombuffer(base64.b64decode(base._fold())[16:24], ">u4")
+    assert width < 300 and height < 40
 
 
 def test_the_line_is_in_ascending_order_between_its_limits(shown):

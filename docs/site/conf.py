@@ -7,9 +7,9 @@ from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 
 project = "Persona Lab"
-author = "The Persona Lab authors"
+author = project_copyright = "The Persona Lab authors"
 language = "en"
-extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx_copybutton", "sphinx.ext.autodoc", "sphinx.ext.githubpages", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = project
 html_static_path = ["_static"]
@@ -44,6 +44,12 @@ def _display(writer, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def _says_nothing(app: Sphinx, what: str, name: str, member: object, skip: bool, options: object) -> bool | None:
+    """A field of a NamedTuple: the signature has it."""
+    return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def setup(app: Sphinx) -> None:
     """Formulas as MathML, which browsers read by themselves: no script, nothing to fetch."""
+    app.connect("autodoc-skip-member", _says_nothing)
     app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_display, None))

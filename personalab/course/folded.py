@@ -67,10 +67,17 @@ def _texts(outputs: Iterable[NotebookNode]) -> Iterator[str]:
         data = output.get("data", {})
         if output.get("name") == "stdout":
             yield output.text
+        elif is_interactive(data):
+            continue  # it repeats the picture above it
         elif "image/png" in data:
             yield f"[figure] {data.get('text/plain', '')}\n"
-        elif "text/plain" in data and not any("plotly" in kind for kind in data):
+        elif "text/plain" in data:
             yield f"{data['text/plain']}\n"
+
+
+def is_interactive(data: Mapping[str, object]) -> bool:
+    """Whether an output is the interactive twin of a picture; its own picture only says so."""
+    return any("plotly" in kind for kind in data)
 
 
 def links(source: Path, sources: Iterable[Path]) -> NotebookNode:

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from personalab.course.cells import dumps
+from personalab.course.folded import is_interactive
 from personalab.course.myst import code_cells
 from personalab.course.notebooks import build, save_from_loss
 from personalab.course.running import Finished, chosen, run_section, save
@@ -96,7 +97,8 @@ def covers(done: Finished, folder: Path) -> dict[Path, bytes]:
     found = {}
     for cell in code_cells(done.nb):
         if "cover" in cell.metadata.get("tags", []):
-            pictures = [out.data["image/png"] for out in cell.outputs if "image/png" in out.get("data", {})]
+            shown = [out.get("data", {}) for out in cell.outputs]
+            pictures = [data["image/png"] for data in shown if "image/png" in data and not is_interactive(data)]
             if not pictures:
                 raise ValueError(f"{done.path.name}, cell {cell.id}: it is tagged cover, but shows no picture.")
             found[folder / f"{cell.id}.png"] = base64.b64decode(pictures[-1])

@@ -44,18 +44,20 @@ def build(folder: Path, root: Path = ROOT, api: bool = True) -> int:
     """Make the site in `folder/html`; returns Sphinx's exit code, which is not 0 if it had anything to warn of.
 
     Args:
-        folder: `source` and `html` in it are made anew.
+        folder: `source`, `doctrees` and `html` in it are made anew; `html` is what a host needs.
         api: with the reference from docstrings, which takes most of the time.
     """
     from sphinx.cmd.build import main  # in the site's own layer of packages
 
     source = folder / "source"
-    for made in (source, folder / "html"):
+    for made in (source, folder / "doctrees", folder / "html"):
         shutil.rmtree(made, ignore_errors=True)
     collect(source, root)
     if api:
         reference(source / "api", root / "personalab")
-    return main(["-q", "-W", "--keep-going", "-b", "html", str(source), str(folder / "html")])
+    return main(
+        ["-q", "-W", "--keep-going", "-b", "html", "-d", str(folder / "doctrees"), str(source), str(folder / "html")]
+    )
 
 
 def reference(folder: Path, package: Path) -> None:
@@ -63,7 +65,8 @@ def reference(folder: Path, package: Path) -> None:
     rooms = [room for room in sorted(package.iterdir()) if (room / "__init__.py").exists()]
     for room in rooms:
         names = sorted(path.stem for path in room.glob("[!_]*.py"))
-        modules = [f".. automodule:: personalab.{room.name}.{stem}\n   :members:\n" for stem in names]
+        directive = f".. automodule:: personalab.{room.name}.{{0}}\n   :members:\n"
+        modules = [f"{stem}\n{'-' * len(stem)}\n\n{directive.format(stem)}" for stem in names]
         title = f"{room.name}\n{'=' * len(room.name)}\n"
         write(folder / f"{room.name}.rst", "\n".join([title, *modules]))
     listed = "\n".join(f"   {room.name}" for room in rooms)
@@ -81,7 +84,11 @@ def collect(source: Path, root: Path = ROOT) -> None:
         write(source / page, linked((root / original).read_text("utf-8"), root / original, root, places))
     index = source / PAGES["README.md"]
     write(index, index.read_text("utf-8") + (root / OURS / "contents.txt").read_text("utf-8"))
-    for path in sections(root / "exercises", ".ipynb").values():
+    notebooks = sections(root / "exercises", ".ipynb").values()
+    listed = source / "sections.md"  # in the course's order: a bonus stands behind its section
+    stems = "\n".join(f"sections/{path.stem}" for path in notebooks)
+    write(listed, listed.read_text("utf-8").replace("SECTIONS", stems))
+    for path in notebooks:
         made = section(read(path), read(root / "solutions" / path.name), source / "_static" / "figures" / path.stem)
         write(source / "sections" / path.name, dumps(made))
     for picture in (root / "solutions").glob("*.png"):
@@ -132,10 +139,6 @@ def _shown(output: NotebookNode, cell_id: str, i: int, pictures: Path) -> Notebo
     """An output as the page holds it: a picture as a file beside it, an interactive figure for whoever opens it."""
     data: Mapping[str, Any] = output.get("data", {})
     place, stem = f"../_static/figures/{pictures.name}", f"{cell_id}-{i}"
-    if "image/png" in data:
-        write(pictures / f"{stem}.png", base64.b64decode(data["image/png"]))
-        alt = html.escape(data.get("text/plain", ""), quote=True)
-        return _html(f'<img class="figure" src="{place}/{stem}.png" alt="{alt}" loading="lazy">')
     if _PLOTLY in data:
         figure = json.dumps(data[_PLOTLY]).replace("</", "<\\/")
         write(pictures / f"{stem}.js", f"showFigure({json.dumps(stem)}, {figure});\n")
@@ -143,6 +146,10 @@ def _shown(output: NotebookNode, cell_id: str, i: int, pictures: Path) -> Notebo
             f'<details class="interactive" data-figure="{place}/{stem}.js"><summary>The same, interactive</summary>'
             f'<div id="{stem}"></div></details>'
         )
+    if "image/png" in data:
+        write(pictures / f"{stem}.png", base64.b64decode(data["image/png"]))
+        alt = html.escape(data.get("text/plain", ""), quote=True)
+        return _html(f'<img class="figure" src="{place}/{stem}.png" alt="{alt}" loading="lazy">')
     return output
 
 

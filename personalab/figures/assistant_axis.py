@@ -81,7 +81,7 @@ def plot_drift(
     axes[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0, 0].set_title(title)
     axes[0, 0].legend(**BESIDE)
-    interactive.update_layout(title=title, width=760, height=140 + 260 * len(panels))
+    interactive.update_layout(title=title, height=140 + 260 * len(panels))
     means = {name: np.atleast_2d(v).mean(axis=0) for name, v in projections.items() if len(v)}
     ends = "; ".join(f"{name} from {v[0]:.1f} to {v[-1]:.1f}" for name, v in means.items() if len(v))
     risk = "".join(f"; risk of {name} from {v[0]:.0f} to {v[-1]:.0f}" for name, v in (risks or {}).items() if len(v))
@@ -150,7 +150,7 @@ def plot_sweep(
         ax.legend(**BESIDE)
         interactive.update_yaxes(title_text=label, row=row + 1, col=1)
     axes[-1, 0].set_xlabel(xlabel)
-    interactive.update_layout(width=860, height=120 + 240 * len(panels))
+    interactive.update_layout(height=120 + 240 * len(panels))
     interactive.update_xaxes(title_text=xlabel, row=len(panels), col=1)
     ends = "; ".join(
         f"{label} {name} from {v[0].mean():.2f} to {v[-1].mean():.2f}"

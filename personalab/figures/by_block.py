@@ -63,9 +63,9 @@ def plot_by_block(
     fig.suptitle(title)
     interactive.update_xaxes(title_text="block")
     interactive.update_yaxes(title_text=ylabel, row=1, col=1)
-    legend = {"orientation": "h", "y": -0.25}
-    interactive.update_layout(title=title, width=320 * max(2, len(panels)), height=460, legend=legend)
-    show(fig, interactive, _words(panels, blocks, chosen, chosen_name, f"{title or ylabel}: {ylabel} by block."))
+    interactive.update_layout(title=title, height=460)
+    what = f"{title}: {ylabel} by block." if title else f"{ylabel}, by block."
+    show(fig, interactive, _words(panels, blocks, chosen, chosen_name, what))
 
 
 def _draw_curves(

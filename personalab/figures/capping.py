@@ -45,7 +45,7 @@ def plot_tradeoff(rows: Sequence[Mapping[str, Any]], chosen: str, strongest: str
     ax.set_xscale("function", functions=(lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2))
     ax.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, None), xlim=(-0.2, None), xticks=(0, 1, 2, 5, 10, 20, 30))
     ax.legend(title="a cap's line: 25th, 50th,\n75th percentile from the left", title_fontsize=8, **BESIDE)
-    interactive.update_layout(width=900, height=480, xaxis_title="growth of perplexity, %", yaxis_title=labels[1])
+    interactive.update_layout(height=480, xaxis_title="growth of perplexity, %", yaxis_title=labels[1])
     x, y = points[chosen]
     alt = f"{len(rows)} settings by effect and cost, with 95 % intervals; plain: {plain['out_of_persona']:.0%} out of"
     show(fig, interactive, f"{alt} persona; the chosen cap, {chosen}: {y:.0%}, perplexity {x:.1f} % higher.")
@@ -126,7 +126,7 @@ def plot_ablation(outcomes: Mapping[str, Float[np.ndarray, "n"]], removed: Mappi
         col=2,
     )
     interactive.update_yaxes(autorange="reversed")
-    interactive.update_layout(width=900, height=140 + 36 * len(names), showlegend=False)
+    interactive.update_layout(height=140 + 36 * len(names), showlegend=False)
     interactive.update_xaxes(title_text=label, range=[0, 1], row=1, col=1)
     interactive.update_xaxes(title_text="removed a token", row=1, col=2)
     each = "; ".join(f"{name} {s:.0%}, removes {removed[name]:.1f}" for name, s in zip(names, shares, strict=True))

@@ -80,7 +80,7 @@ def shifts_figure(
     handles += [Line2D([], [], ls="", marker="o", color=COLOURS["control"])]
     handles += [Line2D([], [], ls="", marker="o", color="white", markeredgecolor="black")]
     fig.legend(handles, labels, loc="lower center", ncols=len(labels), frameon=False, bbox_to_anchor=(0.5, -0.08))
-    interactive.update_layout(width=330 * len(panels) + 100, height=430)
+    interactive.update_layout(height=430)
     words = "; ".join(f"{trait}: {panel.text}" for trait, panel in panels.items())
     plt.close(fig)
     return (
@@ -129,7 +129,7 @@ def plot_bars(
             row=1, col=col + 1,
         )  # fmt: skip
         interactive.update_xaxes(title_text=xlabels[title], row=1, col=col + 1)
-    interactive.update_layout(width=360 * len(groups) + 160, height=460)
+    interactive.update_layout(height=460)
     fig.tight_layout()
     parts = [
         f"{title}: " + ", ".join(f"{n} {b.value:.3g} [{b.low:.3g}, {b.high:.3g}]" for n, b in bars.items())

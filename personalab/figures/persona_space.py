@@ -74,7 +74,7 @@ def plot_similarity_matrix(
     fig.colorbar(image, label=label, shrink=0.8)
     interactive = go.Figure(
         go.Heatmap(z=off, x=list(names), y=list(names), zmin=low, zmax=high, colorscale="cividis")
-    ).update_layout(title=title, width=760, height=720, yaxis={"autorange": "reversed"}, plot_bgcolor="white")
+    ).update_layout(title=title, height=720, yaxis={"autorange": "reversed"}, plot_bgcolor="white")
     for start in filter(None, starts):
         interactive.add_hline(start - 0.5, line={"color": "white"})
         interactive.add_vline(start - 0.5, line={"color": "white"})
@@ -124,7 +124,7 @@ def plot_persona_space(
         _draw_axis(ax, interactive, np.asarray(axis_direction, dtype=float), 0.8 * np.abs(coords).max())
     ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(ends) or 1)
     place_labels(ax, np.array([where[m] for m in drawn]), drawn)
-    interactive.update_layout(width=860, height=600, xaxis_title=labels[0], yaxis_title=labels[1])
+    interactive.update_layout(height=600, xaxis_title=labels[0], yaxis_title=labels[1])
     show(fig, interactive, f"Scatter plot of {len(drawn)} personas on {labels[0]} and {labels[1]}: {'; '.join(ends)}.")
 
 
@@ -176,7 +176,7 @@ def plot_similarity_line(
     if ax.get_legend_handles_labels()[0]:
         ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     interactive.update_layout(
-        width=760, height=max(320, int(18 * max(height.values(), default=0))), xaxis_title=title,
+        height=max(320, int(18 * max(height.values(), default=0))), xaxis_title=title,
         xaxis={"range": [-1.05, 1.05]},
         yaxis={"tickvals": [height[name] for name in named], "ticktext": named, "tickfont": {"size": 9}},
     )  # fmt: skip

@@ -72,13 +72,11 @@ def plot_steering(
     axes[0, 0].set(ylabel="judge's score (0-100)", ylim=(-3, 103))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     handles.append(Patch(color=GREY))
-    fig.legend(handles, [*labels, INCOHERENT], frameon=False, fontsize=9, ncols=3, loc="upper center",
-               bbox_to_anchor=(0.5, 0.02))  # fmt: skip
+    fig.legend(handles, [*labels, INCOHERENT], frameon=False, fontsize=9, ncols=min(3, len(scores) + 1),
+               loc="upper center", bbox_to_anchor=(0.5, 0.02))  # fmt: skip
     interactive.add_scatter(x=[None], y=[None], mode="markers", name=INCOHERENT,
                             marker={"color": GREY, "symbol": "square", "size": 12})  # fmt: skip
-    interactive.update_layout(
-        width=320 * len(scores) + 120, height=480, legend={"orientation": "h", "y": -0.25}, yaxis_range=[-3, 103]
-    )
+    interactive.update_layout(height=480, yaxis_range=[-3, 103])
     show(fig, interactive, _said(scores, coherent, shuffled, random))
 
 
@@ -168,9 +166,7 @@ def plot_conditions(values: Mapping[str, Mapping[str, Float[np.ndarray, "n"]]], 
     ax.set_ylabel(ylabel)
     ax.legend(frameon=False, fontsize=9, ncols=len(conditions), loc="upper center", bbox_to_anchor=(0.5, -0.1))
     ticks = {"tickmode": "array", "tickvals": list(range(len(values))), "ticktext": names}
-    interactive.update_layout(
-        width=760, height=460, xaxis=ticks, yaxis_title=ylabel, legend={"orientation": "h", "y": -0.15}
-    )
+    interactive.update_layout(height=460, xaxis=ticks, yaxis_title=ylabel)
     words = "; ".join(
         f"{trait}: " + ", ".join(f"{c} {np.nanmean(v):.1f}" for c, v in by.items()) for trait, by in values.items()
     )
@@ -207,7 +203,7 @@ def plot_monitor(
         interactive.update_xaxes(title_text="projection of the last prompt token", row=1, col=col + 1)
     axes[0, 0].set(ylabel="trait score of the answer (0-100)", ylim=(-6, 106))
     axes[0, -1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), title="prompt")
-    interactive.update_layout(width=340 * len(projections) + 140, height=420, yaxis_range=[-6, 106])
+    interactive.update_layout(height=420, yaxis_range=[-6, 106])
     interactive.update_annotations(font_size=12)
     kind = "Scatter plots of the trait score of an answer against the projection of the last prompt token"
     show(fig, interactive, f"{kind}, by the system prompt's grade; correlations: {'; '.join(words)}.")

@@ -58,8 +58,8 @@ def plot_trait_axis(
     ax.set(xlim=(-1, 1), xlabel=xlabel)
     _legend(ax, interactive, contrast_limit)
     interactive.update_layout(
-        width=820, height=260 + 42 * len(order), xaxis={"title": xlabel, "range": [-1, 1]},
-        yaxis={"tickvals": list(range(len(order))), "ticktext": order}, legend={"orientation": "h", "y": -0.25},
+        height=260 + 42 * len(order), xaxis={"title": xlabel, "range": [-1, 1]},
+        yaxis={"tickvals": list(range(len(order))), "ticktext": order},
     )  # fmt: skip
     words = "; ".join(f"{t} {cosines[t][0]:+.2f} (prompts alone {controls[t][0]:+.2f})" for t in reversed(order))
     chance = f"95 % of random contrasts of ordinary answers lie within ±{contrast_limit:.2f}"

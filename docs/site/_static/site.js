@@ -31,6 +31,10 @@ document.addEventListener("toggle", async (event) => {
 // What the theme leaves out for those who use a keyboard or a screen reader.
 document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("pre").forEach((pre) => (pre.tabIndex = 0));
+  const reachable = new ResizeObserver((boxes) => {  // what scrolls sideways, once it does
+    boxes.forEach(({ target }) => (target.tabIndex = target.scrollWidth > target.clientWidth ? 0 : -1));
+  });
+  document.querySelectorAll(".table-wrapper, div.math").forEach((box) => reachable.observe(box));
   document.querySelectorAll("p[role=heading]:not([aria-level])").forEach((p) => p.setAttribute("aria-level", "2"));
   document.querySelectorAll("summary[aria-label]").forEach((summary) => summary.removeAttribute("aria-label"));
 });
