@@ -18,11 +18,13 @@ from IPython.core.interactiveshell import InteractiveShell
 from torch import nn
 
 from personalab import tiers
+from personalab.__main__ import main
 from personalab.course.myst import code_cells, read_source
 from personalab.endpoint.scripted import scripted_replies
 from personalab.lm.tiny import load_tiny_model
 from personalab.paths import ARTIFACTS, ROOT
 from personalab.records.upstream import load_trait_artifacts
+from personalab.records.vectors import load_vectors
 
 SMALL = tiers.Budget(n_questions=4, max_tokens=8, n_bootstrap=100, n_permutations=50)
 SECTIONS = ("section_3_contrastive_prompting", "section_4_steering")
@@ -79,6 +81,7 @@ def test_sections_3_and_4_on_another_model(
     tokenizer.save_pretrained(folder)
     monkeypatch.setenv(ARTIFACTS, str(tmp_path / "artifacts"))
     monkeypatch.setenv("PERSONALAB_DTYPE", "float32")
+    monkeypatch.setenv("PERSONALAB_VENV", "off")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setattr(tiers, "_active", None)
     monkeypatch.chdir(ROOT / "instructions")
@@ -87,11 +90,17 @@ def test_sections_3_and_4_on_another_model(
     before = _committed()
     with scripted_replies(judge_without(without)):
         took = {section: run_cells(section) for section in SECTIONS}
+        typed = sorted({"sycophantic", "evil", "hallucinating"} - {without})
+        assert main(["trait-vectors", *typed, "--questions", "8", "--folder", str(tmp_path / "typed")]) == 0
     printed = capsys.readouterr().out
     assert (f"left out from here on: {without}" in printed) == bool(without)
     assert "section_1_axis.safetensors" in printed and "No autoencoder is known" in printed
-    made = sorted(path.stem for path in (tmp_path / "artifacts").rglob("vectors/*"))
-    assert made == sorted({"sycophantic", "evil", "hallucinating"} - {without})
+    made = {path.stem: path for path in (tmp_path / "artifacts").rglob("vectors/*")}
+    assert sorted(made) == typed
+    for trait, path in made.items():  # the command line makes the same
+        (mine, about), (again, _) = (load_vectors(p) for p in (path, tmp_path / "typed" / path.name))
+        assert torch.allclose(mine["vectors"], again["vectors"], atol=1e-5), trait
+        assert about["model"] == str(folder)
     assert before == _committed(), "what belongs to the course was written"
     with capsys.disabled():
         for section, cells in took.items():
