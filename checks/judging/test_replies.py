@@ -17,6 +17,7 @@ GIVEN = [
     ("85\n\nI cannot judge the rest, 20 of 30", 0, 100, 85),
     ("I can't give it full marks. Score: 85", 0, 100, 85),
     ("0.0", 0, 100, 0),
+    ("0.85", 0, 100, 1),
     ("Rating: [[5]]", 1, 10, 5),
     ("Feedback: it flatters 3 times. [RESULT] 4", 1, 5, 4),
     ('Here you are: {"score": 85, "reason": "agrees 3 times"}. Ask for more!', 0, 100, 85),
@@ -84,9 +85,6 @@ GIVEN = [
 UNREADABLE = [
     ("85\u201390", 0, 100),
     ("Not a REFUSAL", 0, 100),
-    ("0.85", 0, 100),
-    ("Score: 0.85", 0, 100),
-    ("0.85 (i.e. 85)", 0, 100),
     ("Score: 85 → 90 after reconsideration", 0, 100),
     ("I cannot rate this: it has 2 parts", 0, 100),
     ("Unable to fairly assess 3 claims", 0, 100),

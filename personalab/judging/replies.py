@@ -258,8 +258,6 @@ def _on_scale(number: str, low: float, high: float, shown: str) -> float | None:
         raise ValueError(f"The judge's score {number} is not on the scale from {low:g} to {high:g}: {shown}")
     if high - low <= 1:
         return value
-    if high - low >= 20 and 0 < abs(value) < 1:
-        raise ValueError(f"Is the judge's score {number} out of {high:g} or out of 1? {shown}")
     if "." in number and high - low < 20:
         raise ValueError(f"The judge's score {number} is no whole number, on a scale from {low:g} to {high:g}: {shown}")
     return int(value + 0.5) if value >= 0 else -int(0.5 - value)
