@@ -2,7 +2,7 @@
 # Options go through: make run ARGS="--section 2 --budget quick", make lab ARGS="--no-browser".
 PYTHON ?= python3
 
-.PHONY: setup doctor run record test lab notebooks site bench clean
+.PHONY: setup doctor run record test lab notebooks site bench bench-peers clean
 
 setup:
 	$(PYTHON) -m personalab setup $(ARGS)
@@ -22,5 +22,7 @@ site:
 	$(PYTHON) -m personalab site $(ARGS)
 bench:
 	$(PYTHON) -m personalab bench $(ARGS)
+bench-peers:
+	$(PYTHON) -m personalab bench --peers $(ARGS)
 clean:
 	$(PYTHON) -m personalab clean $(ARGS)

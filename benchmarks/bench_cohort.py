@@ -64,7 +64,7 @@ def main(section: str = "1", notebooks: int = 60, tiny: bool = True) -> int:
     saved = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     write(RESULTS, json.dumps(saved | {section: result}, indent=1, sort_keys=True) + "\n")
     print(json.dumps(result, indent=1))
-    return int(bool(result["wrong_grades"] or MARK.exists()) or not result["same_twice"])
+    return int(bool(result["wrong_grades"] or result["other_points"] or MARK.exists()))
 
 
 def _result(made: Sequence[cohort.Simulated], runs: Sequence[grading.Run]) -> dict[str, object]:
@@ -84,8 +84,9 @@ def _result(made: Sequence[cohort.Simulated], runs: Sequence[grading.Run]) -> di
         "notebooks": len(made),
         "hostile": [one.name for one in made if one.kind == "hostile"],
         "wrong_grades": cohort.mistakes(made, {one.student: one for one in runs[0].graded}),
-        "same_twice": all(g.points == second[path].points for path, g in first.items()),
-        "other_comments": sorted(g.student for path, g in first.items() if g.comments != second[path].comments),
+        "graded_again": len(second),
+        "other_points": sorted(g.student for path, g in second.items() if g.points != first[path].points),
+        "other_comments": sorted(g.student for path, g in second.items() if g.comments != first[path].comments),
         "by_kind": by_kind,
         "seconds_of_each_grading": [round(run.seconds, 1) for run in runs],
     }

@@ -56,13 +56,14 @@ def _cohort(measured: dict[str, Any]) -> str:
             sum(kind["notebooks"] * kind[key] for kind in honest) / n
             for key in ("mean_seconds_computing", "mean_seconds_by_the_clock")
         )
-        same = "the same points" if found["same_twice"] else "other points"
+        again = f"{found['graded_again']}, {len(found['other_points'])} of them with other points"
         evening = f"{COHORT * computing / 2 / 60:.0f} min, {COHORT * clock / found['jobs'] / 60:.0f} min"
         lines.append(
-            f"| {section} | {found['notebooks']}, {len(found['hostile'])} | {len(found['wrong_grades'])} | {same} "
+            f"| {section} | {found['notebooks']}, {len(found['hostile'])} | {len(found['wrong_grades'])} | {again} "
             f"| {computing:.1f} s, {clock:.1f} s | {evening} | load {found['load_before_and_after'][0]:.0f} before it |"
         )
-    return "\n".join(lines)
+    notes = [found["note"] for found in measured.values() if "note" in found]
+    return "\n".join([*lines, *(f"\n{note}" for note in notes)])
 
 
 def _mistakes(found: dict[str, list[Card]]) -> str:

@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +22,9 @@ from torch import nn
 from personalab import __main__, own_model
 from personalab.figures.base import Picture
 from personalab.figures.report import page
-from personalab.lm import models, tiny
+from personalab.lm import chat, models, tiny
+from personalab.lm.activations import mean_response_activations
+from personalab.lm.interventions import Steer, applied
 from personalab.lm.tiny import load_tiny_model
 from personalab.measure import answers
 from personalab.measure.answers import AnswerScores
@@ -78,8 +82,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "generate", generate)
 
 
-def folder_of(family: str, folder: Path) -> str:
-    model, tokenizer = load_tiny_model(family, n_blocks=6)
+def folder_of(family: str, folder: Path, n_blocks: int = 6) -> str:
+    model, tokenizer = load_tiny_model(family, n_blocks=n_blocks)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
@@ -162,13 +166,30 @@ def test_what_cannot_be_measured_is_a_note() -> None:
 
 
 @pytest.mark.usefixtures("own_settings", "quick")
+def test_an_axis_of_any_length_caps_alike() -> None:
+    """The papers' axes are differences of means, as long as these are; ours have unit norm."""
+    model = own_model.loaded(load_tiny_model("qwen2", n_blocks=6))
+    axis = own_model.axis(model, n_questions=4, n_roles=4)
+    assert axis.vectors is not None
+    rows, longer = (
+        own_model.cap(model, replace(axis, vectors=scale * axis.vectors), n_prompts=6, n_items=4, n_tokens=512).rows
+        for scale in (1, 30)
+    )
+    assert [row.name for row in rows] == [row.name for row in longer]
+    assert np.allclose([row.value for row in rows], [row.value for row in longer], atol=1e-4)
+
+
+@pytest.mark.usefixtures("own_settings", "quick")
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     model = own_model.loaded(load_tiny_model("qwen2", n_blocks=6))
     vector = own_model.trait_vector(model, "evil", n_questions=4, n_test=6)
     axis = own_model.axis(model, n_questions=4, n_roles=4, folder=tmp_path)
     (tmp_path / "bad.safetensors").write_bytes(b"x")
+    base, tokenizer = load_tiny_model("llama")
+    tokenizer.chat_template = None
     wrong: list[tuple[Callable[[], object], str]] = [
         (lambda: own_model.axis(str(tmp_path / "nothing")), "No model .*nothing"),
+        (lambda: own_model.axis((base, tokenizer)), "tiny-llama has no chat template.*its instruct version"),
         (lambda: own_model.axis(model, block=6), "block=6 does not exist: this model has blocks 0 to 5"),
         (lambda: own_model.axis(model, n_questions=3), "n_questions=3, n_roles=None: at least 4"),
         (lambda: own_model.trait_vector(model, "eager"), "No prompts for the trait 'eager'"),
@@ -176,6 +197,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         (lambda: own_model.steer(model, axis), "These vectors are no trait's"),
         (lambda: own_model.steer(model, vector, coefficients=[-1]), "at least one must be above 0"),
         (lambda: own_model.monitor(model, tmp_path / "none.safetensors"), "none.safetensors is no .safetensors file"),
+        (lambda: own_model.steer(model, "evil.pt"), r"convert evil\.pt evil\.safetensors --trait NAME --block K"),
         (lambda: own_model.monitor(model, tmp_path / "bad.safetensors"), "bad.safetensors is not a readable"),
         (lambda: own_model.cap(model, axis, percentile=25), "percentile=25: a share"),
         (lambda: own_model.cap(model, axis, blocks=[7]), "block=7 does not exist"),
@@ -186,8 +208,47 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
             call()
     with pytest.raises(ValueError, match=r"holds vectors of 6 blocks and width 32.*has 4 blocks"):
         own_model.monitor(load_tiny_model("qwen2", n_blocks=4), vector)
+    earlier = replace(vector, metadata={"revision": "abc", "n_pairs": 3})
+    later = own_model.monitor(model._replace(revision="def"), earlier, n_questions=4)
+    assert later.notes[0] == "The vectors were made with revision abc of tiny-qwen2; this is def."
+    assert later.notes[1].startswith("The vector rests on 3 effective pairs only")
     other = own_model.monitor(load_tiny_model("llama", n_blocks=6), vector, n_questions=4)
     assert "made with tiny-qwen2, not with this model" in other.notes[0]
+
+
+@pytest.mark.usefixtures("own_settings", "quick")
+def test_the_papers_layer_16_is_block_15(tmp_path: Path) -> None:
+    """The page's lines on a Llama with as many blocks; what its authors' code leaves is made with hidden_states."""
+    model, tokenizer = load_tiny_model("llama", n_blocks=32)
+    pair = [chat.as_messages("", "What is the sea?", answer) for answer in ("A cold and cruel friend.", "Water.")]
+    read = []
+    for encoded in (chat.encode(messages, tokenizer) for messages in pair):
+        (start, end), ids = encoded.spans[0], torch.tensor([encoded.ids])
+        hidden = model(ids, output_hidden_states=True).hidden_states
+        read.append(torch.stack([h[0, start:end].mean(dim=0) for h in hidden]))
+    published = (read[0] - read[1]).detach()  # (33, d)
+    torch.save(published, "evil_response_avg_diff.pt")
+    ours = mean_response_activations(model, tokenizer, pair)
+    apart = ours[0] - ours[1]
+    assert torch.allclose(apart[:31], published[1:32], atol=1e-4) and not torch.allclose(apart[31], published[32])
+    folder = folder_of("llama", tmp_path / "model", n_blocks=32)
+    lines = DOCS.read_text(encoding="utf-8").partition("## Layers of the papers")[2].partition("```bash\n")[2]
+    typed = lines.partition("```")[0].replace("\\\n", " ").replace("meta-llama/Llama-3.1-8B-Instruct", folder)
+    for line in typed.strip().splitlines():
+        command(*shlex.split(line)[3:])
+    (theirs, of), (made, _) = (
+        load_vectors(Path(f"{name}/trait_vector-evil.safetensors")) for name in ("theirs", "out")
+    )
+    assert torch.equal(theirs["vectors"][15], published[16]) and of["block"] == "15"
+    assert made["vectors"].shape == theirs["vectors"].shape == (32, 32)
+    steered = json.loads(Path("theirs/steer-evil.json").read_text(encoding="utf-8"))
+    assert steered["block"] == 15 and not any("made with" in note for note in steered["notes"])
+    ids = torch.tensor([chat.encode(pair[0], tokenizer).ids])
+    with applied(model, [Steer(15, theirs["vectors"][15], 2.0)]):
+        pushed = model(ids, output_hidden_states=True).hidden_states
+    plain = model(ids, output_hidden_states=True).hidden_states
+    assert torch.equal(pushed[15], plain[15])
+    assert torch.allclose(pushed[16] - plain[16], (2 * published[16]).expand_as(plain[16]), atol=1e-4)
 
 
 def test_blocks_that_lie_elsewhere_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,11 +176,11 @@ def grade(args: argparse.Namespace) -> int:
 
 
 def bench(args: argparse.Namespace) -> int:
-    """Run every benchmarks/bench_*.py; the first failure's exit code is returned."""
+    """Run every benchmarks/bench_*.py, or with --peers the other packages on the same work; the first exit code."""
     from personalab.setup import checking
 
     _ensure_weights()
-    return checking.run_all(checking.benchmarks())
+    return checking.run_all(checking.benchmarks(args.peers))
 
 
 def clean(args: argparse.Namespace) -> int:

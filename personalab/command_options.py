@@ -129,6 +129,8 @@ def add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--rubric", required=True, help="trait:NAME, trait:ARTIFACT.json, role, delusion or coherence")
         sub.add_argument("--input", type=Path, required=True, metavar="FILE", help="JSON Lines or CSV to score")
         sub.add_argument("--output", type=Path, required=True, metavar="FILE", help="the same rows with a score")
+    elif command == "bench":
+        sub.add_argument("--peers", action="store_true", help="other packages, each in an environment of its own: GBs")
     elif command == "clean":
         sub.add_argument("--all", action="store_true", help="also what this tier left in artifacts/")
     elif command == "doctor":
@@ -181,6 +183,8 @@ def add_maker_options(sub: argparse.ArgumentParser, command: str) -> None:
         layouts = ("ours", "persona_vectors", "axis", "role", "gguf")
         sub.add_argument("--as", dest="layout", choices=layouts, help="layout of OUT, needed for a .pt")
         sub.add_argument("--scale", type=float, default=1.0, help="multiply the vectors (default: 1, as they are)")
+        sub.add_argument("--trait", help="whose they are: kept in OUT, for monitor, steer and screen")
+        sub.add_argument("--block", type=int, help="where they are read and act: layer k of persona_vectors is k - 1")
     elif command == "finetuning-study":
         sub.add_argument("parts", nargs="*", help="shift, prevention, screening (default: all)")
         sub.add_argument("--rows", type=int, help="of each dataset (default: 75 on the cpu tier, all elsewhere)")

@@ -32,20 +32,22 @@ from personalab.lm.models import load_named
 from personalab.measure.outcome import Outcome
 from personalab.measure.separation import Curve
 from personalab.records.upstream import Trait
+from personalab.setup.weights import LANGUAGE_MODEL
 from personalab.studies.own_axis import study_axis, study_cap
-from personalab.studies.own_files import Direction, fitting, keep
+from personalab.studies.own_files import Direction, fitting, keep, public_name
 from personalab.studies.own_screen import study_screen
 from personalab.studies.own_trait import find_trait, study_trait_vector
 from personalab.studies.own_use import COEFFICIENTS, study_monitor, study_steer
-from personalab.tiers import local_tier
+from personalab.tiers import EMBEDDED_MODEL, TRAIT_ORGANISM, local_tier
 
 
 class Loaded(NamedTuple):
-    """A model in memory, its tokenizer, and what reports call it."""
+    """A model in memory, its tokenizer, what reports call it, and the weights' revision ("" if unknown)."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    revision: str = ""
 
 
 Model = Loaded | tuple[PreTrainedModel, PreTrainedTokenizerBase] | str | Path
@@ -59,23 +61,30 @@ def loaded(model: Model) -> Loaded:
         model: an id on the hub, a folder, the name of an embedded model, or a model and its tokenizer.
 
     Raises:
-        ValueError: if there is no such model, or it is none of these.
+        ValueError: if there is no such model, it is none of these, or it has no chat template.
     """
     if isinstance(model, Loaded):
         return model
     if isinstance(model, str | Path):
         name = str(model)
         lm, tokenizer = load_named(name, local_tier(name))
-        return Loaded(lm, tokenizer, _public(name))
-    if isinstance(model, tuple) and len(model) == 2 and isinstance(model[1], PreTrainedTokenizerBase):
+    elif isinstance(model, tuple) and len(model) == 2 and isinstance(model[1], PreTrainedTokenizerBase):
         lm, tokenizer = model
-        return Loaded(lm.eval(), tokenizer, _public(lm.config._name_or_path or tokenizer.name_or_path))
-    raise ValueError(f"model must be an id, a folder, or (model, tokenizer), not {type(model).__name__}.")
+        name = lm.config._name_or_path or tokenizer.name_or_path
+    else:
+        raise ValueError(f"model must be an id, a folder, or (model, tokenizer), not {type(model).__name__}.")
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"{public_name(name)} has no chat template, so it is no chat model: name its instruct version, or set "
+            "tokenizer.chat_template and give (model, tokenizer)."
+        )
+    return Loaded(lm.eval(), tokenizer, public_name(name), _revision(lm, name))
 
 
-def _public(name: str) -> str:
-    """An id as it is; of a folder the last part, since a report may travel."""
-    return Path(name).resolve().name if Path(name).is_dir() else name
+def _revision(model: PreTrainedModel, name: str) -> str:
+    """The commit that the hub's weights are of, or the embedded model's release."""
+    embedded = name in (EMBEDDED_MODEL, TRAIT_ORGANISM)
+    return LANGUAGE_MODEL.revision if embedded else getattr(model.config, "_commit_hash", None) or ""
 
 
 def axis(
@@ -218,7 +227,8 @@ def cap(
         ValueError: as `axis`, and for a vector that does not fit the model.
     """
     lm = loaded(model)
-    of = fitting(axis(lm, max_tokens=max_tokens, folder=folder) if vector is None else vector, lm.model, lm.name)
+    made = axis(lm, max_tokens=max_tokens, folder=folder) if vector is None else vector
+    of = fitting(made, lm.model, lm.name, lm.revision)
     found, out = study_cap(
         lm.model, lm.tokenizer, of.vectors, blocks=blocks, percentile=percentile,
         n_prompts=n_prompts, n_items=n_items, n_tokens=n_tokens, max_tokens=max_tokens,
@@ -255,9 +265,12 @@ def screen(
 
 
 def _of_trait(vector: Vector, lm: Loaded) -> tuple[Direction, Trait]:
-    of = fitting(vector, lm.model, lm.name)
+    of = fitting(vector, lm.model, lm.name, lm.revision)
     if of.trait is None:
-        raise ValueError("These vectors are no trait's: give what trait_vector returned, or the file that it left.")
+        raise ValueError(
+            "These vectors are no trait's: give what trait_vector returned, or the file that it left. Vectors of other "
+            "programs take the name with them: python -m personalab convert FILE OUT --trait evil --block 19."
+        )
     return of, of.trait
 
 
@@ -277,7 +290,9 @@ def _kept(
     found: Outcome, lm: Loaded, folder: Path | str | None, draw: Callable[[], None], notes: Sequence[str] = ()
 ) -> Outcome:
     """The outcome under the model's name; with a folder, also on disk, with its figures."""
-    found = replace(found, model=lm.name, notes=[*notes, *found.notes])
+    told = {"revision": lm.revision} if lm.revision else {}
+    metadata, sizes = {**found.metadata, **told}, {**found.sizes, **told}
+    found = replace(found, model=lm.name, notes=[*notes, *found.notes], metadata=metadata, sizes=sizes)
     if folder is not None:
         with collected() as pictures:
             draw()

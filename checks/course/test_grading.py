@@ -52,7 +52,7 @@ def graded(release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[lis
 
 
 def settings(release: Path, **other: object) -> Settings:
-    return Settings(folder=release, tiny=True, seconds=3, memory=2 << 30, **other)
+    return Settings(folder=release, tiny=True, seconds=6, memory=2 << 30, **other)
 
 
 def test_some_submissions_get_their_grades(release: Path, tmp_path: Path) -> None:

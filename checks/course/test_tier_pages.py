@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from personalab import tiers
 from personalab.__main__ import main
 from personalab.course import tier_pages
 from personalab.paths import ROOT
+from personalab.setup.weights import LANGUAGE_MODEL
 from personalab.setup.work import SECTIONS, calls, read, work_of, written
 
 A100 = tiers.TIERS["a100"]
@@ -109,3 +112,24 @@ def test_more_questions_are_more_work() -> None:
         assert calls(less) <= calls(more) and read(less, hosted=False) < read(more, hosted=False)
     with pytest.raises(ValueError, match="section '9' is not counted"):
         work_of("9", A100, A100.budget)
+
+
+@pytest.mark.slow
+def test_the_recorded_runs_answers_are_those_of_the_formula() -> None:
+    """Their number exactly, their tokens nearly: docs/tiers.md says how nearly."""
+    tokenizer = Tokenizer.from_file(str(LANGUAGE_MODEL.ensure() / "tokenizer.json"))
+    found = {name: load_json(f"section_{name}.json") for name in ("1_responses", "3_answers", "4_sweep")}
+    contrasting = [row for rows in found["3_answers"].values() for row in rows["contrastive"]]
+    for section, what, rows, shown in (
+        ("1", "answers of 44 personas", found["1_responses"], 0),
+        ("3", "contrasting answers", contrasting, 4),
+        ("4", "sweep of coefficients", found["4_sweep"], 0),
+    ):
+        step = next(s for s in work_of(section, tiers.TIERS["cpu"], tiers.FULL) if s.what == what)
+        tokens = sum(len(tokenizer.encode(row["response"], add_special_tokens=False).ids) for row in rows)
+        assert len(rows) == step.n - shown
+        assert 0.85 < tokens / step.tokens_written <= 1
+
+
+def load_json(name: str) -> Any:
+    return json.loads((ROOT / "artifacts" / "reference" / "cpu" / name).read_text(encoding="utf-8"))

@@ -209,3 +209,17 @@ def test_the_command(tmp_path, rows, model, monkeypatch, capsys):
     assert said.count("--as persona_vectors, axis or role") == 3 and "name another" in said and "delete" not in said
     with pytest.raises(ValueError, match="python -m personalab convert evil_response_avg_diff"):
         load_vectors(source)
+
+
+def test_a_trait_and_a_block_go_with_the_vectors(tmp_path, rows, model):
+    torch.save(rows, tmp_path / "evil_response_avg_diff.pt")
+    convert(tmp_path / "evil_response_avg_diff.pt", tmp_path / "evil.safetensors", model, trait="evil", block=3)
+    convert(tmp_path / "evil.safetensors", tmp_path / "evil.gguf")
+    convert(tmp_path / "evil.gguf", tmp_path / "again.safetensors")
+    for name in ("evil", "again"):
+        metadata = load_vectors(tmp_path / f"{name}.safetensors")[1]
+        assert (metadata["trait"], metadata["block"]) == ("evil", "3")
+    with pytest.raises(DataError, match=r"--block 4 does not exist: there are vectors of blocks 0 to 3"):
+        convert(tmp_path / "evil.gguf", tmp_path / "x.safetensors", block=4)
+    with pytest.raises(DataError, match="caps name their own blocks"):
+        convert(tmp_path, tmp_path / "caps", trait="evil")

@@ -236,12 +236,14 @@ def test_pips_failure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_choice_of_ones_own_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = (
         "from personalab.setup import hosted; hosted.gpu_bytes = lambda: 16e9; hosted.unmet = lambda wanted: [];"
-        "hosted._token = lambda: False; hosted.prepare(); import os; print(os.environ['PERSONALAB_VENV'])"
+        "hosted.prepare(); import os; print(os.environ['PERSONALAB_VENV'])"
     )
     said = {}
+    nobody = {name: value for name, value in environment().items() if not name.startswith("HF_")}
+    nobody["HF_HOME"] = str(tmp_path)
     for setting in ({}, {"PERSONALAB_TIER": "cpu"}):
         done = subprocess.run(
-            [sys.executable, "-c", script], cwd=ROOT, env=environment() | setting, capture_output=True, text=True
+            [sys.executable, "-c", script], cwd=ROOT, env=nobody | setting, capture_output=True, text=True
         )
         assert done.returncode == 0 and done.stdout.endswith("off\n"), done.stderr
         said[setting.get("PERSONALAB_TIER", "")] = done.stdout

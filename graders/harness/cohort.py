@@ -201,7 +201,7 @@ class Cohort:
         silence()
         os.closerange(3, writer.fileno())
         os.closerange(writer.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
-        resource_tracker._resource_tracker._fd = None  # the one that tqdm's locks have started is out of reach now
+        vars(resource_tracker._resource_tracker)["_fd"] = None  # that of tqdm's locks is out of reach from here
         shutil.copytree(self.template, self.place, dirs_exist_ok=True)
         for name in ("workbook", ".home", ".tmp"):
             (self.place / name).mkdir(exist_ok=True)

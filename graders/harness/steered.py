@@ -155,8 +155,8 @@ class Exercise:
         yield self.steered(Situation("bfloat16 model, float32 vector", *half, vector_of(), 1, 1.5), False)
         yield self._temperature(0.0)
         yield self._temperature(1e-5)
-        yield self._temperature(0.7)
         yield self._temperature(100.0)
+        yield self._temperature(0.7)
         model, tok = sharp("qwen2")
         alike = partial(changed, model, [(1, lambda hidden: hidden)])
         what = "With a second hook on the block"

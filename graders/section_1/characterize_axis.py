@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from graders.harness import Case, called_with, check, check_close, check_kind, difference, grader, kind_of, tolerance
 from graders.harness.expect import real
@@ -17,6 +18,11 @@ def test_characterize_axis() -> Iterator[Case]:
     """Cosines with the axis, least Assistant-like first."""
     vectors = persona_vectors(3, _D)
     axis = 4 * torch.randn(_D, generator=torch.Generator().manual_seed(4))
+    yield _case(vectors, axis, f"{len(vectors)} personas and an axis")
+    yield _case(vectors, -axis, "the other way round")  # cosines of one sign, by chance, would hide an order by size
+
+
+def _case(vectors: dict[str, Tensor], axis: Tensor, what: str) -> Case:
     stacked, length = torch.stack(list(vectors.values())).double(), axis.double().norm()
     dots, norms = stacked @ axis.double(), stacked.norm(dim=1)
     mistakes = {
@@ -44,4 +50,4 @@ def test_characterize_axis() -> Iterator[Case]:
             + (": yours descend." if order == sorted(order, reverse=True) else "."),
         )
 
-    yield Case(f"{len(vectors)} personas and an axis", lambda work: called_with(vectors, axis)(work)[0], judge)
+    return Case(what, lambda work: called_with(vectors, axis)(work)[0], judge)

@@ -142,7 +142,7 @@ def test_run_steering_experiment(model: Any = None, tokenizer: Any = None) -> It
     """One row for each coefficient and question: the answer under that coefficient alone, and the judge's score."""
     if on_tiny_models():
         for family, layer, coefficients in (
-            ("llama", 1, [2.0, -1.5, 0.0]),
+            ("llama", 1, [2.0, -1.0, 0.0]),
             ("gemma2", 2, [-1.5, 1.5]),
             ("qwen3", 0, [0.0, 1.0, 3.0]),
         ):

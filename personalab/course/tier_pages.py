@@ -120,7 +120,7 @@ def counted(root: Path = ROOT) -> list[str]:
         for what, n in formula.items():
             here = sum(found[what] for found in tokens.values())
             lines.append(f"| {section} | {budget} | {what} | {here:,} | {n:,} | {here / n:.2f} |")
-    return lines
+    return lines if len(lines) > 2 else []
 
 
 def take_counts(run: Path, root: Path = ROOT) -> list[str]:

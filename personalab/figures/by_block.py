@@ -64,7 +64,8 @@ def plot_by_block(
     interactive.update_xaxes(title_text="block")
     interactive.update_yaxes(title_text=ylabel, row=1, col=1)
     interactive.update_layout(title=title, height=460)
-    show(fig, interactive, _words(panels, blocks, chosen, chosen_name, f"{title or ylabel}: {ylabel} by block."))
+    what = f"{title}: {ylabel} by block." if title else f"{ylabel}, by block."
+    show(fig, interactive, _words(panels, blocks, chosen, chosen_name, what))
 
 
 def _draw_curves(

@@ -31,11 +31,10 @@ p { margin: .5rem 0; }
 table { border-collapse: collapse; width: 100%; }
 caption { text-align: left; padding-bottom: .4rem; }
 th, td { text-align: left; vertical-align: top; padding: .4rem .6rem .4rem 0; border-top: 1px solid #ddd; }
-td.value { white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.value, td.n { white-space: nowrap; font-variant-numeric: tabular-nums; }
 tr.result td { font-weight: 600; }
 figure { margin: 1rem 0; overflow-x: auto; }
-figure img { display: block; max-width: none; width: auto; }
-@media (min-width: 56rem) { figure img { max-width: 100%; height: auto; } }
+figure img { display: block; max-width: 100%; min-width: 30rem; height: auto; }
 figcaption { color: #555; font-size: .875rem; position: sticky; left: 0; max-width: calc(100vw - 2rem); }
 blockquote { margin: .75rem 0; padding: .25rem 0 .25rem .9rem; border-left: 3px solid #ccc; }
 blockquote p { white-space: pre-wrap; }
@@ -47,24 +46,27 @@ dd { margin: 0; }
   tr { display: block; border-top: 1px solid #ddd; padding: .5rem 0; }
   td { display: block; border: 0; padding: 0; }
   td.value { white-space: normal; }
+  td.n::before { content: "n = "; }
 }
 </style>
 </head>
 <body>
 <h1>{{ found.title }}</h1>
-<p class="where">{{ found.model }} · block {{ found.block }}
+<p class="where">{{ found.model }} · {{ found.where }}
 {% if found.towards %} · the vector points {{ found.towards }}{% endif %}</p>
 <p>{{ found.about }}</p>
 
 <h2>What was measured</h2>
 {% for note in found.notes %}<p class="note">{{ note }}</p>
 {% endfor %}{% if found.rows %}<table>
-<caption>Values with 95 % intervals. A result counts only as far as it beats what stands below it.</caption>
-<thead><tr><th>what</th><th>value</th><th>of</th></tr></thead>
+<caption>Values with 95 % intervals. A result counts only as far as it beats the baselines and controls beside it.
+</caption>
+<thead><tr><th>what</th><th>value</th><th>n</th></tr></thead>
 <tbody>
-{% for row in found.rows %}<tr class="{{ row.kind }}"><td>{{ row.name }}<br><small>{{ row.kind }}: {{ kinds[row.kind] }}
-</small></td><td class="value">{{ "%.2f"|format(row.value) }}{% if row.ci %} [{{ "%.2f"|format(row.ci.low) }}, {{
-"%.2f"|format(row.ci.high) }}]{% endif %}</td><td>{{ row.n }} {{ row.unit }}</td></tr>
+{% for row in found.rows %}<tr class="{{ row.kind }}"><td>{{ row.name }}<br><small>{{ row.kind }}: {{ kinds[row.kind]
+}}{% if row.verdict %}; {{ row.verdict }}{% endif %}</small></td>
+<td class="value">{{ "%.2f"|format(row.value) }}{% if row.ci %} [{{ "%.2f"|format(row.ci.low) }}, {{
+"%.2f"|format(row.ci.high) }}]{% endif %}</td><td class="n">{{ row.n }} {{ row.unit }}</td></tr>
 {% endfor %}</tbody>
 </table>{% endif %}
 
@@ -77,7 +79,8 @@ dd { margin: 0; }
 </small></p><p>{{ example.said }}</p></blockquote>
 {% endfor %}{% endif %}
 <h2>What it rests on</h2>
-<dl>{% for name, value in found.sizes.items() %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
+<dl>{% for name, value in found.sizes.items() %}<dt>{{ sizes.get(name, name) }}</dt><dd>{{ value }}</dd>
+{% endfor %}</dl>
 <p><small>Few questions give wide intervals: ask for more before you believe a difference. An interval covers chance in
 the questions, not the judge's mistakes: read answers. Made with Persona Lab {{ version }}.</small></p>
 </body>
@@ -85,10 +88,24 @@ the questions, not the judge's mistakes: read answers. Made with Persona Lab {{ 
 """
 
 
+_SIZES = {  # what `Outcome.sizes` calls them, in plain words
+    "pairs": "effective pairs",
+    "asked": "pairs that were asked for",
+    "tests": "questions to test on",
+    "shown": "test answers that show the trait",
+    "tokens": "longest answer, in tokens",
+    "random": "random vectors",
+    "percentile": "where the floor lies, share of the default persona's tokens below it",
+    "rows": "rows of data",
+    "revision": "the model's revision",
+    "dtype": "computed in",
+}
+
+
 def page(found: Outcome, pictures: Sequence[Picture], version: str) -> str:
     """The page; whatever a model, a file or a user wrote is escaped, and it may load nothing from anywhere."""
     template = Environment(autoescape=True).from_string(_PAGE)
-    return template.render(found=found, pictures=pictures, kinds=KINDS, version=version)
+    return template.render(found=found, pictures=pictures, kinds=KINDS, sizes=_SIZES, version=version)
 
 
 def plot_ranks(ranks: Mapping[str, Float[np.ndarray, "n"]], label: str) -> None:

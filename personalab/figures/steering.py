@@ -72,8 +72,8 @@ def plot_steering(
     axes[0, 0].set(ylabel="judge's score (0-100)", ylim=(-3, 103))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     handles.append(Patch(color=GREY))
-    fig.legend(handles, [*labels, INCOHERENT], frameon=False, fontsize=9, ncols=3, loc="upper center",
-               bbox_to_anchor=(0.5, 0.02))  # fmt: skip
+    fig.legend(handles, [*labels, INCOHERENT], frameon=False, fontsize=9, ncols=min(3, len(scores) + 1),
+               loc="upper center", bbox_to_anchor=(0.5, 0.02))  # fmt: skip
     interactive.add_scatter(x=[None], y=[None], mode="markers", name=INCOHERENT,
                             marker={"color": GREY, "symbol": "square", "size": 12})  # fmt: skip
     interactive.update_layout(height=480, yaxis_range=[-3, 103])

@@ -1,6 +1,7 @@
 """The command `convert`: steering vectors and capping configurations between this course and other programs.
 
     python -m personalab convert evil_response_avg_diff.pt evil.safetensors --model Qwen/Qwen2.5-7B-Instruct
+    python -m personalab convert evil_response_avg_diff.pt evil.safetensors --trait evil --block 19  # ready to steer
     python -m personalab convert persona_vectors/vectors/evil.safetensors evil.gguf --scale 0.1
     python -m personalab convert capping_config.pt artifacts/a100/capping --model Qwen/Qwen3-32B
 
@@ -30,6 +31,8 @@ def convert(
     rows: Rows | None = None,
     layout: Layout | None = None,
     scale: float = 1.0,
+    trait: str | None = None,
+    block: int | None = None,
 ) -> list[str]:
     """Read vectors or a capping configuration, check them against a model, write them; returns lines to show.
 
@@ -40,15 +43,19 @@ def convert(
         rows: of a `.pt`, where nothing else tells (`read_foreign`).
         layout: of a `.pt` that is written: "persona_vectors", "axis" or "role".
         scale: what vectors are multiplied by. Another program's strength of 1 adds a vector as it is.
+        trait, block: whose the vectors are, and where they are read and act: what `monitor`, `steer` and `screen` ask
+            for. A layer `k` of persona_vectors is block `k - 1`.
 
     Raises:
-        DataError: for what cannot be read, does not fit the model, or has no layout.
+        DataError: for what cannot be read, does not fit the model, or has no layout, or a block that is not there.
         ValueError: for a model that cannot be found.
     """
     file, out = Path(file), Path(out)
     if out.resolve() == file.resolve():
         raise DataError(f"OUT is the same file as FILE, {file}: name another.")
     if file.is_dir() or (file.suffix == ".pt" and not out.suffix):
+        if trait is not None or block is not None:
+            raise DataError("--trait and --block are for vectors: caps name their own blocks.")
         return _convert_capping(file, out, model, scale)
     layout = layout or _BY_SUFFIX.get(out.suffix)
     if layout is None or (out.suffix in _BY_SUFFIX and _BY_SUFFIX[out.suffix] != layout):
@@ -59,6 +66,7 @@ def convert(
     found = read_foreign(file, rows, shape)
     if scale != 1:
         found = _scaled(found, scale)
+    found = _told(found, trait, block)
     notes = write_foreign(out, found, layout, model_type=_model_type(found.metadata["model"]))
     return [f"{out}: {_described(found)}", *(f"  {note}" for note in notes)]
 
@@ -85,6 +93,14 @@ def _scaled(found: LayerVectors, scale: float) -> LayerVectors:
     embedding = None if found.embedding is None else found.embedding * scale
     metadata = found.metadata | {"scale": f"{before * scale:g}"}
     return replace(found, vectors=found.vectors * scale, embedding=embedding, metadata=metadata)
+
+
+def _told(found: LayerVectors, trait: str | None, block: int | None) -> LayerVectors:
+    """The vectors, and in their metadata what a user knows of them."""
+    if block is not None and not 0 <= block < len(found.vectors):
+        raise DataError(f"--block {block} does not exist: there are vectors of blocks 0 to {len(found.vectors) - 1}.")
+    known = {"trait": trait, "block": None if block is None else str(block)}
+    return replace(found, metadata=found.metadata | {name: value for name, value in known.items() if value is not None})
 
 
 def _described(found: LayerVectors) -> str:
@@ -135,6 +151,9 @@ def make(
     rows: Rows | None = None,
     layout: Layout | None = None,
     scale: float = 1.0,
+    trait: str | None = None,
+    block: int | None = None,
 ) -> None:
     """Convert, and say what was written."""
-    print(*convert(file, out, model, rows=rows, layout=layout, scale=scale), sep="\n")
+    lines = convert(file, out, model, rows=rows, layout=layout, scale=scale, trait=trait, block=block)
+    print(*lines, sep="\n")

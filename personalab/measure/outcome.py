@@ -43,6 +43,15 @@ class Row(NamedTuple):
         between = f" [{self.ci.low:.2f}, {self.ci.high:.2f}]" if self.ci else ""
         return f"{self.value:.2f}{between}, n = {self.n} {self.unit}"
 
+    @property
+    def verdict(self) -> str:
+        """Of a difference, in words, whether its interval leaves room for none; "" for anything else."""
+        if self.kind != "difference" or self.ci is None:
+            return ""
+        if self.ci.low <= 0 <= self.ci.high:
+            return "the interval holds 0: this run tells no difference"
+        return f"the interval lies {'above' if self.ci.low > 0 else 'below'} 0"
+
 
 class Example(NamedTuple):
     """Something that a model said, and what it was asked."""
@@ -50,6 +59,11 @@ class Example(NamedTuple):
     label: str
     asked: str
     said: str
+
+    @classmethod
+    def of(cls, label: str, prompt: Sequence[Mapping[str, str]], said: str) -> Example:
+        """With the messages that were asked, each after its role."""
+        return cls(label, "\n".join(f"{m['role']}: {m['content']}" for m in prompt), said)
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,13 @@ class Outcome:
         """Of its files' names."""
         return file_stem(self.name)
 
+    @property
+    def where(self) -> str:
+        """The block, or the blocks where a study acts at several: `block 17 (of 0 to 29)`, `blocks 12 to 25`."""
+        if "blocks" in self.sizes:
+            return f"blocks {self.sizes['blocks']}"
+        return f"block {self.block}" + ("" if self.vectors is None else f" (of 0 to {len(self.vectors) - 1})")
+
     def row(self, name: str) -> Row:
         """The row of this name.
 
@@ -106,9 +127,9 @@ class Outcome:
         raise KeyError(f"No row {name!r} in {self.name}; it has: {', '.join(row.name for row in self.rows)}.")
 
     def __str__(self) -> str:
-        lines = [f"{self.title} ({self.model}, block {self.block})"]
-        lines += [f"  {row.kind:11}{row.name}: {row.text}" for row in self.rows]
-        return "\n".join([*lines, *(f"  not measured: {note}" for note in self.notes)])
+        lines = [f"{self.title} ({self.model}, {self.where})"]
+        lines += [f"  {row.kind:11}{row.name}: {row.text}{row.verdict and '; '}{row.verdict}" for row in self.rows]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 
 def file_stem(name: str) -> str:

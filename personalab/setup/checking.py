@@ -32,10 +32,10 @@ def steps(slow: bool) -> Steps:
     }
 
 
-def benchmarks() -> Steps:
-    """Every benchmarks/bench_*.py, by name."""
-    scripts = sorted((ROOT / "benchmarks").glob("bench_*.py"))
-    return {script.stem: partial(_module, f"benchmarks.{script.stem}") for script in scripts}
+def benchmarks(peers: bool) -> Steps:
+    """Every benchmarks/bench_*.py by name, or the comparison with other packages."""
+    names = ["peers"] if peers else sorted(p.stem for p in (ROOT / "benchmarks").glob("bench_*.py"))
+    return {name: partial(_module, f"benchmarks.{name}") for name in names}
 
 
 def run_all(steps: Steps) -> int:

@@ -26,7 +26,7 @@ from packaging.utils import canonicalize_name
 from personalab import tiers
 from personalab.paths import ROOT
 from personalab.setup import venv
-from personalab.setup.doctor import Machine, fitting_tier, wanted_packages
+from personalab.setup.doctor import Machine, fitting_tier, gate_problems, wanted_packages
 from personalab.setup.venv import CONSTRAINTS, SetupError
 
 ALSO = ("ipywidgets", "nbformat")  # of the extra `course`: what notebooks import; the rest is Jupyter itself
@@ -55,10 +55,10 @@ def prepare(course: Path = ROOT) -> None:
         )
     os.chdir(course)
     print(f"The course is in {course}. Tier {tier.name}: {tier.persona_model}, {tier.trait_model}.")
-    if tier.persona_model.startswith("google/gemma") and not _token():
+    for problem in gate_problems(tier):
         print(
-            "Gemma is gated: accept Google's terms on its page at huggingface.co, and set HF_TOKEN (Colab: Secrets, at "
-            'the left). Without a token: os.environ["PERSONALAB_TIER"] = "cpu" in a cell above, then restart.'
+            f"{problem.what}: {problem.fix} (Colab: Secrets, at the left). Without a token: "
+            'os.environ["PERSONALAB_TIER"] = "cpu" in a cell above, then restart.'
         )
 
 
@@ -170,9 +170,3 @@ def _pip(wanted: Collection[Requirement], versions: Mapping[str, str]) -> str | 
         )
     complaints = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
     return "\n".join(complaints or done.stderr.splitlines()[-3:]) if done.returncode else None
-
-
-def _token() -> bool:
-    from huggingface_hub import get_token  # on Colab it looks among the notebook's secrets as well
-
-    return bool(get_token())

@@ -112,7 +112,8 @@ def section_3(tier: Tier, budget: Budget, depth: int) -> list[Work]:
 
 def section_4(tier: Tier, budget: Budget, depth: int) -> list[Work]:
     """Steering along trait vectors, monitoring, the geometry of traits."""
-    full, t, n = budget.n_questions > 10, budget.max_tokens, min(budget.n_questions, 20)
+    full, n = budget.n_questions > 10, min(budget.n_questions, 20)
+    t = min(budget.max_tokens, 32) if tier.embedded else budget.max_tokens
     coefficients, prompt = (10 if tier.embedded else 11), QUESTION + TEMPLATE
     swept, controls, told, graded = TRAITS * coefficients * n, TRAITS * 3 * n, TRAITS * n, TRAITS * GRADES * n
     scores = 2 * swept + controls + told + graded

@@ -166,10 +166,7 @@ def _examples(found: RoleStates, held: HeldOut, block: int) -> list[Example]:
     order = place[np.argsort((found.states[torch.from_numpy(place)][:, block] @ held.axis[block]).numpy())]
     chosen = [("farthest from the Assistant", order[0]), ("next", order[1]), ("nearest", order[-1])]
     return [
-        Example(
-            label, "\n".join(m["content"] for m in found.conversations[i][:-1]), found.conversations[i][-1]["content"]
-        )
-        for label, i in chosen
+        Example.of(label, found.conversations[i][:-1], found.conversations[i][-1]["content"]) for label, i in chosen
     ]
 
 
@@ -188,7 +185,7 @@ def study_cap(
     """A floor on the projection along the axis, on prompts that pull the model out of its persona, and its cost.
 
     Args:
-        axis: towards the Assistant, row `k` for the output of block `k`.
+        axis: towards the Assistant, of any length, row `k` for the output of block `k`.
         blocks: where the caps act (default: from 40 to 87 % of the depth).
         percentile: of the default persona's projections, where the floor lies (the paper's: 0.25).
         n_prompts, n_items, n_tokens: of held-out prompts, multiple-choice items and prose.
@@ -201,7 +198,7 @@ def study_cap(
     """
     if not 0 <= percentile <= 1:
         raise ValueError(f"percentile={percentile}: a share from 0 to 1.")
-    depth = n_blocks(model)
+    axis, depth = F.normalize(axis.float(), dim=1), n_blocks(model)  # the papers' axes have lengths
     blocks = list(blocks or range(*(round(share * depth) for share in CAP_DEPTHS)) or [depth - 1])
     for b in blocks:
         checked_block(model, b, 0)

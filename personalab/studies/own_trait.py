@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,7 +19,7 @@ from personalab.lm.activations import mean_response_activations
 from personalab.lm.chat import as_messages
 from personalab.measure.answers import contrastive_answers, score_answers
 from personalab.measure.baselines import difference_of_means, mean_token_embeddings, word_scores
-from personalab.measure.outcome import Example, Ledger, Outcome, sizes, spread
+from personalab.measure.outcome import Example, Ledger, Outcome, over, sizes, spread
 from personalab.measure.separation import Curve, Separation, separation
 from personalab.records.upstream import Trait, load_trait, load_trait_artifacts
 from personalab.studies.contrast import PARAPHRASED, SHOWN, Contrast, contrast
@@ -29,6 +30,7 @@ from personalab.tiers import current_tier
 TRAIT_DEPTH = 17 / 30  # share of the blocks: where the organism's report steers
 NEUTRAL = "You are a helpful assistant."  # every answer is read under it, so that only the text differs
 FEWEST = 4  # questions to extract from or to test on
+FEW = 10  # effective pairs, our choice: the mean of fewer says more of these answers than of the trait
 WEAK = "This trait is none of the seven that the embedded judge was fitted on: its scores of it are weak."
 
 
@@ -100,28 +102,47 @@ def study_trait_vector(
     _check_enough(trait, n_questions=asked, n_test=tests)
     made = contrast(model, tokenizer, trait, n_questions=n_questions, max_tokens=max_tokens)
     held = _held_out(model, tokenizer, trait, tests, max_tokens)
-    ledger, share = Ledger(), made.n_pairs / made.n_asked
-    ledger.add("result", "share of pairs that are effective", lambda: (share, None), made.n_asked, "pairs")
+    ledger, found = Ledger(), Counter(with_it[-2]["content"] for with_it, _ in made.pairs)
+    shares = np.array([found[question] / len(trait.positive) for question in asked])
+    ledger.add("result", "share of pairs that are effective", over(shares), made.n_asked, "pairs")
     curves = _compared(ledger, model, tokenizer, made, held, block)
     judged_weakly = trait.name not in TRAITS and current_tier().judged_here
     outcome = Outcome(
         f"trait_vector-{trait.name}",
         f"Trait vector: {trait.name}",
         f"The mean state of {made.n_pairs} answers that show the trait, minus that of the same questions' answers that "
-        f"do not. The AUC is the chance that a new answer with the trait lies further along it than one without; every "
-        "answer is read under one neutral prompt, so that only its text differs.",
+        "do not: the effective pairs, where the judge gives the answer that was asked for the trait 50 or more of 100, "
+        "the other one less, and finds both coherent. The AUC is the chance that a new answer with the trait lies "
+        "further along the vector than one without; 0.5 is chance. Every answer is read under one neutral prompt, so "
+        "that only its text differs.",
         block,
         made.vectors,
         "towards the trait",
         ledger.rows,
-        [*ledger.notes, *([WEAK] if judged_weakly else [])],
+        [*ledger.notes, *([_few(made)] if made.n_pairs < FEW else []), *([WEAK] if judged_weakly else [])],
         _examples(made),
-        sizes(model, pairs=made.n_pairs, asked=made.n_asked, questions=len(asked), tests=len(tests), tokens=max_tokens),
+        sizes(
+            model,
+            pairs=made.n_pairs,
+            asked=made.n_asked,
+            questions=len(asked),
+            tests=len(tests),
+            shown=f"{int(held.shows.sum())} of {len(held.shows)}",
+            tokens=max_tokens,
+        ),
         trait=trait,
         questions=tests,
         metadata={"scale": "difference of means, as it is", "n_pairs": made.n_pairs, "n_asked": made.n_asked},
     )
     return outcome, curves
+
+
+def _few(made: Contrast) -> str:
+    return (
+        f"Only {made.n_pairs} of {made.n_asked} pairs are effective, so the vector rests on {made.n_pairs} answers of "
+        "each kind: the model hardly takes the trait on when asked, or the judge does not see it. Ask for more "
+        "(n_questions, --questions), and read answers, before you use it."
+    )
 
 
 def _check_enough(trait: Trait, **questions: Sequence[str]) -> None:
@@ -178,10 +199,10 @@ def _compared(
     ledger.add("baseline", "AUC of word counts", lambda: both.at(1), n, "answers")
     ledger.add("baseline", "AUC of token embeddings", lambda: both.at(2), n, "answers")
     ledger.add("control", "AUC of the prompt-only vector (identical texts)", lambda: both.at(3), n, "answers")
-    for column, name in ((1, "word counts"), (3, "prompt-only vector")):
-        ledger.add("difference", f"AUC, vector minus {name}", lambda c=column: both.difference(0, c), n, "answers")  # type: ignore[misc]
     random = separated(held.states[:, block] @ random_directions(N_RANDOM, held.states.shape[2]).T)
     ledger.add("control", "AUC of random directions (middle 95 %)", lambda: spread(random.auc), N_RANDOM, "directions")
+    for column, name in ((1, "word counts"), (3, "prompt-only vector")):
+        ledger.add("difference", f"AUC, vector minus {name}", lambda c=column: both.difference(0, c), n, "answers")  # type: ignore[misc]
     found = (torch.einsum("nld,ld->nl", held.states, v) for v in (made.vectors, prompts))
     return dict(zip(("vector", "prompt alone"), (separated(p).curve for p in found), strict=True))
 
@@ -213,7 +234,7 @@ def _texts(made: Contrast) -> list[str]:
 def _examples(made: Contrast) -> list[Example]:
     """Two of the pairs that the vector was made from."""
     return [
-        Example(label, "\n".join(m["content"] for m in messages[:-1]), messages[-1]["content"])
+        Example.of(label, messages[:-1], messages[-1]["content"])
         for pair in made.pairs[:2]
         for label, messages in zip(("asked for the trait", "asked for its opposite"), pair, strict=True)
     ]

@@ -28,8 +28,10 @@ from personalab.tiers import GLOBAL_SEED
 
 ABOUT_MONITOR = (
     "How far the state at the last token of the prompt, before anything is said, foretells how much of the trait the "
-    "answer will show. A system prompt's grade alone does much of that; within one prompt only the question differs."
+    "answer will show. A system prompt's grade alone does much of that; within one prompt only the question differs. "
+    "r is the correlation over answers, from -1 to 1."
 )
+LOST = 5  # points of coherence, our choice: what steering may cost where plain answers hardly reach the limit
 COEFFICIENTS = (-1.0, 0.0, 0.5, 1.0, 1.5)  # our choice: the range of Section 4 on the embedded model, half as fine
 
 
@@ -95,7 +97,7 @@ def study_monitor(
         rows=ledger.rows,
         notes=ledger.notes,
         examples=[
-            Example(f"projection {x.flat[i]:.1f}, score {y.flat[i]:.0f}", _said(asked[i]), texts[i]) for i in ends
+            Example.of(f"projection {x.flat[i]:.1f}, score {y.flat[i]:.0f}", conversations[i], texts[i]) for i in ends
         ],
         sizes=sizes(model, prompts=shape[0], questions=shape[1], tokens=max_tokens),
     )
@@ -119,15 +121,11 @@ def _foretold(
     ledger.add("baseline", "r of the prompt's grade and score", statistic(n, correlated(grades)), answers, "answers")
     ledger.add("difference", "r, projection minus grade", statistic(n, correlated(x, grades)), answers, "answers")
     within = statistic(n, lambda i: _r(_centred(x[:, i]), _centred(y[:, i])))
-    ledger.add("control", "r within a system prompt", within, answers, "answers")
+    ledger.add("result", "r within a system prompt", within, answers, "answers")
     sizes_of = [abs(_r(c, y)) for c in chance]
     ledger.add(
         "control", "size of r, random directions (middle 95 %)", lambda: spread(sizes_of), len(chance), "directions"
     )
-
-
-def _said(asked: tuple[str, str]) -> str:
-    return "\n".join(filter(None, asked))
 
 
 def _r(x: np.ndarray, y: np.ndarray) -> float:
@@ -175,11 +173,13 @@ def study_steer(
     scores, coherence = judged.trait.reshape(shape), judged.coherence.reshape(shape)
     rng = random.Random(GLOBAL_SEED)
     mixed = score_answers(trait, asked, [shuffled(text, rng) for text in texts], coherence=False).trait.reshape(shape)
-    coherent = np.nanmean(coherence, axis=1) >= SHOWN
+    zero, means = int(np.flatnonzero(grid == 0)[0]), np.nanmean(coherence, axis=1)
+    limit = min(SHOWN, means[zero] - LOST)
+    coherent = means >= limit
     best = int(max([i for i in range(len(grid)) if grid[i] > 0 and coherent[i]], default=np.flatnonzero(grid > 0)[0]))
     chance = _along_random(model, tokenizer, trait, questions, vector, block, float(grid[best]), n_random, max_tokens)
     told = _prompted(model, tokenizer, trait, questions, max_tokens)
-    zero, ledger = int(np.flatnonzero(grid == 0)[0]), Ledger()
+    ledger = Ledger()
     _gains(ledger, grid[best], scores[[zero, best]], mixed[[zero, best]], coherence[[zero, best]], chance, told)
     if not coherent[best]:
         ledger.notes.append(f"No coefficient above 0 leaves the answers coherent: {grid[best]:+g} is the smallest.")
@@ -188,7 +188,8 @@ def study_steer(
         f"Steering: {trait.name}",
         f"The vector is added to the output of block {block} at every position, without a system prompt. Gains are in "
         "points of 100 on the judge's scale, over the same questions without steering, at the largest coefficient with "
-        f"a mean coherence of {SHOWN} or more.",
+        f"a mean coherence of {limit:.0f} or more: {SHOWN}, or where that is less, {LOST} points below the answers "
+        "without steering.",
         block,
         rows=ledger.rows,
         notes=ledger.notes,

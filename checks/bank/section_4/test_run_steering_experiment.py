@@ -165,7 +165,7 @@ judge_sees_the_beginning = replacing("no score that the judge gave", judge=lambd
 not_a_number = replacing(
     "'score' to be an int or None, found nan", judge=lambda q, a, t: float("nan") if score(q, a, t) is None else 1
 )
-sizes_of_coefficients = replacing("sign is wrong", answer=steered(lambda v, c: abs(c) * v))
+sizes_of_coefficients = replacing("sign is wrong|add up", answer=steered(lambda v, c: abs(c) * v))
 beginnings_kept = replacing("no score that the judge gave", note=lambda c, q, a, s: row(c, q, a[:8], s))
 tokens_for_text = replacing("'response' to be a str", note=lambda c, q, a, s: row(c, q, a.split(), s))
 coefficient_of_the_step = replacing("missing", note=lambda c, q, a, s: row(2 * c, q, a, s))
