@@ -101,3 +101,9 @@ def test_a_windows_console_can_print_it(capsys: pytest.CaptureFixture[str], monk
         assert sub.format_help().encode("cp1252")
     assert cli.main(["tiers"]) == 0
     assert capsys.readouterr().out.encode("cp1252")
+
+
+def test_a_python_with_nothing_installed_reads_the_commands() -> None:
+    """The first call makes the environment, so all that comes before must do without it."""
+    bare = [sys.executable, "-S", "-E", "-m", "personalab", "--help"]
+    assert "setup" in subprocess.run(bare, cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from personalab.course import tier_pages
 from personalab.paths import ROOT
 from personalab.setup.gpu import GPUS
 from personalab.setup.venv import SetupError
@@ -13,6 +12,8 @@ from personalab.tiers import TIERS, current_tier
 
 def tiers(args: argparse.Namespace) -> int:
     """Print what the sections take on the larger tiers, by formula: calls, tokens, GPU memory, minutes."""
+    from personalab.course import tier_pages
+
     try:
         if args.counted:
             print(f"counted: {', '.join(tier_pages.take_counts(args.counted))}")
@@ -50,6 +51,7 @@ def before_run(section: str | None, budget: str) -> None:
         ValueError: where a model is gated and nobody is logged in to the hub, or a hosted model does not answer; with
             what to do.
     """
+    from personalab.course import tier_pages
     from personalab.endpoint.hosted_models import check_hosted
     from personalab.setup.doctor import gate_problems
 
