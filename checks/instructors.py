@@ -58,7 +58,7 @@ def _cohort(measured: dict[str, Any]) -> str:
         )
         again = f"{found['graded_again']}, {len(found['other_points'])} of them with other points"
         evening = f"{COHORT * computing / 2 / 60:.0f} min"
-        evening += f", {COHORT * clock / 2 / 60:.0f} min" if found["jobs"] == 2 else ""  # one at a time says little
+        evening += f", {COHORT * clock / 2 / 60:.0f} min" if found["jobs"] == 2 else ", by the clock not measured"
         lines.append(
             f"| {section} | {found['notebooks']}, {len(found['hostile'])} | {len(found['wrong_grades'])} | {again} "
             f"| {computing:.1f} s, {clock:.1f} s | {evening} | load {found['load_before_and_after'][0]:.0f} before it |"

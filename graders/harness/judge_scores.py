@@ -110,7 +110,7 @@ def _misread_score(reply: str, expected: int, found: Any) -> str:
         return ". That number stands in its thoughts: drop all up to </think>, then read."
     if found == 0 and re.search(r"\b0\b", reply):
         return ". That is the scale's lower end: drop mentions of the scale (0-100, 0 to 100), then read."
-    if whole(found) and "." in reply and found == int(float(reply)):
+    if whole(found) and re.fullmatch(r"\d+\.\d+", reply) and found == int(float(reply)):
         return ". It was cut: round the judge's number."
     if whole(found) and str(expected).startswith(str(found)):
         return ". Only the first digits were read: a score has up to three (`\\d+`)."

@@ -17,7 +17,8 @@ Mistakes = dict[str, Change]
 WIDTH = 24
 SHAPES = ((2, 5, WIDTH), (1, 1, WIDTH), (7, WIDTH))  # a batch, one token of cached decoding, tokens without a batch
 DTYPES = ((torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32))  # of act and of q
-_CAST = "Q may come in another dtype than act, whose dtype stays: `Q.to(act.dtype)`."
+_OTHER = "Q comes in another dtype than act here: bring both to one, so that act's stays."
+_BACK = "If you compute in another dtype, bring the result back to act's."
 NO_GRADIENT = (
     "no gradient flows through it. It stands inside the network while that trains: no .detach(), no no_grad, no "
     "inference_mode, no .item()"
@@ -44,7 +45,8 @@ def cases(q: Tensor, options: tuple[Any, ...], right: Change, mistakes: Mistakes
             act = 3 * random(*shape, seed=i)
             name = f"{what}, act of shape {list(shape)} in {str(dtype)[6:]}, Q in {str(other)[6:]}"
             given = (act.to(dtype), q.to(other), *options)
-            yield Case(name, partial(_pass, given), partial(_judge, name, given, right, mistakes), _CAST)
+            hint = _OTHER if dtype != other else ""
+            yield Case(name, partial(_pass, given), partial(_judge, name, given, right, mistakes), hint)
 
 
 def _pass(given: tuple[Any, ...], work: Any) -> Passed:
@@ -62,7 +64,8 @@ def _judge(what: str, given: tuple[Any, ...], right: Change, mistakes: Mistakes,
     act = given[0]
     check(isinstance(seen.out, Tensor), f"{what}: expected a torch.Tensor, found {type(seen.out).__name__}.")
     check(seen.out.shape == act.shape, f"{what}: expected shape {list(act.shape)}, found {list(seen.out.shape)}.")
-    check(seen.out.dtype == act.dtype, f"{what}: expected {act.dtype}, that of act, found {seen.out.dtype}. {_CAST}")
+    cure = _BACK if given[1].dtype == act.dtype else _OTHER
+    check(seen.out.dtype == act.dtype, f"{what}: expected {act.dtype}, that of act, found {seen.out.dtype}. {cure}")
     check(not seen.changed, f"{what}: you changed your input in place. `act + …` makes a new tensor, `+=` does not.")
     values = {why: partial(wrong, act.double()) for why, wrong in mistakes.items()}
     allowed = tolerance(act.dtype)

@@ -1,7 +1,7 @@
 """Where the course is published, and what its notebooks then hold for those who have nothing but a notebook.
 
 One setting in `pyproject.toml`: `[tool.personalab]` `published = "https://github.com/OWNER/REPOSITORY@TAG"`. While it
-is empty, no notebook and no page mentions it.
+is empty, no notebook has badges or that cell.
 """
 
 from __future__ import annotations

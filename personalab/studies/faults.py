@@ -123,7 +123,7 @@ def table(rows: Sequence[Row]) -> str:
 def sentence(found: dict[str, Any]) -> str:
     """The README's line, from what is on record."""
     rows = found["rows"]
-    lost, twice = (sum(row[name] for row in rows) for name in ("lost", "twice"))
+    lost, twice, again, n = (sum(row[name] for row in rows) for name in ("lost", "twice", "again", "n"))
     times = Counter[str]()
     for row in rows:
         times[row["disturbed"]] += row["times"]
@@ -131,7 +131,7 @@ def sentence(found: dict[str, Any]) -> str:
         "**Reliability**, [counted](docs/robustness.md#faults-counted) by `python3 -m personalab faults`: "
         f"{rows[0]['n']:,} requests at {100 * found['share']:.0f} % faults, two processes on one cache, "
         f"{times['kills']} kills, {times['full disks']} full disks, {times['damaged files']} damaged files: "
-        f"{lost} results lost, {twice} paid twice."
+        f"{lost} results lost, {twice} paid twice once kept; {again} of {n:,}, cut off, made again."
     )
 
 
