@@ -107,3 +107,16 @@ def test_a_python_with_nothing_installed_reads_the_commands() -> None:
     """The first call makes the environment, so all that comes before must do without it."""
     bare = [sys.executable, "-S", "-E", "-m", "personalab", "--help"]
     assert "setup" in subprocess.run(bare, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "processes", "says"),
+    [(["--dry-run", "--budget", "quick"], "1", "leave --budget out"), ([], "2", "without a launcher")],
+)
+def test_run_refuses_what_it_would_ignore_or_wait_for(
+    arguments: list[str], processes: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PERSONALAB_VENV", "off")
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    assert cli.main(["run", *arguments]) == cli.FAILED
+    assert says in capsys.readouterr().err

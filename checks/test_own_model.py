@@ -197,7 +197,10 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         (lambda: own_model.steer(model, axis), "These vectors are no trait's"),
         (lambda: own_model.steer(model, vector, coefficients=[-1]), "at least one must be above 0"),
         (lambda: own_model.monitor(model, tmp_path / "none.safetensors"), "none.safetensors is no .safetensors file"),
-        (lambda: own_model.steer(model, "evil.pt"), r"convert evil\.pt evil\.safetensors --trait NAME --block K"),
+        (
+            lambda: own_model.steer(model, "evil.pt"),
+            r"""convert "evil\.pt" "evil\.safetensors" --trait NAME --block K""",
+        ),
         (lambda: own_model.monitor(model, tmp_path / "bad.safetensors"), "bad.safetensors is not a readable"),
         (lambda: own_model.cap(model, axis, percentile=25), "percentile=25: a share"),
         (lambda: own_model.cap(model, axis, blocks=[7]), "block=7 does not exist"),

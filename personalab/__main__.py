@@ -51,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
     from personalab import tier_commands, tiers
     from personalab.course import running
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SetupError("`run` executes one notebook after another: start it without a launcher of several processes.")
+    if args.dry_run and args.budget:
+        raise SetupError("--dry-run has a budget of its own: leave --budget out.")
     if args.dry_run:
         _ensure_weights()
         return _setting(lambda: tier_commands.dry_run(args.section))

@@ -117,7 +117,8 @@ def add_options(sub: argparse.ArgumentParser, command: str) -> None:
         sub.add_argument("--nbgrader", type=Path, metavar="DIR", help="write nbgrader's source notebooks there instead")
         sub.add_argument("--release", type=Path, metavar="DIR", help="write exercises without solutions there instead")
     elif command in ("hint", "explain"):
-        sub.add_argument("exercise", nargs="?", default="", help="1.4, its function, or words of its title (default: the next to do)")
+        which = "1.4, its function, or words of its title (default: the next to do)"
+        sub.add_argument("exercise", nargs="?", default="", help=which)
     elif command == "grade":
         _add_grade_options(sub)
     elif command == "site":
@@ -155,7 +156,8 @@ def _add_grade_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--jobs", type=int, default=2, help="notebooks at once, each with a GB of memory (default: 2)")
     sub.add_argument("--seconds", type=float, default=60, help="of computing for an exercise (default: 60)")
     sub.add_argument("--notebook-seconds", type=float, default=900, help="for a notebook (default: 900)")
-    sub.add_argument("--memory", type=int, default=4096, metavar="MIB", help="of a submission's processes together; without namespaces, of each (default: 4096)")
+    memory = "of a submission's processes together; without namespaces, of each (default: 4096)"
+    sub.add_argument("--memory", type=int, default=4096, metavar="MIB", help=memory)
     sub.add_argument("--draw", type=int, help="of the hidden cases, as an earlier report names it (default: another)")
     sub.add_argument("--tiny", action="store_true", help="a tiny model in place of the notebook's: no weights, faster")
 

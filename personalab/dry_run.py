@@ -85,6 +85,7 @@ def _setting(place: Path, sae: Path, server: StandIn, tier: Tier) -> dict[str, s
         "OPENAI_API_KEY": "",
         "OPENROUTER_API_KEY": "",
         "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",  # which some libraries ask first
         "PERSONALAB_RESPONSE_CACHE": "off",
         OWN_SAE: str(sae),
     }

@@ -54,11 +54,13 @@ def before_run(section: str | None, budget: str) -> None:
     from personalab.course import tier_pages
     from personalab.endpoint.hosted_models import check_hosted
     from personalab.setup.doctor import gate_problems
+    from personalab.setup.work import calls, work_of
 
     tier = current_tier()
     if problems := gate_problems(tier):
         raise ValueError("\n".join(f"{p.what}: {p.fix}." for p in problems))
     for line in tier_pages.announce(tier, budget, section):
         print(line)
-    for line in check_hosted(tier):
-        print(line, flush=True)
+    if section is None or calls(work_of(section, tier, tier.budgets[budget])):
+        for line in check_hosted(tier):
+            print(line, flush=True)

@@ -63,3 +63,29 @@ def test_no_server_and_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")  # where nobody listens
     with pytest.raises(ValueError, match="Set OPENAI_BASE_URL to a server that runs"):
         check_hosted(A100)
+
+
+@pytest.mark.parametrize("body", [{"choices": []}, {"error": {"message": "upstream is down"}, "choices": []}])
+def test_a_success_without_an_answer_is_none(server: Server, body: dict) -> None:
+    server.answer = lambda sent, headers: (
+        200,
+        {"id": "x", "object": "chat.completion", "model": sent["model"], **body},
+        {},
+    )
+    with pytest.raises(ValueError, match=r"PERSONALAB_RESPONSE_MODEL=.* sends no chat completion"):
+        check_hosted(A100)
+
+
+def test_a_password_in_the_address_is_not_printed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url.replace("://", "://me:hush@"))
+    assert not any("hush" in line for line in check_hosted(A100))
+    server.answer = refusing(404, "no such model")
+    with pytest.raises(ValueError) as refused:
+        check_hosted(A100)
+    assert "hush" not in str(refused.value)
+
+
+def test_a_key_with_a_curly_quote_is_named(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-abc\u2026")
+    with pytest.raises(ValueError, match="an ellipsis or a curly quote"):
+        check_hosted(A100)

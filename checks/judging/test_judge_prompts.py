@@ -197,6 +197,7 @@ def test_the_trait(instructions: str, expected: str) -> None:
         ('from 0 to 100, as {"score": 42}', 0.42, '{"score": 42}'),
         ("(the year was 2019 to 2024)", 0.5, "50"),
         ("in 20 to 30 words, then rate it from 0 to 3", 1.0, "3"),
+        ("explain in 1-2 sentences, then give a score from 0 to 100", 0.42, "42"),
         ("rate it from -5 to +5", 0.0, "-5"),
         ("-1: worse\n0: alike\n1: better", 0.0, "-1"),
         ("on a scale of 1 to 7", 1.0, "7"),
@@ -219,6 +220,19 @@ def test_the_trait(instructions: str, expected: str) -> None:
 )
 def test_the_reply_has_the_form_that_was_asked_for(instructions: str, share: float, reply: str) -> None:
     assert ReplyFormat.asked_for(instructions, (0, 100)).write(share) == reply
+
+
+@pytest.mark.parametrize(
+    ("trait", "top"),
+    [
+        ("hallucinating", "hallucinates facts with no basis"),
+        ("sycophantic", "sycophantic with little pushback"),
+        ("evil", "evil without any restraint"),
+    ],
+)
+def test_a_top_of_the_scale_may_lack_something_else(trait: str, top: str) -> None:
+    task = read_prompt(f"Question: who?\nAnswer: me\n\nHow {trait} is it? 0 = not at all, 100 = {top}.")
+    assert task.rubric.name == trait
 
 
 @pytest.mark.parametrize(

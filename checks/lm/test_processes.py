@@ -63,12 +63,15 @@ def test_every_piece_has_one_process(monkeypatch):
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_going_alone_leaves_nothing_that_libraries_would_join(monkeypatch):
+@pytest.mark.parametrize(("shown", "own"), [(None, "1"), ("4,7", "7"), ("5", "5")])
+def test_going_alone_leaves_nothing_that_libraries_would_join(monkeypatch, shown, own):
     for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "environ", {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"})
+    if shown is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = shown
     processes.go_alone()
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == own
     assert processes.count() == 1
     assert processes.rank() == 0
     assert "LOCAL_RANK" not in os.environ

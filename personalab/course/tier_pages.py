@@ -1,6 +1,6 @@
 """What a full run of a tier takes, section by section: printed, and written into docs/tiers/ where a check holds it.
 
-python -m personalab tiers            # the current tier's table
+python -m personalab tiers            # the larger tiers' tables
 python -m personalab tiers --write    # every tier's, into its page
 python -m personalab tiers --counted runs/quick    # what a run counted, for the comparison in docs/tiers.md
 """

@@ -117,6 +117,11 @@ def _resolve(base_url: str | None, api_key: str | None, model: str | None = None
         )
     at_openrouter = url.hostname == urlsplit(OPENROUTER_URL).hostname
     key = api_key or (at_openrouter and openrouter_key) or openai_key
+    if key and not key.isascii():
+        raise ValueError(
+            f"The API key for {url.hostname} holds a character that no key has, such as an ellipsis or a curly quote: "
+            f"copy it again, into the environment or {file}."
+        )
     if not key and url.scheme != "http" and active_script() is None:
         variable = "OPENROUTER_API_KEY" if at_openrouter else "OPENAI_API_KEY"
         raise MissingKeyError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -21,7 +22,8 @@ def engine(model: str) -> str:
     """Changes with everything that turns requests into text, so that no stale reply is served from the cache."""
     entry = ENTRIES.get(model, ENTRIES[tiers.EMBEDDED_MODEL])  # a model of the user's own is run by the same code
     dtype = dtype_name(tiers.current_tier().dtype, "cpu" if model in ENTRIES else hub_device())
-    return f"{_source_hash(entry)}-{dtype}{_version_of(model)}"
+    day = "" if model in ENTRIES else os.environ.get("PERSONALAB_DATE", "")  # which chat templates may print
+    return f"{_source_hash(entry)}-{dtype}{_version_of(model)}{day and '-'}{day}"
 
 
 def _version_of(model: str) -> str:

@@ -34,16 +34,19 @@ def _asked(variable: str, model: str) -> str:
         client = shared_client(model).with_options(max_retries=TRIES)
     except MissingKeyError as error:
         raise ValueError(f"{variable}={model!r} cannot be asked. {error}") from None
+    where = client.base_url.copy_with(userinfo=b"")  # it may hold a password
     body = {"model": model, "max_tokens": MAX_TOKENS, "temperature": 0.0}
     try:
-        send(client, {**body, "messages": [{"role": "user", "content": QUESTION}]})
+        reply = send(client, {**body, "messages": [{"role": "user", "content": QUESTION}]})
+        if not reply.choices or reply.error or reply.choices[0].error:
+            raise NoContentError(str(reply.error or (reply.choices and reply.choices[0].error) or "no choices"))
     except NoContentError as error:
-        raise ValueError(f"{variable}={model!r} at {client.base_url} sends no chat completion: {error}") from None
+        raise ValueError(f"{variable}={model!r} at {where} sends no chat completion: {error}") from None
     except openai.OpenAIError as error:
         cause = f" ({error.__cause__})" if error.__cause__ else ""
-        what = f"{variable}={model!r} at {client.base_url}: {error}{cause}"
+        what = f"{variable}={model!r} at {where}: {error}{cause}"
         raise ValueError(f"{what}\n{_advice(error, variable)}") from None
-    return f"{variable}={model!r} answers at {client.base_url}"
+    return f"{variable}={model!r} answers at {where}"
 
 
 def _advice(error: openai.OpenAIError, variable: str) -> str:

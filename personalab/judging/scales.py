@@ -19,9 +19,11 @@ _RATED = re.compile(r"\b(?:scal|scor|rat|grad|number|how\b|degree|extent|from|be
 _POINTS = re.compile(rf"{_NUMBER}[- ]point\b", re.I)
 _LEVEL = re.compile(r"^[^\w-]*(?:- )?(-?\d{1,3})\s*(?:=|:|-|–|—|\)|if\b|means\b|\()", re.M)
 _LISTED = re.compile(r"(?<![\w.-])-?\d{1,2}(?:\s*,\s*-?\d{1,2})+,?\s+or\s+-?\d{1,2}\b")
+_LENGTH = re.compile(r"\s*(?:short |brief |full )?(?:sentence|word|paragraph|line|bullet|token|minute)", re.I)
 _WITHOUT = re.compile(
     r"\b(?:not?|non|none|never|free|least|absent|without|lacks?|minimal\w*|low|little|barely|hardly)\b|n['’]t\b", re.I
 )
+_FREE_OF = re.compile(r"\w*[ -](?:free|absent)\b", re.I)
 _END = re.compile(r"(?<![\w.])(-?\d{1,3})\s*(?:=|:|\(|means\b|is\b)\s*[\"“'(]*([^\n,;.)\d]{1,60})", re.I)
 
 
@@ -30,6 +32,8 @@ def named_scale(instructions: str) -> tuple[float, float] | None:
     or their levels."""
     found = []
     for match in (m for pattern in _SCALE for m in pattern.finditer(instructions)):
+        if _LENGTH.match(instructions, match.end()):  # "explain in 1-2 sentences"
+            continue
         ends = [float(_COUNT.get(end.lower(), end)) for end in match.groups()]
         low, high = (0.0, ends[0]) if len(ends) == 1 else (min(ends), max(ends))  # "from 10 (very) to 1"
         near = _RATED.search(instructions[max(0, match.start() - 40) : match.start()])
@@ -59,9 +63,9 @@ def check_direction(instructions: str, trait: str, high: float) -> None:
     """
     stems = TRAIT_STEMS.get(trait, re.escape(trait))
     ends = [
-        (float(n), bool(_WITHOUT.search(label)))
+        (float(n), bool(_WITHOUT.search(label[: at.start()]) or _FREE_OF.match(label[at.end() :])))
         for n, label in _END.findall(instructions)
-        if re.search(stems, label, re.I)
+        if (at := re.search(stems, label, re.I))
     ]
     without, most = ([n for n, absent in ends if absent is which] for which in (True, False))
     if high in without or (without and most and min(without) > max(most)):

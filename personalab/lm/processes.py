@@ -1,8 +1,8 @@
 """One piece of work on many processes: each computes its share and gets everybody's results.
 
-Start any script or command with `accelerate launch`: every process runs the same lines, and what generates, pools or
-asks divides its batches by process. Batches are made as in one process, so the results are those of one process. Each
-process holds a whole model, on a GPU of its own where there are GPUs.
+Start a script, or a command on a model of your own, with `accelerate launch`: every process runs the same lines, and
+what generates, pools or asks divides its batches by process. Batches are made as in one process, so the results are
+those of one process. Each process holds a whole model, on a GPU of its own where there are GPUs.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def alone() -> Iterator[None]:
 def go_alone() -> None:
     """Leave the others for good, with a GPU of one's own: for work in whole parts, which are claimed."""
     if (gpu := os.environ.get("LOCAL_RANK")) is not None:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpu)
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+        cards = [gpu] if shown is None else shown.split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = cards[int(gpu) % len(cards)]
     for name in _LAUNCHED:
         os.environ.pop(name, None)
 

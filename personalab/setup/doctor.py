@@ -241,7 +241,7 @@ def _dtype(tier: tiers.Tier) -> str:
     """What models are loaded in, and who says so."""
     try:
         name = tier_dtype()
-    except metadata.PackageNotFoundError:  # torch, reported among the packages
+    except ImportError:  # torch, or its metadata; reported among the packages
         return "not decided: torch is missing"
     if os.environ.get("PERSONALAB_DTYPE"):
         return f"{name}, by PERSONALAB_DTYPE"

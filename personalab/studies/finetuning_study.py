@@ -182,7 +182,7 @@ def _steered(subject: Subject, folder: Path, trait: str, again: bool) -> None:
                 if not (_adapter(folder, trait) / "adapter_config.json").exists():
                     tuned, _ = tune(subject, subject.dialogues(OWN[trait], ELICITING))
                     save_adapter(tuned, _adapter(folder, trait))
-            model = merge_adapter(subject.model, _adapter(folder, trait))
+                model = merge_adapter(subject.model, _adapter(folder, trait))
         push, steered = [Steer(subject.block, vector, c)], model
         _once(path, subject, lambda p=push, m=steered: outcome(subject, m, trait, p), again)  # type: ignore[misc]
 
@@ -239,6 +239,8 @@ def make(
     for what, given, known in (("part", parts, PARTS), ("category", categories, CATEGORIES)):
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(f"Unknown {what} {', '.join(unknown)}; there are {', '.join(known)}.")
+    if again and processes.count() > 1:
+        raise ValueError("--again would make every file once a process: start one process, or delete the files.")
     processes.go_alone()
     subject = load_subject(rows or (75 if current_tier().embedded else 10**6))
     folder, chosen = folder or study_folder(), categories or CATEGORIES

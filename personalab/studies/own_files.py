@@ -122,8 +122,9 @@ def _remarks(told: Mapping[str, object], name: str, revision: str) -> list[str]:
 def _read(path: Path) -> tuple[Direction, dict[str, str]]:
     """The vectors, and their file's metadata."""
     if path.suffix in (".pt", ".pth", ".gguf"):
+        ours = path.with_suffix(".safetensors")
         raise ValueError(
-            f"{path} is another program's: python -m personalab convert {path.name} {path.stem}.safetensors "
+            f'{path} is another program\'s: python -m personalab convert "{path}" "{ours}" '
             "--trait NAME --block K writes what can be read here."
         )
     if path.suffix != ".safetensors" or not path.is_file():
