@@ -87,7 +87,7 @@ def test_make_passes_its_arguments_on() -> None:
     names = re.findall(r"^(\w+):$", (ROOT / "Makefile").read_text(), re.M)
     assert set(names) <= commands() and "lab" in names
     for name in names:
-        command = ["make", "--dry-run", name, "ARGS=--one two", "PYTHON=python"]
+        command = ["make", "--no-print-directory", "--dry-run", name, "ARGS=--one two", "PYTHON=python"]
         said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert said.strip() == f"python -m personalab {name} --one two"
 
