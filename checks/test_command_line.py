@@ -120,3 +120,9 @@ def test_run_refuses_what_it_would_ignore_or_wait_for(
     monkeypatch.setenv("WORLD_SIZE", processes)
     assert cli.main(["run", *arguments]) == cli.FAILED
     assert says in capsys.readouterr().err
+
+
+def test_a_commands_help_begins_with_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["screen", "--help"])
+    assert capsys.readouterr().out.startswith("usage: python -m personalab screen [")

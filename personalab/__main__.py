@@ -244,7 +244,9 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("-h", "--help", action="help", help="show this and exit")
     top.add_argument("--version", action="version", version=f"personalab {__version__}", help="show it and exit")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS, required=True)
+    commands = top.add_subparsers(
+        prog="python -m personalab", dest="command", metavar="COMMAND", help=argparse.SUPPRESS, required=True
+    )
     learners = (setup, doctor, run, record, test, lab, progress, hint, explain)
     for command in (*learners, tier_commands.tiers, notebooks, site, grade, judge, bench, clean):
         sub = commands.add_parser(command.__name__, description=command.__doc__)
