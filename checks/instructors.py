@@ -7,11 +7,15 @@ cohort took is what `benchmarks/bench_cohort.py` measured.
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from checks.bank import RIGHT, WRONG
+from checks.bank.grading import BANKS, solutions
 from personalab.course.cards import Card, cards
 from personalab.files import write
 from personalab.paths import ROOT
@@ -27,6 +31,7 @@ def page() -> str:
     found = cards(ROOT / "exercises")
     measured = json.loads(MEASURED.read_text("utf-8"))
     parts = {"schedule": _schedule(found), "mistakes": _mistakes(found), "cohort": _cohort(measured)}
+    parts["banks"] = _banks()
     return _PART.sub(lambda part: f"{part[1]}{parts[part[2]]}\n{part[3]}", PAGE.read_text("utf-8"))
 
 
@@ -40,6 +45,21 @@ def _schedule(found: dict[str, list[Card]]) -> str:
     every = [card for own in found.values() for card in own]
     minutes, points = sum(card.minutes for card in every), sum(sum(card.graders.values()) for card in every)
     return "\n".join([*lines, f"| all | {len(every)} | {minutes} | {points} | |"])
+
+
+def _banks() -> str:
+    """How many solutions each section's graders are tried on; `make test` fails where one gets the wrong verdict."""
+    counts: dict[str, Counter[str]] = {}
+    for name in BANKS:
+        folder = name.split(".")[2]
+        counts.setdefault(folder, Counter())["exercises"] += 1
+        counts[folder].update(solution.verdict for _, solution in solutions(importlib.import_module(name)))
+    lines = ["| section | graders | right solutions, accepted | wrong solutions, refused |", "|---|---|---|---|"]
+    for folder, found in counts.items():
+        section = folder.removeprefix("section_").replace("4_bonus", "4b")
+        lines.append(f"| {section} | {found['exercises']} | {found[RIGHT]} | {found[WRONG]} |")
+    every = sum(counts.values(), Counter[str]())
+    return "\n".join([*lines, f"| all | {every['exercises']} | {every[RIGHT]} | {every[WRONG]} |"])
 
 
 def _cohort(measured: dict[str, Any]) -> str:

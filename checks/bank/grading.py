@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import tests
@@ -26,6 +28,16 @@ OF_YOURS = [
     for name in tests.__all__
     if "model" in inspect.signature(getattr(tests, name)).parameters and name not in UNUSED
 ]
+
+FOLDERS = sorted(Path(__file__).parent.glob("section_*"))
+BANKS = [f"checks.bank.{folder.name}.{path.stem}" for folder in FOLDERS for path in sorted(folder.glob("test_*.py"))]
+
+
+def solutions(module: ModuleType) -> Iterator[tuple[str, Callable]]:
+    """The solutions a bank defines itself, not those it imports from others."""
+    for name, value in vars(module).items():
+        if getattr(value, "verdict", None) and value.__module__ == module.__name__:
+            yield name, value
 
 
 def grade(grader_name: str, solution: object, model: Any = None, tokenizer: Any = None) -> None:

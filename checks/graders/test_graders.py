@@ -6,33 +6,20 @@ import importlib
 import re
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 import tests
 from checks.bank import RIGHT
-from checks.bank.grading import OF_YOURS, UNUSED, as_yours, grade, reference_solutions
+from checks.bank.grading import BANKS, OF_YOURS, UNUSED, as_yours, grade, reference_solutions, solutions
 from graders.harness.readings import load_family
 from personalab.lm.models import load_model
 from personalab.lm.tiny import FAMILIES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-SECTIONS = sorted(p for p in (Path(__file__).parents[1] / "bank").glob("section_*"))
-BANKS = [f"checks.bank.{p.parent.name}.{p.stem}" for s in SECTIONS for p in sorted(s.glob("test_*.py"))]
-
-
-def solutions(module: ModuleType) -> Iterator[tuple[str, Callable]]:
-    """The solutions a bank defines itself, not those it imports from others."""
-    for name, value in vars(module).items():
-        if getattr(value, "verdict", None) and value.__module__ == module.__name__:
-            yield name, value
-
 
 ENTRIES = [
     pytest.param(module.rpartition(".")[2], solution, id=f"{module.rpartition('.')[2][5:]}-{name}")
