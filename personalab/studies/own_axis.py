@@ -241,8 +241,9 @@ def _effects(ledger: Ledger, scores: Mapping[str, Scores]) -> None:
     for other in ("plain", "random caps"):
         change = scores["capped"].out - scores[other].out
         ledger.add("difference", f"share out of persona, capped minus {other}", over(change), n, "prompts")
-    change = scores["capped"].coherence - scores["plain"].coherence
-    ledger.add("cost", "coherence (0-100), capped minus plain", over(change), n, "prompts")
+    for name in ("capped", "random caps"):
+        change = scores[name].coherence - scores["plain"].coherence
+        ledger.add("cost", f"coherence (0-100), {name} minus plain", over(change), n, "prompts")
 
 
 def _costs(
