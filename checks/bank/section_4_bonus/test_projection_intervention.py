@@ -37,7 +37,7 @@ def by_least_squares(act, Q):
     return (flat - explained.T).reshape(act.shape).to(act.dtype)
 
 
-@wrong("bfloat16, Q in float32.*expected a result, found RuntimeError.*Q.to")
+@wrong("bfloat16, Q in float32.*expected a result, found RuntimeError.*bring both to one")
 def upstream_style(act, Q):
     proj = (act @ Q) @ Q.T
     return act - proj

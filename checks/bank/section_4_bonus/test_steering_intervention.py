@@ -33,7 +33,7 @@ def position_by_position(act, Q, steering_coef):
     return torch.stack(moved).reshape(act.shape)
 
 
-@wrong("expected torch.bfloat16, that of act, found torch.float32. Q may come in another dtype")
+@wrong("expected torch.bfloat16, that of act, found torch.float32. Q comes in another dtype")
 def upstream_style(act, Q, steering_coef):
     return act + steering_coef * Q.unsqueeze(0)
 
