@@ -58,7 +58,7 @@ IN_THE_CELL = {
         "for i in range(3):\n    open(f'{i}', 'wb').write(bytes(1 << 28))",
         "fill the disk|No space",
     ),
-    "memory that is kept": ("kept = bytearray(1 << 31)", "half of the memory|MemoryError"),
+    "memory that is kept": ("kept = bytearray(1 << 31)", "half of the memory|MiB of memory|MemoryError"),
     "a thread that waits": ("import os, threading\nthreading.Timer(2, os._exit, (0,)).start()", "leaves a thread"),
     "an alarm": (
         "import os, signal\nsignal.signal(signal.SIGALRM, lambda *args: os._exit(0))\n"

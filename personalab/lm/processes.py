@@ -60,7 +60,7 @@ def go_alone() -> None:
 
 
 def mine(pieces: Iterable[T]) -> Iterator[T]:
-    """This process's share: every `count()`th piece, so that long and short ones are spread alike."""
+    """This process's share: one piece in every `count()`, so that long and short ones are spread alike."""
     here, of = rank(), count()
     return (piece for i, piece in enumerate(pieces) if i % of == here)
 
