@@ -144,7 +144,7 @@ def take_counts(run: Path, root: Path = ROOT) -> list[str]:
 
 
 def build(root: Path = ROOT, *, check: bool = False) -> list[Path]:
-    """Bring the generated parts of the pages in docs/tiers up to date; returns the pages that were not (`check` writes none).
+    """Bring the generated parts of docs/tiers up to date; returns the pages that were not (`check` writes none).
 
     Raises:
         ValueError: for a page that asks for a part that nobody makes.
