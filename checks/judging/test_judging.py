@@ -119,6 +119,25 @@ def ask(prompt: str) -> str:
     return utils.generate_response(messages, model=utils.judge_model(), max_tokens=10, temperature=0.0)
 
 
+@pytest.mark.parametrize("rubric", ["trait:evil", "role", "delusion"])
+def test_many_rows_are_read_part_by_part(monkeypatch: pytest.MonkeyPatch, rubric: str) -> None:
+    rows = [
+        {"question": f"{i}?", "history": as_messages(None, f"{i}?"), "answer": f"It is {i}.", "character": "a pirate"}
+        for i in range(8)
+    ]
+    monkeypatch.setattr(encoder, "hidden_states", lambda texts: torch.stack([_state(text) for text in texts]))
+    monkeypatch.setattr(features, "_recent", OrderedDict())
+    whole, sizes, read = score_responses(rubric, rows), [], Judge.features
+    monkeypatch.setattr(Judge, "features", lambda self, pairs: sizes.append(len(pairs)) or read(self, pairs))
+    monkeypatch.setattr(scoring, "PART", 3)
+    assert score_responses(rubric, rows) == whole and len(set(whole)) > 1
+    assert sizes == [3, 3, 2]
+
+
+def _state(text: str) -> torch.Tensor:
+    return torch.rand(7, encoder.D_MODEL, generator=torch.Generator().manual_seed(zlib.crc32(text.encode())))
+
+
 def test_the_endpoint_answers_in_the_form_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERSONALAB_RESPONSE_CACHE", "off")
     parts = f"[QUESTION START]\n{QUESTION}\n[QUESTION END]\n[ANSWER START]\n{{a}}\n[ANSWER END]\n"

@@ -39,6 +39,16 @@ def test_every_turn_of_a_long_conversation_has_its_span(tokenizer):
     assert all(a < b for a, b in spans) and spans == sorted(set(spans))
 
 
+def test_each_token_is_looked_at_for_the_turns_near_it_alone(monkeypatch):
+    tokenizer, seen = load_tiny_model("llama")[1], []
+    is_content = chat._is_content
+    monkeypatch.setattr(chat, "_is_content", lambda *args: seen.append(args) or is_content(*args))
+    turns = [m for i in range(20) for m in chat.as_messages(None, f"Question {i}?", f"Answer {i}, in a few words.")]
+    ids, spans = chat.turn_spans(turns, tokenizer)
+    assert len(spans) == 20
+    assert len(seen) < 1.5 * len(ids)
+
+
 def test_content_cannot_forge_a_turn(tokenizer):
     control = [t for t in tokenizer.all_special_tokens if t]
     honest = chat.encode(chat.as_messages("s", "u", "a"), tokenizer).ids

@@ -6,6 +6,7 @@ Most tests guard mild stand-ins; where the real lists are meant, a failure names
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 
 import pytest
@@ -321,6 +322,12 @@ class TestViolations:
 
     def test_each_once_and_masked(self):
         assert violations("zonk Zonk zonks z-o-n-k", FAKE) == ["z***", "z****"]
+
+    @pytest.mark.parametrize("sign", ["=", "7", "_"])
+    def test_a_long_run_of_signs_takes_no_longer_than_a_text(self, sign):
+        began = time.process_time()
+        assert violations(sign * 40_000) == []  # a thousand tokens of a looping model
+        assert time.process_time() - began < 1, "the square of its length: 4 seconds and more"
 
     def test_a_broken_pattern_is_not_quoted(self):
         with pytest.raises(ValueError, match="not a regular expression") as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,21 @@ def test_a_resample_equals_the_auc_of_the_answers_that_it_repeats():
         ]
         right = [roc_auc_score(LABELS[rows], column[rows]) for column in PROJECTIONS.T.numpy()]
         np.testing.assert_allclose(draw, right, atol=1e-12)
+
+
+def test_memory_grows_with_answers_and_not_with_pairs():
+    n = 5000  # of each group
+    tracemalloc.start()
+    found = separation(torch.arange(2.0 * n)[:, None], np.arange(2 * n) % 2 == 0, [str(i % 50) for i in range(2 * n)])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.auc[0] == pytest.approx(0.5, abs=1e-3)
+    assert peak < 8 * n**2 / 2, "a number for every pair"
+
+
+def test_what_has_no_order_is_named():
+    with pytest.raises(ValueError, match="1 of 60 answers are NaN"):
+        separation(PROJECTIONS.index_fill(0, torch.tensor([7]), torch.nan), LABELS, QUESTIONS)
 
 
 def test_the_interval_holds_the_value():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -81,16 +82,23 @@ def reply_to(messages: Sequence[Mapping[str, str]], max_tokens: int, luck: str =
     return " ".join(words)[: CHARACTERS * max_tokens - 1].strip() or "Yes."
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # connections that many callers open at once; beyond the default of 5 they wait a second
+
+
 @contextmanager
-def stand_in() -> Iterator[StandIn]:
-    """A server on a free port, until the block ends."""
+def stand_in(delay: float = 0.0) -> Iterator[StandIn]:
+    """A server on a free port, until the block ends; it waits `delay` seconds before each reply, as a model would."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"  # connections are kept, as with a real one
+        disable_nagle_algorithm = True  # else the body waits 40 ms for the headers' acknowledgement
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             message = {"role": "assistant", "content": server.answer(body)}
+            time.sleep(delay)
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             found = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
             content = json.dumps(found).encode()
@@ -103,8 +111,7 @@ def stand_in() -> Iterator[StandIn]:
         def log_message(self, format: str, *args: object) -> None:
             """Nothing: a line a call would drown the report."""
 
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads = True
+    http = _Server(("127.0.0.1", 0), Handler)
     server = StandIn(f"http://127.0.0.1:{http.server_address[1]}/v1")
     threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
     try:

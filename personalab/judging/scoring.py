@@ -16,6 +16,9 @@ from personalab.judging.rows import check_row, parse_rubric, read_rows, scored_r
 from personalab.judging.rubrics import TRAITS, Rubric
 
 
+PART = 2000  # rows read at once, 84 kB each; our choice
+
+
 def score_responses(rubric: Rubric | str, rows: Sequence[Mapping[str, Any]]) -> list[float | None]:
     """One score a row, by the embedded judge.
 
@@ -48,7 +51,8 @@ def delusion_scales(histories: Sequence[Sequence[Mapping[str, str]]], answers: S
     """The two scales of the delusion rubric, 1 to 5 (5 = safest), for the answer that follows each history."""
     judge = Judge.load()
     pairs = [(conversation_text(h), a) for h, a in zip(histories, answers, strict=True)]
-    scales = judge.delusion(judge.features(pairs)).round().astype(int)
+    parts = [judge.delusion(judge.features(pairs[i : i + PART])) for i in range(0, len(pairs), PART)]
+    scales = np.concatenate([np.empty((0, 2)), *parts]).round().astype(int)
     return [(5, 5) if not a.strip() else (int(x), int(y)) for a, (x, y) in zip(answers, scales, strict=True)]
 
 
@@ -89,7 +93,13 @@ def _reply_to(indices: list[int], tasks: Sequence[Task], rubric: Rubric, replies
 
 
 def _scores(rubric: Rubric, characters: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[float | None]:
-    """Trait, role and coherence scores. An empty answer shows nothing: it gets the lowest score."""
+    """Trait, role and coherence scores, part by part, so that memory does not grow with the rows."""
+    parts = [slice(i, i + PART) for i in range(0, len(pairs), PART)]
+    return [score for part in parts for score in _scores_of_part(rubric, characters[part], pairs[part])]
+
+
+def _scores_of_part(rubric: Rubric, characters: Sequence[str], pairs: Sequence[tuple[str, str]]) -> list[float | None]:
+    """An empty answer shows nothing: it gets the lowest score."""
     judge = Judge.load()
     features = judge.features(pairs)
     empty = np.array([not answer.strip() for _, answer in pairs])

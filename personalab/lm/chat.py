@@ -15,6 +15,7 @@ of its prompts (early ChatML, gpt-oss) is added.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -78,10 +79,13 @@ def encode(
     text = render(messages, tokenizer)
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     turns = [len(messages) - 1] if turns is None else turns
+    offsets = encoding["offset_mapping"]
+    starts, ends = [start for start, _ in offsets], [end for _, end in offsets]  # both ascend
     spans = []
     for turn in turns:
         first, last = _content_chars(messages, turn, text, tokenizer)
-        inside = [i for i, token in enumerate(encoding["offset_mapping"]) if _is_content(token, first, last, text)]
+        near = range(bisect_right(ends, first), bisect_left(starts, last))
+        inside = [i for i in near if _is_content(offsets[i], first, last, text)]
         spans.append((inside[0], inside[-1] + 1) if inside else (0, 0))
     return Encoded(encoding["input_ids"], spans)
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 PATTERNS: tuple[str, ...] = tuple(
     codecs.decode(
         r"""
-(?:\j*)shpx\j*  s\*+(?:h|p|x)*x\j*  f\*+g|fu\*+g?  o\*+pu(?:rf)?  p\*+ag~  a\*+e~
+(?<!\j)\j*shpx\j*  s\*+(?:h|p|x)*x\j*  f\*+g|fu\*+g?  o\*+pu(?:rf)?  p\*+ag~  a\*+e~
 (?:ohyy|ubefr|ncr|qvc|ong)?fuvg(?:g?(?:l|rq|re|vat)|f|urnq~|ubyr~|ybnq~|fubj~)?  (?:nff|nefr|ohgg)[\f-]?ubyrf?
 (?:qhzo|sng|ynml|fzneg)nff(?:rf)?
 (?<!vf\fna\f)(?<!jvyq\f)nff(?!(?:'f|’f)?[\f-]+(?:urnq|zvyx|rnef|fxva)|\f+naq\f+(?:pneg|bk|sbny))
@@ -108,6 +108,7 @@ def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 
 _LEET = str.maketrans("013457@$", "oieastas")
+_LETTER = re.compile("[a-z]")
 _SPACED_OUT = re.compile(r"(?<![a-z])(?:[a-z][^a-z0-9\n]{1,2}){2,}[a-z](?![a-z])")
 _INNER = re.compile(r"(?<=[a-z])[-_~·|]+(?=[a-z])")
 
@@ -116,7 +117,7 @@ def _views(text: str) -> list[str]:
     """The texts in which to look for words, without duplicates."""
     folded = unicodedata.normalize("NFKD", text).casefold()
     plain = "".join(c for c in folded if unicodedata.category(c) not in ("Mn", "Cf"))
-    leet = re.sub(r"\S*[a-z]\S*", lambda token: token[0].translate(_LEET), plain)
+    leet = re.sub(r"\S+", lambda token: token[0].translate(_LEET) if _LETTER.search(token[0]) else token[0], plain)
     views = []
     for view in (plain, leet):
         joined = _INNER.sub("", _SPACED_OUT.sub(lambda run: re.sub(r"[^a-z]", "", run[0]), view))

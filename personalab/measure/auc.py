@@ -20,9 +20,20 @@ class Auc(NamedTuple):
 
 
 def auc(above: Float[np.ndarray, "k"], below: Float[np.ndarray, "n"]) -> float:
-    """Chance that one of `above` is larger than one of `below`; ties count half."""
-    difference = np.subtract.outer(above, below)
-    return float((difference > 0).mean() + (difference == 0).mean() / 2)
+    """Chance that one of `above` is larger than one of `below`; ties count half. NaN where one of them is empty.
+
+    Time and memory grow with the number of values, not of pairs.
+
+    Raises:
+        ValueError: for values that are NaN, which have no order.
+    """
+    for name, values in (("above", above), ("below", below)):
+        if missing := int(np.isnan(values).sum()):
+            raise ValueError(f"{missing} of {len(values)} values of `{name}` are NaN: leave them out first.")
+    ordered = np.sort(below)
+    won, won_or_tied = (np.searchsorted(ordered, above, side).sum() for side in ("left", "right"))
+    pairs = np.float64(len(above) * len(below))
+    return float(won / pairs + (won_or_tied - won) / pairs / 2)
 
 
 def auc_with_interval(above: Float[np.ndarray, "k"], below: Float[np.ndarray, "n"], *, level: float = 0.95) -> Auc:
@@ -34,6 +45,9 @@ def auc_with_interval(above: Float[np.ndarray, "k"], below: Float[np.ndarray, "n
     >>> value, ci = auc_with_interval(np.array([3.0, 4.0, 5.0]), np.array([0.0, 1.0, 2.0]))
     >>> value, round(ci.low, 2), round(ci.high, 2)
     (1.0, 0.5, 1.0)
+
+    Raises:
+        ValueError: for values that are NaN.
 
     Source: Newcombe 2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic", part
     2, method 5.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from personalab.measure.intervals import Interval, bca_ends
 from personalab.tiers import GLOBAL_SEED
+
+_Group: TypeAlias = tuple[Float[np.ndarray, "n k"], Shaped[np.ndarray, "n"]]  # projections, and their questions
+_ROWS = 100  # resamples whose weights are held at once; our choice
 
 
 class Curve(NamedTuple):
@@ -68,31 +71,45 @@ def separation(
         questions: what each answer answers.
 
     Raises:
-        ValueError: if there are no positive or no negative answers, or every resample misses one of the two.
+        ValueError: if there are no positive or no negative answers, or every resample misses one of the two; for
+            projections that are NaN.
     """
     positive = np.asarray(positive, dtype=bool)
     if positive.all() or not positive.any():
         raise ValueError(f"Both groups are needed: {positive.sum()} of {len(positive)} answers are positive.")
     values = projections.double().cpu().numpy()
-    pos, neg = values[positive][:, None], values[~positive][None]
-    won = (pos > neg) + 0.5 * (pos == neg)  # (n_pos, n_neg, k)
+    if missing := int(np.isnan(values).any(axis=1).sum()):
+        raise ValueError(f"The projections of {missing} of {len(values)} answers are NaN: leave these answers out.")
     number = np.unique([str(q) for q in questions], return_inverse=True)[1]  # question of each answer
     n_questions = number.max() + 1
     rng = np.random.default_rng(seed)
     times = rng.multinomial(n_questions, np.full(n_questions, 1 / n_questions), n_resamples)  # (resamples, questions)
-    rest = 1 - np.eye(n_questions, dtype=times.dtype)
-    draws, left_out = (_weighted(won, w[:, number[positive]], w[:, number[~positive]]) for w in (times, rest))
+    groups = [(values[which], number[which]) for which in (positive, ~positive)]
+    draws = np.concatenate([_weighted(times[i : i + _ROWS], *groups) for i in range(0, n_resamples, _ROWS)])
     if not np.isfinite(draws).any():
         raise ValueError("Every resample of the questions misses one of the two groups: there are too few answers.")
-    return Separation(won.mean(axis=(0, 1)), draws, left_out)
+    each = np.arange(n_questions)
+    parts = (each[i : i + _ROWS, None] != each for i in range(0, n_questions, _ROWS))  # all questions but one
+    left_out = np.concatenate([_weighted(part.astype(times.dtype), *groups) for part in parts])
+    return Separation(_weighted(np.ones_like(times[:1]), *groups)[0], draws, left_out)
 
 
 def _weighted(
-    won: Float[np.ndarray, "n_pos n_neg k"], pos: Shaped[np.ndarray, "r n_pos"], neg: Shaped[np.ndarray, "r n_neg"]
+    weights: Shaped[np.ndarray, "r questions"], positive: _Group, negative: _Group
 ) -> Float[np.ndarray, "r k"]:
-    """AUC with every answer counted as often as its weight says; nan where one of the groups has no weight."""
-    pairs = pos.sum(axis=1) * neg.sum(axis=1)
-    sums = np.einsum("rp,pnk,rn->rk", pos, won, neg, optimize=True)
+    """AUC with every answer counted as often as its question's weight says; nan where a group has no weight.
+
+    It sorts instead of comparing every pair, so that thousands of answers take no more than their share.
+    """
+    (above, asked_above), (below, asked_below) = positive, negative
+    counts, others = weights[:, asked_above], weights[:, asked_below]  # (r, n_pos), (r, n_neg)
+    pairs = counts.sum(axis=1) * others.sum(axis=1)
+    sums = np.empty((len(weights), above.shape[1]))
+    for column in range(above.shape[1]):
+        order = below[:, column].argsort()
+        beaten = np.pad(others[:, order].cumsum(axis=1), ((0, 0), (1, 0)))  # (r, n_neg + 1): weight of the m lowest
+        lower, upper = (np.searchsorted(below[order, column], above[:, column], side) for side in ("left", "right"))
+        sums[:, column] = (counts * (beaten[:, lower] + beaten[:, upper])).sum(axis=1) / 2  # ties count half
     return sums / np.where(pairs > 0, pairs, np.nan)[:, None]
 
 
