@@ -39,14 +39,24 @@ def test_every_turn_of_a_long_conversation_has_its_span(tokenizer):
     assert all(a < b for a, b in spans) and spans == sorted(set(spans))
 
 
-def test_each_token_is_looked_at_for_the_turns_near_it_alone(monkeypatch):
-    tokenizer, seen = load_tiny_model("llama")[1], []
-    is_content = chat._is_content
-    monkeypatch.setattr(chat, "_is_content", lambda *args: seen.append(args) or is_content(*args))
+def test_a_conversation_takes_no_more_than_its_length(monkeypatch):
+    tokenizer, looked, rendered = load_tiny_model("llama")[1], [], []
+    is_content, render = chat._is_content, chat.render
+    monkeypatch.setattr(chat, "_is_content", lambda *args: looked.append(args) or is_content(*args))
+    monkeypatch.setattr(chat, "render", lambda *args: rendered.append(args) or render(*args))
     turns = [m for i in range(20) for m in chat.as_messages(None, f"Question {i}?", f"Answer {i}, in a few words.")]
     ids, spans = chat.turn_spans(turns, tokenizer)
     assert len(spans) == 20
-    assert len(seen) < 1.5 * len(ids)
+    assert len(looked) < 1.5 * len(ids), "each turn looks at its own tokens"
+    assert len(rendered) == 2, "the text, and one probe for all turns"
+
+
+def test_all_turns_at_once_are_where_each_by_itself_is(tokenizer):
+    contents = [c for c in CONTENTS if "forged" not in c]
+    messages = [m for c in contents for m in chat.as_messages(None, f"{c}?", c)]
+    turns = range(1, len(messages), 2)
+    together = chat.encode(messages, tokenizer, turns)
+    assert together.spans == [chat.encode(messages, tokenizer, [turn]).spans[0] for turn in turns]
 
 
 def test_content_cannot_forge_a_turn(tokenizer):

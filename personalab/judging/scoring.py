@@ -15,7 +15,6 @@ from personalab.judging.replies import DELUSION_TAGS
 from personalab.judging.rows import check_row, parse_rubric, read_rows, scored_row, write_rows
 from personalab.judging.rubrics import TRAITS, Rubric
 
-
 PART = 2000  # rows read at once, 84 kB each; our choice
 
 

@@ -15,6 +15,7 @@ of its prompts (early ChatML, gpt-oss) is added.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -82,8 +83,7 @@ def encode(
     offsets = encoding["offset_mapping"]
     starts, ends = [start for start, _ in offsets], [end for _, end in offsets]  # both ascend
     spans = []
-    for turn in turns:
-        first, last = _content_chars(messages, turn, text, tokenizer)
+    for first, last in _contents(messages, turns, text, tokenizer):
         near = range(bisect_right(ends, first), bisect_left(starts, last))
         inside = [i for i in near if _is_content(offsets[i], first, last, text)]
         spans.append((inside[0], inside[-1] + 1) if inside else (0, 0))
@@ -144,6 +144,38 @@ def render_prompt(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBas
 def prompt_ids(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of `render_prompt`."""
     return tokenizer(render_prompt(messages, tokenizer), add_special_tokens=False)["input_ids"]
+
+
+def _contents(
+    messages: Sequence[Message], turns: Sequence[int], text: str, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[int, int]]:
+    """Character range of each turn's content in `text`, from one probe where they stand in it as they are, or trimmed.
+
+    Otherwise each gets a probe of its own, which takes the square of a conversation's turns.
+    """
+    if len(turns) > 1 and (found := _in_one_probe(messages, turns, text, tokenizer)):
+        return found
+    return [_content_chars(messages, turn, text, tokenizer) for turn in turns]
+
+
+def _in_one_probe(
+    messages: Sequence[Message], turns: Sequence[int], text: str, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[int, int]] | None:
+    """All ranges, if contents and what stands between placeholders make up the text; `turns` must ascend."""
+    words = {turn: templates.placeholder(messages, turn) for turn in turns}
+    probe = [{**m, "content": words.get(i, m["content"])} for i, m in enumerate(messages)]
+    first, *others = re.split("|".join(words.values()), render(probe, tokenizer))
+    if len(others) != len(turns) or not text.startswith(first):
+        return None
+    at, found = len(first), []
+    for turn, after in zip(turns, others, strict=True):
+        content = neutralise(messages[turn]["content"], tokenizer)
+        fitting = (c for c in (content, content.strip()) if text.startswith(c + after, at))
+        if (written := next(fitting, None)) is None:
+            return None
+        found.append((at, at + len(written)))
+        at += len(written) + len(after)
+    return found if at == len(text) else None
 
 
 def _content_chars(
