@@ -30,8 +30,8 @@ def auc(above: Float[np.ndarray, "k"], below: Float[np.ndarray, "n"]) -> float:
     for name, values in (("above", above), ("below", below)):
         if missing := int(np.isnan(values).sum()):
             raise ValueError(f"{missing} of {len(values)} values of `{name}` are NaN: leave them out first.")
-    ordered = np.sort(below)
-    won, won_or_tied = (np.searchsorted(ordered, above, side).sum() for side in ("left", "right"))
+    upper, lower = np.sort(above), np.sort(below)
+    won, won_or_tied = (np.searchsorted(lower, upper, side).sum() for side in ("left", "right"))
     pairs = np.float64(len(above) * len(below))
     return float(won / pairs + (won_or_tied - won) / pairs / 2)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from personalab.measure.intervals import Interval, bca_ends
 from personalab.tiers import GLOBAL_SEED
 
-_Group: TypeAlias = tuple[Float[np.ndarray, "n k"], Shaped[np.ndarray, "n"]]  # projections, and their questions
-_ROWS = 100  # resamples whose weights are held at once; our choice
+_WEIGHTS = 200_000  # held at once, of resamples times answers; our choice: they fit into a processor's cache
 
 
 class Curve(NamedTuple):
@@ -84,33 +83,56 @@ def separation(
     n_questions = number.max() + 1
     rng = np.random.default_rng(seed)
     times = rng.multinomial(n_questions, np.full(n_questions, 1 / n_questions), n_resamples)  # (resamples, questions)
-    groups = [(values[which], number[which]) for which in (positive, ~positive)]
-    draws = np.concatenate([_weighted(times[i : i + _ROWS], *groups) for i in range(0, n_resamples, _ROWS)])
+    columns = [_ranked(column[positive], column[~positive], number[positive], number[~positive]) for column in values.T]
+    rows = max(1, _WEIGHTS // len(values))
+    draws = _by_parts((times[i : i + rows] for i in range(0, n_resamples, rows)), columns)
     if not np.isfinite(draws).any():
         raise ValueError("Every resample of the questions misses one of the two groups: there are too few answers.")
     each = np.arange(n_questions)
-    parts = (each[i : i + _ROWS, None] != each for i in range(0, n_questions, _ROWS))  # all questions but one
-    left_out = np.concatenate([_weighted(part.astype(times.dtype), *groups) for part in parts])
-    return Separation(_weighted(np.ones_like(times[:1]), *groups)[0], draws, left_out)
+    without = ((each[i : i + rows, None] != each).astype(int) for i in range(0, n_questions, rows))
+    auc = _weighted(np.ones((1, n_questions), dtype=int), columns)[0]
+    return Separation(auc, draws, _by_parts(without, columns))
 
 
-def _weighted(
-    weights: Shaped[np.ndarray, "r questions"], positive: _Group, negative: _Group
-) -> Float[np.ndarray, "r k"]:
+class _Column(NamedTuple):
+    """Questions of the p positive and the n negative answers, each group from the lowest to the highest projection;
+    and how many negative ones are below, or not above, each positive one.
+    """
+
+    upper: Int[np.ndarray, "p"]
+    lower: Int[np.ndarray, "n"]
+    below: Int[np.ndarray, "p"]
+    not_above: Int[np.ndarray, "p"]
+
+
+def _ranked(
+    upper: Float[np.ndarray, "p"],
+    lower: Float[np.ndarray, "n"],
+    asked_upper: Int[np.ndarray, "p"],
+    asked_lower: Int[np.ndarray, "n"],
+) -> _Column:
+    up, low = upper.argsort(), lower.argsort()
+    counts = (np.searchsorted(lower[low], upper[up], side) for side in ("left", "right"))
+    return _Column(asked_upper[up], asked_lower[low], *counts)
+
+
+def _by_parts(parts: Iterable[Int[np.ndarray, "_ questions"]], columns: Sequence[_Column]) -> Float[np.ndarray, "r k"]:
+    return np.concatenate([_weighted(part, columns) for part in parts])
+
+
+def _weighted(weights: Int[np.ndarray, "r questions"], columns: Sequence[_Column]) -> Float[np.ndarray, "r k"]:
     """AUC with every answer counted as often as its question's weight says; nan where a group has no weight.
 
-    It sorts instead of comparing every pair, so that thousands of answers take no more than their share.
+    From ranks and not from pairs, of which thousands of answers have millions.
     """
-    (above, asked_above), (below, asked_below) = positive, negative
-    counts, others = weights[:, asked_above], weights[:, asked_below]  # (r, n_pos), (r, n_neg)
-    pairs = counts.sum(axis=1) * others.sum(axis=1)
-    sums = np.empty((len(weights), above.shape[1]))
-    for column in range(above.shape[1]):
-        order = below[:, column].argsort()
-        beaten = np.pad(others[:, order].cumsum(axis=1), ((0, 0), (1, 0)))  # (r, n_neg + 1): weight of the m lowest
-        lower, upper = (np.searchsorted(below[order, column], above[:, column], side) for side in ("left", "right"))
-        sums[:, column] = (counts * (beaten[:, lower] + beaten[:, upper])).sum(axis=1) / 2  # ties count half
-    return sums / np.where(pairs > 0, pairs, np.nan)[:, None]
+    found = np.empty((len(weights), len(columns)))
+    for k, (upper, lower, below, not_above) in enumerate(columns):
+        times = weights[:, upper]  # (r, p)
+        beaten = np.pad(weights[:, lower].cumsum(axis=1), ((0, 0), (1, 0)))  # (r, n + 1): weight of the m lowest
+        won = (times * (beaten[:, below] + beaten[:, not_above])).sum(axis=1) / 2  # ties count half
+        pairs = times.sum(axis=1) * beaten[:, -1]
+        found[:, k] = won / np.where(pairs > 0, pairs, np.nan)
+    return found
 
 
 def mean_separation(parts: Sequence[Separation]) -> Separation:
