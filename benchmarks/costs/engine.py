@@ -43,7 +43,7 @@ def _reading(model: PreTrainedModel) -> dict[str, Quantity]:
     return {
         "texts": Quantity("texts read, nothing shared", "texts", (24, 48, 96, 192), 1, lambda n: read(texts(n), last)),
         "shared": Quantity(
-            "texts read, all with one beginning of 48 tokens",
+            "texts read, one beginning for all",
             "texts",
             (24, 48, 96, 192),
             1,

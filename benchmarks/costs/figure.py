@@ -12,7 +12,7 @@ from personalab.figures.base import COLOURS, PALETTE
 
 PICTURE = RESULTS.with_suffix(".svg")
 COLUMNS = 4
-_SETTINGS = {"svg.hashsalt": "costs", "svg.fonttype": "none", "font.size": 7}  # equal results give an equal file
+_SETTINGS = {"svg.hashsalt": "costs", "svg.fonttype": "none", "font.size": 7, "font.sans-serif": ["DejaVu Sans"]}
 
 
 def draw(results: Results) -> None:
@@ -28,6 +28,8 @@ def draw(results: Results) -> None:
             _server(next(panels), results["server"])
         for empty in panels:
             empty.set_axis_off()
+        for left in axes[:, 0]:
+            left.set_ylabel("seconds")
         figure.savefig(PICTURE, metadata={"Date": None, "Creator": None})
         plt.close(figure)
 
@@ -38,10 +40,11 @@ def _panel(ax: Axes, quantity: Results, colour: str) -> None:
     errors = np.abs(np.stack([seconds.min(axis=1), seconds.max(axis=1)]) - middle)
     ax.errorbar(sizes, middle, yerr=errors, fmt="o", ms=3, capsize=2, color=colour)
     fit = growth(quantity["sizes"], quantity["processor"])
-    along = np.geomspace(sizes[0], sizes[-1], 40)
+    along = np.geomspace(sizes[0], sizes[-1], 12)
     ax.plot(along, fit.fixed + fit.each * along, color=colour, lw=1)
     ax.plot(along, middle[-1] * (along / sizes[-1]) ** quantity["should"], "--", color="black", lw=0.8)
     _dress(ax, quantity["title"], quantity["unit"], sizes)
+    ax.set_ylim(middle.min() / 2, 4 * middle.max())  # room for the words above
     ax.text(
         0.04,
         0.94,
@@ -65,4 +68,3 @@ def _dress(ax: Axes, title: str, unit: str, sizes: np.ndarray) -> None:
     ax.set_title(title, fontsize=7)
     ax.set_xticks(sizes, [f"{s:,}" for s in sizes])
     ax.minorticks_off()
-    ax.margins(y=0.2)

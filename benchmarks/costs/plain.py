@@ -53,7 +53,7 @@ def quantities() -> dict[str, Quantity]:
 
     return {
         "encoded": Quantity("conversations encoded", "conversations", (100, 200, 400, 800), 1, encode),
-        "turns": Quantity("messages of one conversation, every answer's span", "messages", (16, 32, 64, 128), 1, turns),
+        "turns": Quantity("spans of a conversation's answers", "messages", (16, 32, 64, 128), 1, turns),
         "grouped": Quantity("prompts grouped by beginning", "prompts", (2500, 5000, 10_000, 20_000), 1, _grouped),
         "batched": Quantity("prompts put into batches", "prompts", (1250, 2500, 5000, 10_000), 1, _batched),
         "seeds": Quantity("requests given their seeds", "requests", (1250, 2500, 5000, 10_000), 1, _seeded),
