@@ -13,7 +13,7 @@ from torch import Tensor
 from personalab.measure.intervals import Interval, bca_ends
 from personalab.tiers import GLOBAL_SEED
 
-_WEIGHTS = 200_000  # held at once, of resamples times answers; our choice: they fit into a processor's cache
+_WEIGHTS = 50_000  # held at once, of resamples times answers; our choice: they fit into a processor's cache
 
 
 class Curve(NamedTuple):
@@ -127,9 +127,10 @@ def _weighted(weights: Int[np.ndarray, "r questions"], columns: Sequence[_Column
     """
     found = np.empty((len(weights), len(columns)))
     for k, (upper, lower, below, not_above) in enumerate(columns):
-        times = weights[:, upper]  # (r, p)
-        beaten = np.pad(weights[:, lower].cumsum(axis=1), ((0, 0), (1, 0)))  # (r, n + 1): weight of the m lowest
-        won = (times * (beaten[:, below] + beaten[:, not_above])).sum(axis=1) / 2  # ties count half
+        times = weights.take(upper, axis=1)  # (r, p)
+        lowest = weights.take(lower, axis=1).cumsum(axis=1)
+        beaten = np.pad(lowest, ((0, 0), (1, 0)))  # (r, n + 1): weight of the m lowest
+        won = (times * (beaten.take(below, axis=1) + beaten.take(not_above, axis=1))).sum(axis=1) / 2  # ties count half
         pairs = times.sum(axis=1) * beaten[:, -1]
         found[:, k] = won / np.where(pairs > 0, pairs, np.nan)
     return found
