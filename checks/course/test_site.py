@@ -46,6 +46,16 @@ def test_every_picture_is_a_file_and_described(source):
     assert not any("base64" in page or "vnd.plotly" in page for page in pages)
 
 
+def test_every_picture_that_a_page_names_came_with_it(source):
+    named = [
+        (page.name, target)
+        for page in source.rglob("*.md")
+        for target in re.findall(r"!\[[^\]]*\]\((?!https?:)([^)\s]+)\)", page.read_text("utf-8"))
+    ]
+    assert ("judges.md", "results/costs.svg") in named
+    assert not [(page, target) for page, target in named if not (source / target).exists()]
+
+
 def test_links_lead_to_pages_or_are_words(source):
     places = {"docs/tiers.md": "tiers.md", "README.md": "index.md"}
     text = "[a](docs/tiers.md#x) [b](exercises/section_1_x.ipynb) [c](LICENSE) [d](https://x.org/y) ![e](p.png) [f](#g)"

@@ -93,6 +93,8 @@ def collect(source: Path, root: Path = ROOT) -> None:
         write(source / "sections" / path.name, dumps(made))
     for picture in (root / "solutions").glob("*.png"):
         write(source / "solutions" / picture.name, picture.read_bytes())
+    for picture in (root / "benchmarks" / "results").glob("*.svg"):  # named so by a page that has moved to the top
+        write(source / "results" / picture.name, picture.read_bytes())
     write(source / "_static" / "plotly.min.js", get_plotlyjs())
 
 
