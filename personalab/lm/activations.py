@@ -21,6 +21,7 @@ from personalab.lm.batching import by_length, of_one_length, padded, tokens_at_o
 from personalab.lm.hooks import hooked, plainly, stop_after
 from personalab.lm.models import context_length, d_model, decoder_blocks, input_device
 from personalab.lm.positions import may_be_padded, may_share
+from personalab.records.phases import phase
 
 
 def mean_response_activations(
@@ -82,6 +83,7 @@ def answer_token_activations(
     return ids[start:end], pool(model, [encoded], [block])[0][:, 0]
 
 
+@phase("activations")
 @torch.inference_mode()
 def pool(
     model: PreTrainedModel,

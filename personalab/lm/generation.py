@@ -30,6 +30,7 @@ from personalab.lm.models import context_length, decoder_blocks, input_device
 from personalab.lm.positions import may_be_padded, may_share_with_gaps
 from personalab.lm.sampling import GumbelSampler
 from personalab.lm.seeds import occurrences, request_seed
+from personalab.records.phases import phase
 
 RESAMPLED = 3  # how often a guarded model answers again when its text fails the content check; our choice
 WITHHELD = "(withheld by the content guard)"
@@ -90,6 +91,7 @@ def _check_rows(interventions: Sequence[Intervention], n: int, of_what: str) -> 
             raise ValueError(f"Steer has {' x '.join(map(str, shape))} coefficients for {n} {of_what}.")
 
 
+@phase("answers")
 def generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -16,6 +16,7 @@ from personalab.lm.batching import by_length, padded, tokens_at_once
 from personalab.lm.interventions import Intervention, applied
 from personalab.lm.models import decoder_blocks
 from personalab.records.items import Item
+from personalab.records.phases import phase
 
 INSTRUCTION = "Complete the sentence."
 WINDOW = 256  # tokens of prose read at once; our choice: long enough for context, short enough for a laptop
@@ -31,6 +32,7 @@ def load_voices() -> list[str]:
     ]
 
 
+@phase("items")
 @torch.inference_mode()
 def multiple_choice(
     model: PreTrainedModel,
@@ -84,6 +86,7 @@ def _next_log_p(logits: Float[Tensor, "rows width v"], ids: Tensor) -> Float[Ten
     return (logits.gather(2, ids[:, 1:, None])[..., 0] - logits.logsumexp(dim=-1)).cpu()  # no copy of all of them
 
 
+@phase("prose")
 @torch.inference_mode()
 def prose_nll(
     model: PreTrainedModel,
