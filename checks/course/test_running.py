@@ -237,7 +237,19 @@ def test_a_machine_is_described_without_names(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setenv("PERSONALAB_DTYPE", "float32")
     described = provenance.describe()
-    expected = {"date", "cpu", "cores", "memory_gib", "system", "python", "dtype", "threads", "tokens", "versions"}
+    expected = {
+        "date",
+        "cpu",
+        "cores",
+        "memory_gib",
+        "system",
+        "python",
+        "dtype",
+        "threads",
+        "tokens",
+        "seconds",
+        "versions",
+    }
     assert set(described) == expected and set(described["versions"]) == set(provenance.PACKAGES)
     assert (described["dtype"], described["threads"]) == ("float32", torch.get_num_threads())
     text = json.dumps(described)

@@ -30,6 +30,7 @@ from personalab.course.notebooks import bare
 from personalab.course.scrub import clean_outputs
 from personalab.files import write
 from personalab.paths import ARTIFACTS, ROOT
+from personalab.records.phases import one_line
 from personalab.records.results import RECORD, compare, merge_json, one_writer, read_json
 from personalab.tiers import GLOBAL_SEED, Tier, current_tier, run_name
 
@@ -97,7 +98,8 @@ def chosen(section: int | str | None, root: Path) -> dict[str, Path]:
 def save(done: Finished, folder: Path) -> bool:
     """Write the executed notebook to `folder`, say how it went, and return whether it went well."""
     write(folder / done.path.name, dumps(done.nb))
-    print(f"{done.path.stem}: {done.seconds} s, in {folder}", *done.problems, sep="\n", flush=True)
+    print(f"{done.path.stem}: {done.seconds} s, in {folder}", *done.problems, sep="\n")
+    print(one_line(done.machine.get("seconds", {}), done.seconds), flush=True)
     return not done.problems
 
 

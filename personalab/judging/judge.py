@@ -19,6 +19,7 @@ from personalab.judging.features import Pair, character_features, description_fe
 from personalab.judging.fluency import Fluency
 from personalab.judging.heads import Head, load_heads
 from personalab.judging.rubrics import Rubric
+from personalab.records.phases import phase
 
 HEADS_FILE = Path(__file__).parent / "data" / "heads.safetensors"
 REFUSED = 0.4  # from here an answer counts as a refusal; our choice, by cross-validation within the fit examples
@@ -38,6 +39,7 @@ class Judge:
         heads, arrays = load_heads(path)
         return cls(heads, Fluency(arrays["fluency"]))
 
+    @phase("judge")
     def features(self, pairs: Sequence[Pair]) -> Float[np.ndarray, "n f"]:
         """What every head sees of a (question, answer) pair."""
         return pair_features(pairs, self.fluency)

@@ -43,9 +43,11 @@ from personalab.lm.lora_data import (
 from personalab.lm.lora_loss import assistant_loss
 from personalab.lm.lora_watch import Watch, last_whole_checkpoint
 from personalab.lm.models import resolve_dtype
+from personalab.records.phases import phase
 from personalab.tiers import current_tier
 
 
+@phase("finetuning")
 def finetune(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,

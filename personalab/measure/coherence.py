@@ -30,6 +30,7 @@ from personalab.lm import chat
 from personalab.lm.hooks import hooked, stop_after
 from personalab.lm.models import d_model, decoder_blocks, load_named
 from personalab.lm.prefix_cache import run_prefix
+from personalab.records.phases import phase
 from personalab.tiers import EMBEDDED_MODEL
 
 HEAD_FILE = Path(__file__).parent / "coherence.safetensors"
@@ -37,6 +38,7 @@ BLOCKS = (11, 17)  # our choice, by cross-validation over questions within the f
 CHARACTERS = 1000  # our choice: of a longer question or answer the beginning is read
 
 
+@phase("coherence")
 def read_coherence(questions: Sequence[str], answers: Sequence[str]) -> Float[np.ndarray, "n"]:
     """0 (senseless, or about something else) to 100 (makes sense and answers the question); an empty answer gets 0.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from personalab.files import write
+from personalab.records import phases
 from personalab.setup.doctor import examine_machine
 from personalab.setup.machine import cpu_name, tier_dtype
 
@@ -22,7 +23,7 @@ def describe() -> dict[str, Any]:
     """This process and its machine: date, CPU, cores, memory (GiB), system, Python, dtype, threads, versions.
 
     `dtype` and `threads` are those that the engine uses in this process, None where it has not loaded torch; `tokens`
-    are those that went through its models (`personalab.lm.counting`).
+    are those that went through its models (`personalab.lm.counting`), `seconds` what its kinds of work took.
     """
     settings = _torch_settings()  # first, because what examines the machine loads torch
     return {
@@ -34,6 +35,7 @@ def describe() -> dict[str, Any]:
         "memory_gib": round(examine_machine().memory_total / 2**30, 1),
         **settings,
         "tokens": _tokens(),
+        "seconds": phases.seconds(),
         "versions": {name: _version(name) for name in PACKAGES},
     }
 

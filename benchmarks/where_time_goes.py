@@ -1,0 +1,75 @@
+"""Where the time of a full run goes, by section and kind of work: a table in `benchmarks/README.md`.
+
+    python -m personalab run && python -m benchmarks.where_time_goes runs/full
+
+takes the run's seconds into `benchmarks/results/run.json`, beside those of other dtypes, and draws the table anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from personalab.files import write
+from personalab.paths import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results" / "run.json"
+README = ROOT / "benchmarks" / "README.md"
+BEGIN, END = "<!-- run: drawn by benchmarks/where_time_goes.py -->", "<!-- end of run -->"
+PHASES = ("answers", "activations", "judge", "coherence", "finetuning", "items", "prose")
+_ABOUT = ("cpu", "cores", "threads", "dtype", "date")
+
+
+def taken(folder: Path) -> dict[str, Any]:
+    """Seconds of every section of a run, and the machine.
+
+    Raises:
+        ValueError: if the folder holds no finished run, or its sections ran on different machines or dtypes.
+    """
+    results, machine = (json.loads((folder / f"{name}.json").read_text("utf-8")) for name in ("results", "machine"))
+    machines = [{key: m[key] for key in _ABOUT if key != "date"} for m in machine.values()]
+    if not machines or any(m != machines[0] for m in machines):
+        raise ValueError(f"{folder} holds no run, or sections that ran in different ways: run all of them anew.")
+    sections = {name: {"in all": results[f"{name}/seconds"]["value"], **m["seconds"]} for name, m in machine.items()}
+    return {"machine": machines[0] | {"date": max(m["date"] for m in machine.values())}, "sections": sections}
+
+
+def tables(runs: dict[str, Any]) -> str:
+    """One table for every dtype on record."""
+    return "\n\n".join("\n".join(_table(run)) for _, run in sorted(runs.items()))
+
+
+def _table(run: dict[str, Any]) -> Iterator[str]:
+    machine, sections = run["machine"], run["sections"]
+    used = [phase for phase in PHASES if any(phase in spent for spent in sections.values())]
+    yield f"| seconds, {machine['dtype']} | in all | {' | '.join(used)} | the rest |"
+    yield "|---" * (len(used) + 3) + "|"
+    total = {key: sum(spent.get(key, 0.0) for spent in sections.values()) for key in ("in all", *used)}
+    for name, spent in {**sections, "**together**": total}.items():
+        rest = spent["in all"] - sum(spent.get(phase, 0.0) for phase in used)
+        cells = [spent["in all"], *(spent.get(phase, 0.0) for phase in used), max(rest, 0.0)]
+        yield f"| {name} | " + " | ".join(f"{cell:,.0f}" for cell in cells) + " |"
+    yield ""
+    yield f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['date']}."
+
+
+def write_table() -> None:
+    """Put the tables of the committed results between their marks in the README."""
+    before, _, rest = README.read_text("utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    runs = json.loads(RESULTS.read_text("utf-8"))
+    write(README, f"{before}{BEGIN}\n\n{tables(runs)}\n\n{END}{after}")
+
+
+def main(folder: str) -> None:
+    run = taken(Path(folder))
+    runs = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+    write(RESULTS, json.dumps(runs | {run["machine"]["dtype"]: run}, indent=1) + "\n")
+    write_table()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

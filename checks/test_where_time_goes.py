@@ -1,0 +1,40 @@
+"""The table of a run's seconds: every section's phases and what is left, from the run's own files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks import where_time_goes
+
+MACHINE = {"cpu": "A CPU", "cores": 2, "threads": 2, "dtype": "float32", "date": "2026-01-02"}
+
+
+def folder_of(tmp_path, *seconds, **changed):
+    machines = {f"section_{i}": MACHINE | {"seconds": spent} for i, spent in enumerate(seconds, 1)}
+    for name, value in changed.items():
+        machines["section_2"][name] = value
+    results = {f"{name}/seconds": {"value": 100.0 * int(name[-1])} for name in machines}
+    (tmp_path / "results.json").write_text(json.dumps(results), "utf-8")
+    (tmp_path / "machine.json").write_text(json.dumps(machines), "utf-8")
+    return tmp_path
+
+
+def test_a_run_becomes_a_table(tmp_path):
+    run = where_time_goes.taken(
+        folder_of(tmp_path, {"judge": 10.0, "answers": 70.0}, {"answers": 120.0}, date="2026-01-03")
+    )
+    lines = where_time_goes.tables({"float32": run}).splitlines()
+    assert lines[0] == "| seconds, float32 | in all | answers | judge | the rest |"
+    assert lines[2:5] == [
+        "| section_1 | 100 | 70 | 10 | 20 |",
+        "| section_2 | 200 | 120 | 0 | 80 |",
+        "| **together** | 300 | 190 | 10 | 100 |",
+    ]
+    assert lines[-1] == "A CPU, 2 cores, 2 threads, 2026-01-03."
+
+
+def test_sections_that_ran_in_different_ways_are_no_run(tmp_path):
+    with pytest.raises(ValueError, match="different ways"):
+        where_time_goes.taken(folder_of(tmp_path, {}, {}, dtype="bfloat16"))
