@@ -95,7 +95,7 @@ class Shape:
         sides += 3 * [(self.d_model, self.d_mlp)]
         return self.blocks * rank * sum(a + b for a, b in sides)
 
-    def training_bytes(self, tokens: int, rank: int, dtype: str) -> int:
+    def training_bytes(self, tokens: int, rank: int, dtype: str, *, checkpointing: bool = False) -> int:
         """What a step of LoRA needs beside the weights, without checkpointing: what every block keeps for the way back
         (about ten tensors of d_model and four of d_mlp a token), logits with their gradient in float32, and adapters
         with gradient and Adam's two moments in float32."""
@@ -106,6 +106,27 @@ class Shape:
         """Of so many tokens forward: a multiplication and an addition a parameter. Attention's own, 2 to 5 % at the
         lengths of the course, are left out."""
         return 2 * self.active * tokens
+
+    def reading_flops(self, tokens: int) -> int:
+        """Of so many tokens of texts and prompts, which need the LM head nowhere or at their end only."""
+        return 2 * self.blocks * self.block_parameters * tokens
+
+    def training_flops(self, tokens: int, *, checkpointing: bool = False) -> int:
+        """Of so many tokens forward and backward: frozen weights need no gradient of their own, so backward costs as
+        much as forward; with checkpointing the blocks run forward once more."""
+        return 2 * self.flops(tokens) + (self.reading_flops(tokens) if checkpointing else 0)
+
+    def step_bytes(self, tokens: float, dtype: str) -> float:
+        """Moved by one decoding step over a batch that holds so many tokens: the weights, and the cache several times.
+
+        Keys and values are read and written where the new token's are put behind them, and read for attention; where
+        several queries share them, and a mask rules out kernels that know of it, each group's copies are written and
+        read.
+        """
+        copies = self.heads // self.kv_heads
+        return (
+            self.active * BYTES[dtype] + (3 + (2 * copies if copies > 1 else 0)) * self.cache_bytes(1, dtype) * tokens
+        )
 
 
 GEMMA, APACHE = "Gemma terms of use", "Apache 2.0"
