@@ -126,7 +126,8 @@ class Bench:
         n, rows = steps or self.sizes.steps, 2
         alone = len(example_of(self._dialogue(0, 0), self.tokenizer).ids)
         dialogues = [self._dialogue(i, self.sizes.dialogue_tokens - alone) for i in range(rows * n)]
-        width = max(len(example_of(d, self.tokenizer).ids) for d in dialogues)
+        examples = [example_of(d, self.tokenizer) for d in dialogues]
+        width, learned = (max(x) for x in zip(*((len(e.ids), int(e.learned.sum())) for e in examples), strict=True))
         settings = replace(PAPER, batch_size=rows, accumulation=1, optimiser="adamw_torch")
 
         def run() -> None:
@@ -135,8 +136,10 @@ class Bench:
                 model.gradient_checkpointing_enable()
             finetune(model, self.tokenizer, dialogues, settings, progress=False)
 
-        peak = self.shape.training_bytes(rows * width, settings.rank, self.dtype, checkpointing=checkpointing)
-        flops = self.shape.training_flops(n * rows * width, checkpointing=checkpointing)
+        tokens, known = rows * width, {"learned": rows * learned, "checkpointing": checkpointing}
+        peak = self.shape.training_bytes(tokens, settings.rank, self.dtype, **known)
+        known["learned"] *= n
+        flops = self.shape.training_flops(n * tokens, settings.rank, **known)
         begun = None if n == 1 else self._learning(name, checkpointing=checkpointing, steps=1)
         return Step(name, run, peak, flops, begun=begun)
 

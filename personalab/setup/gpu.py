@@ -65,7 +65,7 @@ def step_needs(step: Work, shape: Shape, tier: Tier, gpu: Gpu) -> Needs:
     length, speed = step.read + step.written, FLOPS_SHARE * gpu.flops
     reading = shape.reading_flops(step.tokens_read) / speed
     if step.trains:
-        training = shape.training_flops(step.tokens_read) / speed
+        training = shape.training_flops(step.tokens_read, RANK) / speed
         return Needs(weights, 0, shape.training_bytes(TRAIN_TOKENS, RANK, gpu.dtype), training)
     if not step.written:
         tokens = max(READ_TOKENS, length)
