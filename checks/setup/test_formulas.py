@@ -14,14 +14,16 @@ from benchmarks.steps import Bench, Sizes, Step
 from personalab.paths import ROOT
 from personalab.setup.shapes import SHAPES, Shape
 
-SIZES = Sizes(texts=6, text_tokens=128, rows=9, prompt_tokens=60, written=4, dialogue_tokens=96, steps=2)
+SIZES = Sizes(texts=6, text_tokens=128, rows=9, prompt_tokens=60, written=4, dialogue_tokens=64, steps=2)
+TOLERANCE = {"flops": 0.15, "peak": 0.15, "moved": 0.3}  # so narrow a model moves more of what no formula counts
 
 
 def small(name: str) -> Shape:
     """Two narrow blocks with the model's own share of queries to keys, wide enough for what the formulas leave out."""
     shape = SHAPES[name]
     group = shape.heads // shape.kv_heads
-    sizes = {"heads": 2 * group, "kv_heads": 2, "head_dim": 64, "d_model": 128 * group, "d_mlp": 512 * group}
+    width = 2 * group * (head := 64 if group < 4 else 32)
+    sizes = {"heads": 2 * group, "kv_heads": 2, "head_dim": head, "d_model": width, "d_mlp": 4 * width}
     return replace(shape, blocks=2, vocabulary=4000, **sizes)
 
 
@@ -29,18 +31,24 @@ def small(name: str) -> Shape:
 def test_steps_take_what_the_formulas_say(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PERSONALAB_DTYPE", "float32")  # put back afterwards: the benchmark sets it
     bench = Bench(small(name), "float32", torch.device("cpu"), SIZES)
-    for step in bench.steps(training=name == bench_formulas.LEARNS):
-        for what, (measured, formula) in ratios(step, bench).items():
-            assert measured == pytest.approx(formula, rel=bench_formulas.TOLERANCE), (step.name, what)
+    found = {step.name: ratios(step, bench) for step in bench.steps(training=name == bench_formulas.LEARNS)}
+    assert set(found) >= {"reading, one block", "answers", "sweep of nine coefficients", "capped answers"}
+    beyond = [
+        f"{step}, {what}: {ratio:.2f} of the formula"
+        for step, row in found.items()
+        for what, ratio in row.items()
+        if abs(ratio - 1) > TOLERANCE[what]
+    ]
+    assert not beyond
 
 
-def ratios(step: Step, bench: Bench) -> dict[str, tuple[float, float]]:
-    found = {"flops": (flops(step.run), step.flops), "peak": (peak_bytes(step.run, bench.device), step.peak)}
-    return found | ({"moved": (moved_bytes(step.run, bench.model), step.moved)} if step.moved else {})
+def ratios(step: Step, bench: Bench) -> dict[str, float]:
+    """Measured over formula."""
+    found = {"flops": flops(step.run) / step.flops, "peak": peak_bytes(step.run, bench.device) / step.peak}
+    return found | ({"moved": moved_bytes(step.run, bench.model) / step.moved} if step.moved else {})
 
 
-def test_what_was_measured_is_within_the_tolerance_and_of_these_formulas() -> None:
-    """Of every model and step; the formulas' side is computed again."""
+def test_what_was_measured_is_within_the_tolerance() -> None:
     found = json.loads(bench_formulas.RESULTS.read_text("utf-8"))
     assert bench_formulas.RESULTS.is_relative_to(ROOT) and set(found["models"]) == set(bench_formulas.MODELS)
     for dtypes in found["models"].values():
@@ -48,3 +56,12 @@ def test_what_was_measured_is_within_the_tolerance_and_of_these_formulas() -> No
             for step, row in steps.items():
                 for what, (measured, formula) in row.items():
                     assert measured == pytest.approx(formula, rel=found["tolerance"]), (step, what)
+
+
+def test_scores_of_a_long_text_are_what_eager_attention_needs_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSONALAB_DTYPE", "float32")
+    long = replace(SIZES, texts=1, text_tokens=1024)
+    bench = Bench(small("google/gemma-2-2b-it"), "float32", torch.device("cpu"), long)
+    step = next(iter(bench.steps(training=False)))
+    assert step.peak == pytest.approx(peak_bytes(step.run, bench.device), rel=TOLERANCE["peak"])
+    assert step.peak > 1.5 * replace(bench.shape, heads=1, kv_heads=1).peak_bytes(1024, 1, "float32", eager=True)

@@ -24,7 +24,8 @@ def formulas(root: Path) -> list[str]:
     lines = [head.format(found["blocks"]), "|---|---|---|---|---|---|"]
     for model, dtypes in found["models"].items():
         for step, row in dtypes["float32"].items():
-            peaks = [_beside(dtypes[dtype][step]["peak"], 1e6) for dtype in ("float32", "bfloat16")]
+            half = dtypes["bfloat16"].get(step)
+            peaks = [_beside(row["peak"], 1e6), _beside(half["peak"], 1e6) if half else ""]
             moved = _beside(row["moved"], 1e6) if "moved" in row else ""
             lines.append(f"| {model} | {step} | {' | '.join(peaks)} | {_beside(row['flops'], 1e9)} | {moved} |")
     return [*lines, "", f"{found['machine']}, {found['date']}. In brackets: measured over formula."]

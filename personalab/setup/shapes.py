@@ -70,18 +70,20 @@ class Shape:
         """The most that one pass over a batch needs beside weights and cache.
 
         The largest of three that follow each other: the MLP's gate, up and product beside four of d_model; with eager
-        attention one block's scores, 8 bytes each (in float32 after the softmax, before and after in the dtype), and
-        the two masks; the last position's logits in float32, with the sampler's copies and noise.
+        attention one block's scores, 8 bytes each (in float32 after the softmax, in the dtype before and after); the
+        last position's logits in float32, with the sampler's copies and noise. Eager attention's masks, one for each of
+        two kinds of block, are always there, and a block's scores in the dtype are as long as it runs.
 
         Args:
             tokens: of all rows, padding included.
             rows: of the batch, equally long.
         """
         size = BYTES[dtype]
-        mlp = tokens * (3 * self.d_mlp + 4 * self.d_model) * size
-        scores = rows * (tokens / rows) ** 2 * (8 * self.heads + 2 * size) if eager else 0
+        pairs = rows * (tokens / rows) ** 2 if eager else 0
+        mlp = tokens * (3 * self.d_mlp + 4 * self.d_model) * size + pairs * (self.heads + 2) * size
+        scores = pairs * (8 * self.heads + 2 * size) + 6 * tokens * self.d_model * size
         logits = rows * self.vocabulary * (4 + 8 + 8)
-        return int(max(mlp, scores + 6 * tokens * self.d_model * size, logits))
+        return int(max(mlp, scores, logits))
 
     def logits_bytes(self, tokens: int, dtype: str) -> int:
         """Of logits at every position, where a plain forward pass is asked for nothing less: they, and their capped
@@ -114,7 +116,7 @@ class Shape:
         kept = tokens * (24 * self.d_model + thin * size)  # of one block
         inputs = (self.blocks + 1) * tokens * self.d_model * size
         passing = inputs + max(kept, logits) if checkpointing else self.blocks * kept + logits
-        return passing + 12 * self.lora_parameters(rank)
+        return passing + 16 * self.lora_parameters(rank)
 
     def flops(self, tokens: int) -> int:
         """Of so many tokens forward: a multiplication and an addition a parameter. Attention's own, 2 to 5 % at the
@@ -125,9 +127,7 @@ class Shape:
         """Of so many tokens of texts and prompts, which need the LM head nowhere or at their end only."""
         return 2 * self.blocks * self.block_parameters * tokens
 
-    def training_flops(
-        self, tokens: int, rank: int, *, learned: int | None = None, checkpointing: bool = False
-    ) -> int:
+    def training_flops(self, tokens: int, rank: int, *, learned: int | None = None, checkpointing: bool = False) -> int:
         """Of so many tokens forward and backward: frozen weights need no gradient of their own, so backward costs as
         much as forward; adapters do, twice as much. With checkpointing the blocks run forward once more."""
         again, head = int(checkpointing), 2 * self.vocabulary * self.d_model
