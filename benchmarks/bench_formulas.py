@@ -18,6 +18,7 @@ import torch
 
 from benchmarks.meters import flops, moved_bytes, peak_bytes
 from benchmarks.steps import Bench, Sizes, Step
+from personalab.course import tier_pages
 from personalab.files import write
 from personalab.paths import ROOT
 from personalab.setup.machine import cpu_name
@@ -46,10 +47,8 @@ def main() -> int:
         for dtype in ("float32", "bfloat16"):
             found["models"].setdefault(name, {})[dtype] = compared(name, dtype)
             gc.collect()
-    write(RESULTS, json.dumps(found, indent=1) + "\n")
-    from personalab.course import tier_pages
-
-    tier_pages.build()
+            write(RESULTS, json.dumps(found, indent=1) + "\n")  # a run that is stopped keeps what it has
+            tier_pages.build()
     beyond = [
         f"{name}, {dtype}, {step}: {what} {a / b:.2f} of the formula"
         for name, dtypes in found["models"].items()

@@ -22,6 +22,7 @@ import torch
 from benchmarks.meters import peak_bytes, rates, seconds
 from benchmarks.shaped import shrunk
 from benchmarks.steps import Bench, Sizes, Step
+from personalab.course import tier_pages
 from personalab.files import write
 from personalab.paths import ROOT
 from personalab.setup.shapes import SHAPES
@@ -57,8 +58,6 @@ def main(arguments: Sequence[str] = ()) -> int:
     if chosen.tiny:
         print(json.dumps(found, indent=1))
     elif out == RESULTS:
-        from personalab.course import tier_pages
-
         tier_pages.build()
     return 0
 

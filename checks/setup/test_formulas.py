@@ -11,6 +11,7 @@ import torch
 from benchmarks import bench_formulas
 from benchmarks.meters import flops, moved_bytes, peak_bytes
 from benchmarks.steps import Bench, Sizes, Step
+from personalab.course import measurements
 from personalab.paths import ROOT
 from personalab.setup.shapes import SHAPES, Shape
 
@@ -48,14 +49,14 @@ def ratios(step: Step, bench: Bench) -> dict[str, float]:
     return found | ({"moved": moved_bytes(step.run, bench.model) / step.moved} if step.moved else {})
 
 
-def test_what_was_measured_is_within_the_tolerance() -> None:
-    found = json.loads(bench_formulas.RESULTS.read_text("utf-8"))
-    assert bench_formulas.RESULTS.is_relative_to(ROOT) and set(found["models"]) == set(bench_formulas.MODELS)
-    for dtypes in found["models"].values():
-        for steps in dtypes.values():
-            for step, row in steps.items():
-                for what, (measured, formula) in row.items():
-                    assert measured == pytest.approx(formula, rel=found["tolerance"]), (step, what)
+def test_what_was_measured_on_wide_models_is_within_the_tolerance() -> None:
+    """Of whatever benchmarks/results holds; `test_tier_pages` holds its table to it."""
+    path = bench_formulas.RESULTS
+    found = json.loads(path.read_text("utf-8")) if path.exists() else {"models": {}}
+    rows = [row for dtypes in found["models"].values() for steps in dtypes.values() for row in steps.values()]
+    for what, (measured, formula) in (pair for row in rows for pair in row.items()):
+        assert measured == pytest.approx(formula, rel=found["tolerance"]), what
+    assert (measurements.formulas(ROOT) == [measurements.NO_RUN]) == (not rows)
 
 
 def test_scores_of_a_long_text_are_what_eager_attention_needs_most(monkeypatch: pytest.MonkeyPatch) -> None:

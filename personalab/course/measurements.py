@@ -12,19 +12,22 @@ from personalab.setup.gpu import BANDWIDTH_SHARE, FLOPS_SHARE
 
 FORMULAS = Path("benchmarks/results/formulas.json")
 ON_GPU = Path("benchmarks/results/gpu.json")
+NO_RUN = "Not measured yet: `python -m benchmarks.bench_formulas` does it."
 NO_GPU = "Not measured: no GPU. `python -m benchmarks.bench_gpu` measures it on one."
 LEAST = {"flops": FLOPS_SHARE, "bandwidth": BANDWIDTH_SHARE}  # of the data sheet
 CARD = 80e9  # bytes
 
 
 def formulas(root: Path) -> list[str]:
-    """Rows of a Markdown table, one a step and model; and what was measured on."""
+    """Rows of a Markdown table, one a step and model, and what was measured on; or a line that says nothing was."""
+    if not (root / FORMULAS).exists():
+        return [NO_RUN]
     found = json.loads(read_text(root / FORMULAS))
     head = "| model, {} blocks of it | step | peak in float32, MB | in bfloat16, MB | GFLOP | decoding moves, MB |"
     lines = [head.format(found["blocks"]), "|---|---|---|---|---|---|"]
     for model, dtypes in found["models"].items():
         for step, row in dtypes["float32"].items():
-            half = dtypes["bfloat16"].get(step)
+            half = dtypes.get("bfloat16", {}).get(step)
             peaks = [_beside(row["peak"], 1e6), _beside(half["peak"], 1e6) if half else ""]
             moved = _beside(row["moved"], 1e6) if "moved" in row else ""
             lines.append(f"| {model} | {step} | {' | '.join(peaks)} | {_beside(row['flops'], 1e9)} | {moved} |")
