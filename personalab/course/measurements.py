@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def formulas(root: Path) -> list[str]:
     return [*lines, "", f"{found['machine']}, {found['date']}. In brackets: measured over formula."]
 
 
-def _beside(pair: tuple[float, float], unit: float) -> str:
+def _beside(pair: Sequence[float], unit: float) -> str:
     measured, formula = pair
     return f"{measured / unit:,.0f} ({measured / formula:.2f})"
 
