@@ -25,6 +25,7 @@ PRICE = '["openai/gpt-4.1-mini"]\ninput = 2\noutput = 10\ndate = 2026-01-02\nsou
 def pages(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "docs" / "tiers", tmp_path / "docs" / "tiers")
     shutil.copy(ROOT / "docs" / "tiers.md", tmp_path / "docs")
+    shutil.copytree(ROOT / "benchmarks" / "results", tmp_path / "benchmarks" / "results")
     return tmp_path
 
 

@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM
 
+from benchmarks.shaped import config_of, shrunk
 from personalab import tiers
 from personalab.lm.batching import GPU_TOKENS
 from personalab.lm.generation import Request, batches_of
@@ -17,7 +18,6 @@ from personalab.setup import gpu
 from personalab.setup.shapes import SHAPES, Shape
 from personalab.setup.work import SECTIONS, Work, work_of
 
-CLASSES = {"gemma2": Gemma2Config, "llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 PUBLISHED = {  # of each model's card or safetensors index
     "google/gemma-2-27b-it": 27_227_128_320,
     "google/gemma-2-2b-it": 2_614_341_888,
@@ -30,18 +30,8 @@ PUBLISHED = {  # of each model's card or safetensors index
 
 
 def made(shape: Shape, device: torch.device) -> torch.nn.Module:
-    config = CLASSES[shape.family](
-        hidden_size=shape.d_model,
-        intermediate_size=shape.d_mlp,
-        num_hidden_layers=shape.blocks,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        vocab_size=shape.vocabulary,
-        tie_word_embeddings=shape.tied,
-    )
     with device:
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config_of(shape))
 
 
 def on_meta(shape: Shape, blocks: int | None = None) -> torch.nn.Module:
@@ -75,9 +65,7 @@ def test_bytes_of_a_cache_are_those_of_its_tensors() -> None:
 @pytest.mark.parametrize("name", ["google/gemma-2-27b-it", "Qwen/Qwen3-32B", "SmolLM2-135M-Instruct"])
 def test_flops_are_those_that_torch_counts(name: str) -> None:
     """Of a narrow model with the same number of heads; torch counts attention's own products as well."""
-    shape = SHAPES[name]
-    sizes = {"d_model": 16 * shape.heads, "d_mlp": 64 * shape.heads, "head_dim": 16, "vocabulary": 999}
-    narrow, tokens = dataclasses.replace(shape, blocks=2, **sizes), 20
+    narrow, tokens = shrunk(SHAPES[name]), 20
     model = made(narrow, torch.device("cpu"))
     with FlopCounterMode(display=False) as counted, torch.inference_mode():
         model(torch.zeros(1, tokens, dtype=torch.long), use_cache=False)

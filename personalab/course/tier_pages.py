@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from personalab.course import measurements
 from personalab.course.running import FAMILIES
 from personalab.files import read_text, write
 from personalab.paths import ROOT
@@ -165,8 +166,9 @@ def _filled(text: str, page: str, root: Path) -> str:
 
 
 def _part(page: str, name: str, root: Path) -> list[str]:
-    if name == "counted":
-        return counted(root)
+    measured = {"counted": counted, "formulas": measurements.formulas, "gpu": measurements.on_gpu}
+    if name in measured:
+        return measured[name](root)
     tier = TIERS.get(page)
     if tier is None or name not in ("work", "quick", "models"):
         raise ValueError(f"docs/tiers/{page}.md asks for {name!r}: a tier's page has work, quick and models.")

@@ -54,18 +54,19 @@ class Needs:
 def needs(steps: Sequence[Work], tier: Tier, gpu: Gpu) -> Needs:
     """The most that any step of a section needs (models are loaded one at a time), and the time of all."""
     own = [step for step in steps if not step.hosted]
-    found = [_step_needs(step, tier, gpu) for step in own]
+    found = [step_needs(step, SHAPES[getattr(tier, f"{step.model}_model")], tier, gpu) for step in own]
     most = max(found, key=lambda n: n.peak)
     return Needs(most.weights, most.cache, most.rest, sum(n.seconds for n in found))
 
 
-def _step_needs(step: Work, tier: Tier, gpu: Gpu) -> Needs:
-    shape: Shape = SHAPES[getattr(tier, f"{step.model}_model")]
+def step_needs(step: Work, shape: Shape, tier: Tier, gpu: Gpu) -> Needs:
+    """What one step takes on a model of this shape."""
     weights, eager = shape.weight_bytes(gpu.dtype), shape.family == "gemma2"  # it caps its attention logits
-    length = step.read + step.written
-    reading = shape.flops(step.tokens_read * step.passes) / (FLOPS_SHARE * gpu.flops)
-    if step.passes > 1:
-        return Needs(weights, 0, shape.training_bytes(TRAIN_TOKENS, RANK, gpu.dtype), reading)
+    length, speed = step.read + step.written, FLOPS_SHARE * gpu.flops
+    reading = shape.reading_flops(step.tokens_read) / speed
+    if step.trains:
+        training = shape.training_flops(step.tokens_read, RANK) / speed
+        return Needs(weights, 0, shape.training_bytes(TRAIN_TOKENS, RANK, gpu.dtype), training)
     if not step.written:
         tokens = max(READ_TOKENS, length)
         peak = shape.peak_bytes(tokens, max(1, tokens // length), gpu.dtype, eager=eager)
@@ -76,11 +77,10 @@ def _step_needs(step: Work, tier: Tier, gpu: Gpu) -> Needs:
         return Needs(weights, 0, peak, reading)
     rows = max(1, min(tier.max_batch_rows, tier.max_batch_tokens // length, step.n))
     passes = math.ceil(step.n / rows) * (step.written - 1)
-    cache = shape.cache_bytes(rows * length, gpu.dtype)
-    moving = (weights + cache / 2) / (BANDWIDTH_SHARE * gpu.bandwidth)
-    decoding = passes * max(moving, shape.flops(rows) / (FLOPS_SHARE * gpu.flops))
+    moving = shape.step_bytes(rows * (step.read + step.written / 2), gpu.dtype) / (BANDWIDTH_SHARE * gpu.bandwidth)
+    decoding = passes * max(moving, shape.flops(rows) / speed)
     peak = shape.peak_bytes(rows * step.read, rows, gpu.dtype, eager=eager)
-    return Needs(weights, cache, peak, reading + decoding)
+    return Needs(weights, shape.cache_bytes(rows * length, gpu.dtype), peak, reading + decoding)
 
 
 def autoencoder_bytes(shape: Shape) -> int:

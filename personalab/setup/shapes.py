@@ -69,19 +69,21 @@ class Shape:
     def peak_bytes(self, tokens: int, rows: int, dtype: str, *, eager: bool) -> int:
         """The most that one pass over a batch needs beside weights and cache.
 
-        The largest of three that follow each other: the MLP's gate, up and product beside the residual stream; with
-        eager attention one block's scores, in float32 after the softmax and in the dtype before and after; the last
-        position's logits in float32 and the sampler's noise in float64.
+        The largest of three that follow each other: the MLP's gate, up and product beside four of d_model; with eager
+        attention one block's scores, 8 bytes each (in float32 after the softmax, in the dtype before and after); the
+        last position's logits in float32, with the sampler's copies and noise. Eager attention's masks, one for each of
+        two kinds of block, are always there, and a block's scores in the dtype are as long as it runs.
 
         Args:
             tokens: of all rows, padding included.
             rows: of the batch, equally long.
         """
         size = BYTES[dtype]
-        mlp = tokens * (3 * self.d_mlp + 3 * self.d_model) * size
-        scores = self.heads * rows * (tokens / rows) ** 2 * (4 + 2 * size) if eager else 0
+        pairs = rows * (tokens / rows) ** 2 if eager else 0
+        mlp = tokens * (3 * self.d_mlp + 4 * self.d_model) * size + pairs * (self.heads + 2) * size
+        scores = pairs * (8 * self.heads + 2 * size) + 6 * tokens * self.d_model * size
         logits = rows * self.vocabulary * (4 + 8 + 8)
-        return int(max(mlp, scores + 3 * tokens * self.d_model * size, logits))
+        return int(max(mlp, scores, logits))
 
     def logits_bytes(self, tokens: int, dtype: str) -> int:
         """Of logits at every position, where a plain forward pass is asked for nothing less: they, and their capped
@@ -95,17 +97,55 @@ class Shape:
         sides += 3 * [(self.d_model, self.d_mlp)]
         return self.blocks * rank * sum(a + b for a, b in sides)
 
-    def training_bytes(self, tokens: int, rank: int, dtype: str) -> int:
-        """What a step of LoRA needs beside the weights, without checkpointing: what every block keeps for the way back
-        (about ten tensors of d_model and four of d_mlp a token), logits with their gradient in float32, and adapters
-        with gradient and Adam's two moments in float32."""
-        kept = self.blocks * tokens * (10 * self.d_model + 4 * self.d_mlp) * BYTES[dtype]
-        return kept + 2 * 4 * tokens * self.vocabulary + 16 * self.lora_parameters(rank)
+    def training_bytes(
+        self, tokens: int, rank: int, dtype: str, *, learned: int | None = None, checkpointing: bool = False
+    ) -> int:
+        """What a step of LoRA needs beside the weights: what every block keeps for the way back, logits, adapters.
+
+        A block keeps, of each token, 24 bytes a width of d_model (six tensors in float32; eight and two in float32 in
+        bfloat16), four tensors of d_mlp, keys and values, and seven of the rank; with checkpointing its input only.
+        Of every logit there are three in float32: itself, the copy of those learned, and its log-probability. Adapters
+        have Adam's two moments beside them, all in float32.
+
+        Args:
+            tokens: of all rows, padding included.
+            learned: positions that have logits (default: all).
+        """
+        size, logits = BYTES[dtype], 12 * self.vocabulary * (tokens if learned is None else learned)
+        thin = 4 * self.d_mlp + 2 * self.kv_heads * self.head_dim + 7 * rank
+        kept = tokens * (24 * self.d_model + thin * size)  # of one block
+        inputs = (self.blocks + 1) * tokens * self.d_model * size
+        passing = inputs + max(kept, logits) if checkpointing else self.blocks * kept + logits
+        return passing + 16 * self.lora_parameters(rank)
 
     def flops(self, tokens: int) -> int:
         """Of so many tokens forward: a multiplication and an addition a parameter. Attention's own, 2 to 5 % at the
         lengths of the course, are left out."""
         return 2 * self.active * tokens
+
+    def reading_flops(self, tokens: int) -> int:
+        """Of so many tokens of texts and prompts, which need the LM head nowhere or at their end only."""
+        return 2 * self.blocks * self.block_parameters * tokens
+
+    def training_flops(self, tokens: int, rank: int, *, learned: int | None = None, checkpointing: bool = False) -> int:
+        """Of so many tokens forward and backward: frozen weights need no gradient of their own, so backward costs as
+        much as forward; adapters do, twice as much. With checkpointing the blocks run forward once more."""
+        again, head = int(checkpointing), 2 * self.vocabulary * self.d_model
+        adapters = 2 * self.lora_parameters(rank) * tokens
+        blocks = (2 + again) * self.reading_flops(tokens) + (3 + again) * adapters
+        return blocks + 2 * head * (tokens if learned is None else learned)
+
+    def step_bytes(self, tokens: float, dtype: str) -> float:
+        """Moved by one decoding step over a batch that holds so many tokens: the weights, and the cache several times.
+
+        Keys and values are read and written where the new token's are put behind them, and read for attention; where
+        several queries share them, and a mask rules out kernels that know of it, each group's copies are written and
+        read.
+        """
+        copies = self.heads // self.kv_heads
+        return (
+            self.active * BYTES[dtype] + (3 + (2 * copies if copies > 1 else 0)) * self.cache_bytes(1, dtype) * tokens
+        )
 
 
 GEMMA, APACHE = "Gemma terms of use", "Apache 2.0"

@@ -28,7 +28,7 @@ class Work:
 
     Attributes:
         model: "persona", "capping" or "trait" on this machine; "response" or "judge" behind the endpoint.
-        passes: of a text in training, forward and backward, in forward passes; 1 without.
+        trains: whether the texts are learned, by LoRA.
     """
 
     what: str
@@ -36,7 +36,7 @@ class Work:
     n: int
     read: int
     written: int = 0
-    passes: int = 1
+    trains: bool = False
 
     @property
     def hosted(self) -> bool:
@@ -134,7 +134,7 @@ def section_4b(tier: Tier, budget: Budget, depth: int) -> list[Work]:
     full, rows = budget.n_questions >= 20, 75 if budget.n_questions >= 20 else 16
     tunes, asked = (4 if full else 1), TRAITS * 20
     return [
-        Work("finetuning", "trait", tunes * rows, 150, passes=3),
+        Work("finetuning", "trait", tunes * rows, 150, trains=True),
         Work("answers afterwards", "trait", tunes * asked, QUESTION + TEMPLATE, 32),
         Work("your own answers to rows", "trait", rows, 40, 40),
         Work("states before the answer", "trait", (3 * 2 * max(1, tunes - 1) + tunes + 1) * asked, QUESTION + 30),
