@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import os
 import shutil
 import sys
@@ -52,7 +53,7 @@ class Page(HTMLParser):
 
 
 def broken_links(site: Path) -> Iterator[str]:
-    """A line for each link between pages that leads nowhere, and for each thing that is fetched from elsewhere."""
+    """A line for each link between pages that leads nowhere, each thing fetched from elsewhere, each example in prose."""
     pages = {path: Page(path) for path in sorted(site.rglob("*.html"))}
     for path, page in pages.items():
         where = path.relative_to(site).as_posix()
@@ -67,6 +68,8 @@ def broken_links(site: Path) -> Iterator[str]:
                 yield f"{where}: no file for {address}"
             elif target in pages and unquote(url.fragment) not in pages[target].anchors:
                 yield f"{where}: no such anchor: {address}"
+        if path.parent.name == "api" and "<blockquote>" in path.read_text("utf-8"):
+            yield f"{where}: an example in a docstring is shown as a quotation, so that it cannot be copied"
 
 
 def browsed(site: Path, chromium: str, axe: Path | None, shots: Path | None) -> Iterator[str]:
@@ -76,7 +79,7 @@ def browsed(site: Path, chromium: str, axe: Path | None, shots: Path | None) -> 
     script = axe.read_text(encoding="utf-8") if axe else ""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=QUIET)
-        for scheme, size in (("light", DESKTOP), ("dark", DESKTOP), ("light", PHONE)):
+        for scheme, size in itertools.product(("light", "dark"), (DESKTOP, PHONE)):
             page = browser.new_context(color_scheme=scheme, viewport=size).new_page()
             seen: list[str] = []
             page.on("pageerror", lambda error, seen=seen: seen.append(f"error: {error}"))

@@ -38,3 +38,11 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("p[role=heading]:not([aria-level])").forEach((p) => p.setAttribute("aria-level", "2"));
   document.querySelectorAll("summary[aria-label]").forEach((summary) => summary.removeAttribute("aria-label"));
 });
+
+// The search page, opened by itself, is empty: the box is in the menu.
+document.addEventListener("DOMContentLoaded", () => {
+  const results = document.getElementById("search-results");
+  if (results && !new URLSearchParams(location.search).get("q")) {
+    results.innerHTML = "<h1>Search</h1><p>Type a word into the box in the menu, and press Enter.</p>";
+  }
+});
