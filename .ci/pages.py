@@ -53,7 +53,7 @@ class Page(HTMLParser):
 
 
 def broken_links(site: Path) -> Iterator[str]:
-    """A line for each link between pages that leads nowhere, each thing fetched from elsewhere, each example in prose."""
+    """A line for each link that leads nowhere, each thing fetched from elsewhere, each example shown as prose."""
     pages = {path: Page(path) for path in sorted(site.rglob("*.html"))}
     for path, page in pages.items():
         where = path.relative_to(site).as_posix()
