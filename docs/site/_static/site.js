@@ -36,6 +36,11 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   document.querySelectorAll(".table-wrapper, div.math").forEach((box) => reachable.observe(box));
   document.querySelectorAll("p[role=heading]:not([aria-level])").forEach((p) => p.setAttribute("aria-level", "2"));
+  document.querySelectorAll("td code > .pre").forEach((code) => {  // a long name would take all of a table's width
+    if (code.textContent.length < 25) return;
+    code.style.whiteSpace = "normal";
+    code.innerHTML = code.innerHTML.replaceAll("_", "_<wbr>");
+  });
   document.querySelectorAll("summary[aria-label]").forEach((summary) => summary.removeAttribute("aria-label"));
 });
 
