@@ -30,6 +30,7 @@ suppress_warnings = ["toc.not_included"]  # decisions, which their own page list
 
 default_role = "code"  # what docstrings put in single backticks
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # by their names: the content guard's are the words that nobody shall read
 autodoc_typehints = "signature"  # jaxtyping's letters are in the architecture page
 napoleon_use_rtype = False
 napoleon_use_ivar = True
