@@ -117,9 +117,9 @@ def measure(
 ) -> dict[str, Any]:
     """Seconds of every side at its default and at the best of the batches, taking turns; and whether all agree."""
     first: dict[Run, dict[str, Any]] = {}
-    for side, worker in workers.items():  # warms up, compares, and finds the best batch
+    for side, worker in workers.items():  # warms up, compares, finds the best batch, sees the memory
         for batch in (None,) if side == "ours" else (None, *BATCHES[task]):
-            first[side, batch] = worker.do(asked_of(side, job, given, batch))
+            first[side, batch] = worker.do(asked_of(side, job, given, batch) | {"watch": True})
     ours = first["ours", None]["out"]
     runs: list[Run] = []
     found: dict[str, Any] = {}
@@ -134,11 +134,11 @@ def measure(
     for i in range(rounds):
         for side, batch in runs if i % 2 == 0 else runs[::-1]:
             answer = workers[side].do(asked_of(side, job, given, batch))
-            taken[side, batch].append({key: answer[key] for key in ("processor", "clock", "peak_mb")})
+            taken[side, batch].append({key: answer[key] for key in ("processor", "clock")})
     for (side, batch), answers in taken.items():
         kind = "default" if batch is None else "best"
-        numbers = {key: [None if a[key] is None else round(a[key], 3) for a in answers] for key in answers[0]}
-        found[side][kind] = {"batch": batch, **numbers}
+        numbers = {key: [round(a[key], 3) for a in answers] for key in answers[0]}
+        found[side][kind] = {"batch": batch, "peak_mb": first[side, batch]["peak_mb"], **numbers}
         print(f"  {task}: {side}, {kind} {batch or ''} {statistics.median(numbers['processor']):.2f} s", flush=True)
     return found
 

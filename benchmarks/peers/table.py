@@ -65,8 +65,7 @@ def _cells(found: dict[str, Any] | None, ours: dict[str, Any], amount: int) -> t
 
 
 def _memory(found: dict[str, Any]) -> str:
-    known = [m for m in found["peak_mb"] if m is not None]
-    return f"{median(known):.0f}" if known else ""
+    return "" if found["peak_mb"] is None else f"{found['peak_mb']:.0f}"
 
 
 def _same(agreement: list[float], task: str) -> str:

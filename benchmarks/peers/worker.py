@@ -1,7 +1,7 @@
 """One side in a process of its own: `python -m benchmarks.peers.worker SIDE FOLDER DTYPE`.
 
 A job is a line of JSON on stdin, its answer one on stdout: seconds of the clock and of the processor, the most memory
-that it held beyond what was there before it, and what came out.
+that it held beyond what was there before it (of a job that is watched, which the watching slows), and what came out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import ctypes
 import json
 import os
 import sys
+import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ import torch
 
 from benchmarks.peers.sides import SIDES
 
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_PAGES = Path("/proc/self/statm")  # of Linux
+_PAUSE = 0.002  # seconds between two looks at the memory
 
 
 def main() -> None:
@@ -41,26 +44,34 @@ def timed(side: Any, job: dict[str, Any]) -> dict[str, Any]:
     if "vector" in job:
         job["vector"] = torch.tensor(job["vector"])
     call = getattr(side, job.pop("do"))
-    before = _reset_peak()
-    clock, processor = time.perf_counter(), time.process_time()
-    out = call(**job)
-    took = {"clock": time.perf_counter() - clock, "processor": time.process_time() - processor}
-    peak = None if before is None else (_memory("VmHWM") - before) / 1024
-    return {**took, "peak_mb": peak, "out": out if isinstance(out, list) else out.tolist()}
+    with Watch() if job.pop("watch", False) and _PAGES.exists() else nullcontext() as watch:
+        clock, processor = time.perf_counter(), time.process_time()
+        out = call(**job)
+        took = {"clock": time.perf_counter() - clock, "processor": time.process_time() - processor}
+    return {**took, "peak_mb": watch and watch.peak_mb, "out": out if isinstance(out, list) else out.tolist()}
 
 
-def _reset_peak() -> int | None:
-    """Kilobytes in use, with the record of their maximum begun anew; None where the system keeps none (not Linux)."""
-    try:
+class Watch:
+    """The most memory in use while it is open, beyond what was when it opened, in MB."""
+
+    def __enter__(self) -> Watch:
         ctypes.CDLL(None).malloc_trim(0)  # else what an earlier job freed counts as in use
-        _RESET.write_text("5")
-        return _memory("VmRSS")
-    except (OSError, AttributeError, TypeError):
-        return None
+        self.peak_mb, self._done, before = 0.0, threading.Event(), self._used()
+        self._thread = threading.Thread(target=self._look, args=(before,))
+        self._thread.start()
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
 
-def _memory(name: str) -> int:
-    return int(next(line for line in _STATUS.read_text().splitlines() if line.startswith(name)).split()[1])
+    def _look(self, before: float) -> None:
+        while not self._done.wait(_PAUSE):
+            self.peak_mb = max(self.peak_mb, self._used() - before)
+
+    @staticmethod
+    def _used() -> float:
+        return int(_PAGES.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
 from personalab import tiers
-from personalab.lm.activations import BATCH_TOKENS
+from personalab.lm.batching import GPU_TOKENS
 from personalab.lm.generation import Request, batches_of
 from personalab.lm.lora_data import PAPER
 from personalab.setup import gpu
@@ -108,5 +108,5 @@ def test_a_batch_of_the_formula_is_the_engines() -> None:
     step = Work("answers", "trait", 200, 66, 256)
     requests = [Request([], step.written)] * step.n
     batches = list(batches_of([[1] * step.read] * step.n, requests, tier.max_batch_tokens, tier.max_batch_rows))
-    assert gpu.READ_TOKENS == BATCH_TOKENS
+    assert gpu.READ_TOKENS == GPU_TOKENS
     assert len(batches[0]) == min(tier.max_batch_rows, tier.max_batch_tokens // (step.read + step.written))

@@ -17,13 +17,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.lm import chat, prefix_cache, processes
-from personalab.lm.batching import by_length, of_one_length, padded
+from personalab.lm.batching import by_length, of_one_length, padded, tokens_at_once
 from personalab.lm.hooks import hooked, plainly, stop_after
 from personalab.lm.models import context_length, d_model, decoder_blocks, input_device
 from personalab.lm.positions import may_be_padded, may_share
-
-# A dozen conversations of 128 tokens: matrix products run at full speed on two cores, and nothing grows large.
-BATCH_TOKENS = 1536
 
 
 def mean_response_activations(
@@ -32,7 +29,7 @@ def mean_response_activations(
     conversations: Sequence[Sequence[chat.Message]],
     blocks: Sequence[int] | None = None,
     *,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     progress: bool = False,
 ) -> Float[Tensor, "n L d"]:
     """Mean residual stream over the last message's content tokens, float32 on the CPU.
@@ -40,6 +37,7 @@ def mean_response_activations(
     Args:
         conversations: each ends with the assistant's answer.
         blocks: block indices to read, in the order wanted (default: all). Blocks after the last one never run.
+        batch_tokens: at most so many in a batch, padding included (default: `batching.tokens_at_once`).
 
     Raises:
         ValueError: for a block that does not exist, a conversation whose last message has no tokens or which exceeds
@@ -59,7 +57,7 @@ def last_prompt_activations(
     conversations: Sequence[Sequence[chat.Message]],
     blocks: Sequence[int] | None = None,
     *,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
 ) -> Float[Tensor, "n L d"]:
     """Residual stream at the last prompt token, where the answer's first token is predicted; float32 on the CPU.
 
@@ -90,7 +88,7 @@ def pool(
     encoded: Sequence[chat.Encoded],
     blocks: Sequence[int] | None = None,
     *,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     progress: bool = False,
 ) -> list[Float[Tensor, "spans L d"]]:
     """Mean residual stream over every span of every conversation, in one pass for all blocks.
@@ -110,6 +108,7 @@ def pool(
         raise ValueError(f"blocks {bad} do not exist: this model has blocks 0 to {len(layers) - 1}.")
     _check_context(model, encoded)
     found: dict[int, Tensor] = {}
+    batch_tokens = batch_tokens or tokens_at_once(input_device(model))
     silent = not progress or processes.rank() > 0
     begins: list[int] = []
     prefix = prefix_cache.Prefix(0, None)

@@ -12,6 +12,15 @@ from torch import Tensor
 
 T = TypeVar("T")
 
+# Tokens of a batch that is read. On a CPU matrix products run at full speed from a few hundred on, and more rows only
+# mean more padding; a GPU wants more to be busy.
+CPU_TOKENS, GPU_TOKENS = 512, 1536
+
+
+def tokens_at_once(device: torch.device) -> int:
+    """How many tokens to read in one batch there."""
+    return CPU_TOKENS if device.type == "cpu" else GPU_TOKENS
+
 
 def packed(items: Iterable[T], fits: Callable[[list[T]], bool]) -> Iterator[list[T]]:
     """The items in their order, in batches as large as `fits` allows; a batch of one is never asked about."""

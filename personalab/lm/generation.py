@@ -23,6 +23,7 @@ from personalab.lm.content_check import violations
 from personalab.lm.content_guard import is_guarded
 from personalab.lm.decoding import Completion as Completion
 from personalab.lm.decoding import FiniteLogits, TurnEnd, plain_config, stopping
+from personalab.lm.grouped_attention import grouped_attention
 from personalab.lm.hooks import contiguous_input, plainly
 from personalab.lm.interventions import Intervention, applied, per_row
 from personalab.lm.models import context_length, decoder_blocks, input_device
@@ -201,7 +202,7 @@ def _generate_batch(
     ids, mask = _pad(prompts, [p.length for p in starts], pad, device)
     limits = torch.tensor([r.max_tokens for r in requests], device=device)
     sampler = GumbelSampler([r.seed for r in requests], [r.temperature for r in requests], device)
-    with plain_config(model, end.tokens, pad, int(limits.max())) as config:
+    with grouped_attention(model), plain_config(model, end.tokens, pad, int(limits.max())) as config:
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,

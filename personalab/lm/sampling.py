@@ -7,6 +7,7 @@ the noise of any token at any step is computed alone, for all rows of a batch at
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
-# Standard Gumbel noise made from 23 random bits lies between -2.82 and 16.64. A token further than the difference below
-# the likeliest one (in logits over temperature) can't win, so it needs no noise: at temperature 0.7, 19 tokens of 20.
-REACH = 19.5
+# Standard Gumbel noise made from 23 random bits is at most 16.64. A token further than this (in logits over temperature)
+# below the likeliest one *with its noise* can't win, so it needs no noise: at temperature 0.7, 49 tokens of 50.
+MOST = 16.65
 
 _BITS = 23  # as many as float32 holds exactly after adding a half
 # Multipliers and shifts of a 32-bit mixer with little bias (C. Wellons, "Prospecting for hash functions", 2018).
@@ -50,7 +51,8 @@ def step_keys(seeds: Sequence[int], step: int) -> Int[Tensor, "rows 2"]:
 class GumbelSampler(LogitsProcessor):
     """Turns greedy decoding into sampling: `argmax(logits / T + Gumbel noise)` is distributed as softmax(logits / T).
 
-    Rows at temperature 0 stay greedy. One sampler serves one call of `generate`: it counts the steps.
+    The token that this chooses gets infinity for its score. Rows at temperature 0 stay greedy. One sampler serves one
+    call of `generate`: it counts the steps.
 
     Args:
         seeds: of every row; equal seeds give equal noise.
@@ -61,7 +63,7 @@ class GumbelSampler(LogitsProcessor):
         warm = [i for i, temperature in enumerate(temperatures) if temperature > 0]
         self.seeds = [seeds[i] for i in warm]
         self.rows = torch.tensor(warm, device=device, dtype=torch.long)
-        self.temperatures = torch.tensor([[temperatures[i]] for i in warm], device=device)  # (warm, 1)
+        self.temperatures = torch.tensor([temperatures[i] for i in warm], device=device)  # (warm,)
         self.step = 0
 
     def __call__(self, input_ids: Int[Tensor, "b s"] | None, scores: Float[Tensor, "b v"]) -> Float[Tensor, "b v"]:
@@ -69,8 +71,12 @@ class GumbelSampler(LogitsProcessor):
             return scores
         keys = step_keys(self.seeds, self.step).to(scores.device)
         self.step += 1
-        warm = scores[self.rows].float() / self.temperatures  # (warm, v)
-        near = (warm > warm.amax(dim=1, keepdim=True) - REACH).flatten().nonzero()[:, 0]
-        warm.flatten()[near] += gumbel_noise(keys[near // warm.shape[1]], near % warm.shape[1])
         scores = scores.float()
-        return scores.index_copy(0, self.rows, warm)
+        warm = scores if len(self.rows) == len(scores) else scores[self.rows]  # (warm, v)
+        likeliest, token = warm.max(dim=1)
+        reached = likeliest / self.temperatures + gumbel_noise(keys, token)
+        rows, tokens = (warm > ((reached - MOST) * self.temperatures)[:, None]).nonzero(as_tuple=True)
+        found = warm[rows, tokens] / self.temperatures[rows] + gumbel_noise(keys[rows], tokens)
+        best = reached.scatter_reduce(0, rows, found, "amax")
+        won = found == best[rows]
+        return scores.index_put((self.rows[rows[won]], tokens[won]), scores.new_tensor(math.inf))

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.judging.examples import trait_rows
 from personalab.lm import chat, prefix_cache
-from personalab.lm.batching import by_length, padded
+from personalab.lm.batching import by_length, padded, tokens_at_once
 from personalab.lm.interventions import Intervention, applied
 from personalab.lm.models import decoder_blocks
 from personalab.records.items import Item
@@ -20,7 +20,6 @@ from personalab.records.items import Item
 INSTRUCTION = "Complete the sentence."
 WINDOW = 256  # tokens of prose read at once; our choice: long enough for context, short enough for a laptop
 NEUTRAL = 15  # points of 100 on every trait; our choice
-_BATCH_TOKENS = 2048
 
 
 def load_voices() -> list[str]:
@@ -61,7 +60,7 @@ def _mean_log_probabilities(model: PreTrainedModel, rows: list[list[int]], start
     shared = prefix_cache.shared_length(rows, limit=min(starts) - 1)
     prefix = prefix_cache.run_prefix(model, decoder_blocks(model)[-1], rows[0][:shared])
     means = [0.0] * len(rows)
-    for batch in option_batches([len(row) - shared for row in rows], _BATCH_TOKENS):
+    for batch in option_batches([len(row) - shared for row in rows], tokens_at_once(model.device)):
         ids = padded([rows[i][shared:] for i in batch], model.device)
         logits = model(input_ids=ids, past_key_values=prefix.for_rows(len(batch)), use_cache=shared > 0).logits
         log_p = _next_log_p(logits, ids)  # (rows, width - 1)
@@ -108,6 +107,7 @@ def prose_nll(
         raise ValueError(f"The texts hold {len(ids)} tokens, {skip + n_tokens} are needed.")
     ids = ids[skip : skip + n_tokens // WINDOW * WINDOW]
     windows = torch.tensor(ids, device=model.device).reshape(-1, WINDOW)
+    rows = max(1, tokens_at_once(windows.device) // WINDOW)
     with applied(model, interventions):
-        batches = [-_next_log_p(model(input_ids=w).logits, w).mean(dim=1) for w in windows.split(4)]
+        batches = [-_next_log_p(model(input_ids=w).logits, w).mean(dim=1) for w in windows.split(rows)]
     return torch.cat(batches).numpy()

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.lm import chat
-from personalab.lm.activations import BATCH_TOKENS, pool
+from personalab.lm.activations import pool
 from personalab.lm.hooks import Hidden
 from personalab.lm.interventions import Intervention, applied
 from personalab.sae.files import Autoencoder, sae_block
@@ -49,7 +49,7 @@ def token_activations(
     readings: Sequence[Reading],
     block: int,
     *,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     progress: bool = False,
 ) -> list[Float[Tensor, "tokens d"]]:
     """The residual stream after `block` at every position that counts, text by text, float32 on the CPU."""

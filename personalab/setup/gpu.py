@@ -11,7 +11,7 @@ from personalab.setup.shapes import SHAPES, Shape
 from personalab.setup.work import Work
 from personalab.tiers import Tier
 
-READ_TOKENS = 1536  # of one batch that is read: `personalab.lm.activations.BATCH_TOKENS`
+READ_TOKENS = 1536  # of one batch that is read: `personalab.lm.batching.GPU_TOKENS`
 TRAIN_TOKENS, RANK = 1024, 32  # of a step's batch, two rows of 512; `personalab.lm.lora_data.PAPER`
 FLOPS_SHARE, BANDWIDTH_SHARE = 0.5, 0.6  # of the data sheet's that we expect; our choice
 OVERHEAD = 1.5e9  # bytes: CUDA's own context and the allocator's gaps; our choice

@@ -18,13 +18,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from personalab.lm.batching import by_length, padded
+from personalab.lm.batching import by_length, padded, tokens_at_once
 from personalab.lm.chat import Message, turn_spans
 from personalab.lm.hooks import Hidden, hooked, stop_after
 from personalab.lm.interventions import Cap
 from personalab.lm.models import decoder_blocks
 
-_BATCH_TOKENS = 1536
 Threshold = Callable[[int, Float[Tensor, "b s"]], float]  # of a cap's place in the list, and all projections there
 First = dict[int, Float[Tensor, "d"]]  # the first token's residual stream, by block
 
@@ -76,7 +75,7 @@ def removed_norms(
     """
     lengths = [len(turn_spans(c, tokenizer).ids) for c in conversations]
     removed = torch.zeros(len(conversations), len(caps))
-    for rows in by_length(lengths, _BATCH_TOKENS):
+    for rows in by_length(lengths, tokens_at_once(model.device)):
         batch = turn_batch([conversations[r] for r in rows], tokenizer)
         counted = batch.spoken
         if first_token:
