@@ -28,8 +28,10 @@ myst_heading_anchors = 4
 myst_links_external_new_tab = False
 suppress_warnings = ["toc.not_included"]  # decisions, which their own page lists
 
+default_role = "code"  # what docstrings put in single backticks
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the signature has them; jaxtyping's letters are in the architecture page
+autodoc_preserve_defaults = True  # by their names: the content guard's are the words that nobody shall read
+autodoc_typehints = "signature"  # jaxtyping's letters are in the architecture page
 napoleon_use_rtype = False
 napoleon_use_ivar = True
 
@@ -49,7 +51,16 @@ def _says_nothing(app: Sphinx, what: str, name: str, member: object, skip: bool,
     return True if (getattr(member, "__doc__", None) or "").startswith("Alias for field number") else None
 
 
+def _examples_are_code(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Indented lines behind a paragraph are code or commands, as Markdown has it; reStructuredText would quote them."""
+    for k in range(len(lines) - 1, 1, -1):
+        above = lines[k - 2]
+        if lines[k].startswith("    ") and not lines[k - 1].strip() and above.strip() and above[0] != " ":
+            lines[k:k] = ["::", ""]
+
+
 def setup(app: Sphinx) -> None:
     """Formulas as MathML, which browsers read by themselves: no script, nothing to fetch."""
     app.connect("autodoc-skip-member", _says_nothing)
+    app.connect("autodoc-process-docstring", _examples_are_code, priority=400)  # before napoleon reads its sections
     app.add_html_math_renderer("mathml", inline_renderers=(_inline, None), block_renderers=(_display, None))

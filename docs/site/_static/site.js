@@ -36,5 +36,18 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   document.querySelectorAll(".table-wrapper, div.math").forEach((box) => reachable.observe(box));
   document.querySelectorAll("p[role=heading]:not([aria-level])").forEach((p) => p.setAttribute("aria-level", "2"));
+  document.querySelectorAll("td code > .pre").forEach((code) => {  // a long name would take all of a table's width
+    if (code.textContent.length < 25) return;
+    code.style.whiteSpace = "normal";
+    code.innerHTML = code.innerHTML.replaceAll("_", "_<wbr>");
+  });
   document.querySelectorAll("summary[aria-label]").forEach((summary) => summary.removeAttribute("aria-label"));
+});
+
+// The search page, opened by itself, is empty: the box is in the menu.
+document.addEventListener("DOMContentLoaded", () => {
+  const results = document.getElementById("search-results");
+  if (results && !new URLSearchParams(location.search).get("q")) {
+    results.innerHTML = "<h1>Search</h1><p>Type a word into the box in the menu, and press Enter.</p>";
+  }
 });
