@@ -32,7 +32,8 @@ _HEADING = re.compile(
     re.I,
 )
 _PROMPT_LABEL = re.compile(
-    r"\W*(?:(?:your|final|the|my|total|overall) )?(?:feedback(?=\W*$)|output|score|rating|number|grade|verdict|judge?ment|evaluation|assessment"
+    r"\W*(?:(?:your|final|the|my|total|overall) )?"
+    r"(?:feedback(?=\W*$)|output|score|rating|number|grade|verdict|judge?ment|evaluation|assessment"
     r"|evaluation form[^\n]*|coherence|fluency|consistency|relevance|(?:example|sample)\b[^\n]*)\W*(?::[^\n]*|$)",
     re.I,
 )

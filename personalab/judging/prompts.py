@@ -124,12 +124,12 @@ def _check_rounds(prompt: str, labelled: dict[str, str]) -> None:
     """Raise JudgePromptError where what stands under the answer's label holds further questions of the template's own:
     scored examples before the answer (the prompt ends in their label), or a transcript of several rounds."""
     answer, last = labelled.get("answer", ""), prompt.rstrip().rpartition("\n")[2].strip()
-    if re.fullmatch(r"[\w ]{1,30}:", last) and (scored := re.search(rf"^{re.escape(last)}[ \t]*\S", answer, re.M)):
-        if {"question", "answer"} <= {part for part, _ in _label_lines(answer[scored.end() :])}:
-            raise JudgePromptError(
-                f"The prompt shows answers with their {last!r} before the one to score, and the judge cannot tell which "
-                "that is. It needs no examples: leave them out."
-            )
+    scored = re.search(rf"^{re.escape(last)}[ \t]*\S", answer, re.M) if re.fullmatch(r"[\w ]{1,30}:", last) else None
+    if scored and {"question", "answer"} <= {part for part, _ in _label_lines(answer[scored.end() :])}:
+        raise JudgePromptError(
+            f"The prompt shows answers with their {last!r} before the one to score, and the judge cannot tell which "
+            "that is. It needs no examples: leave them out."
+        )
     if labelled.get("history") == "" and any(m["role"].lower() in ("user", "human") for m in _TURN.finditer(answer)):
         raise JudgePromptError(
             "The prompt's conversation has several rounds, and nothing says which answer to score: mark that one as "
