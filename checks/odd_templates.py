@@ -19,6 +19,12 @@ CONVERSATION = [
 ]
 
 
+_TOKEN = re.compile(
+    r"<[|｜][^<>' ]*[|｜]>|</?s>|</?think>|\[gMASK\]|<sop>|\[\|\w+\|\]"
+    r"|<(?:sep|reserved_\d+|AI|用户|seed:\w+|extra_id_\d)>"
+)
+
+
 class Odd(NamedTuple):
     """A template, what it writes, what an answer learns behind its text, and what a prompt adds to the conversation."""
 
@@ -40,7 +46,7 @@ class Odd(NamedTuple):
     @property
     def markers(self) -> list[str]:
         """What its tokenizer knows as tokens."""
-        return sorted(set(re.findall(r"<[|｜][^<>' ]*[|｜]>|</?s>|</?think>|\[gMASK\]|<sop>", self.template)))
+        return sorted(set(_TOKEN.findall(self.template)))
 
 
 _PROMPT = "{% if add_generation_prompt %}"

@@ -89,6 +89,8 @@ def test_an_exercise_is_found_by_what_a_learner_calls_it(workbook: Path) -> None
     assert progress.chosen("autorater", found).number == "2.4"
     with pytest.raises(ValueError, match=r"Do you mean .*1\.7 \(cosine similarity, plain and centred\)"):
         progress.chosen("cosine", found)
+    with pytest.raises(ValueError, match=r"No exercise '\?!': name it by its number, as [^?]* shows it\.$"):
+        progress.chosen("?!", found)  # no words to look for
     with pytest.raises(ValueError, match=r"No exercise '1\.99'"):
         progress.chosen("1.99", found)
     kept.note("test_parse_score", "no")

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pickle
+import signal
 import struct
 import sys
 import traceback
@@ -24,6 +25,7 @@ from graders.harness.cases import Case, Foreign, Raised
 from graders.harness.distance import Said, observations, verdict
 from graders.harness.expect import check
 from graders.harness.judges import judged, shown
+from graders.harness.leftovers import KEEPS
 from graders.harness.paper import dumps, loads
 from graders.harness.submission import OUT_OF_TIME, Step, silence
 from graders.harness.trial import Trial
@@ -123,6 +125,17 @@ def test_what_a_submission_did_is_named_and_time_is_too():
     trial = heard({"at": 0}, {"did": "replaces tests"})
     assert trial.lost[1] == "f: your code replaces tests, and nothing but what the exercise asks for counts."
     assert "5 s of computing" in heard({"at": 0}, {"ended": OUT_OF_TIME}).lost[1]
+
+
+@pytest.mark.parametrize("said", [{"ended": -signal.SIGKILL}, {"over": True}, {"did": KEEPS}, None])
+def test_whichever_limit_is_met_first_the_words_are_the_same(said):
+    trial, (reader, writer) = Trial(STEPS, (0.1, 60.0)), Pipe(duplex=False)
+    for message in [{"at": 0}, *([said] if said else [])]:  # without one, it waits in vain
+        writer.send_bytes(b"J" + json.dumps(message).encode())
+    if said:
+        writer.close()
+    trial.listen(reader)
+    assert trial.lost[1].startswith("f: your code takes longer than 0 s of computing or 0 s by the clock, or more than")
 
 
 @pytest.mark.parametrize("word", ["", " ", "\n"])

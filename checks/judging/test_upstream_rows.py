@@ -91,6 +91,7 @@ def test_csv_as_spreadsheets_save_it(tmp_path: Path, encoding: str) -> None:
         ("question,answer\nWhy?\n", "row 1: its number of fields is not that of the first line"),
         ("question,answer\nWhy?,a\nWhy?,b,c\n", "row 2: its number of fields"),
         ('question,answer\nWhy?,"open\n', "not valid CSV"),
+        ("question,answer,answer\nWhy?,a,b\n", "line 1: column 'answer' comes twice"),
     ],
 )
 def test_a_malformed_csv_is_named(tmp_path: Path, text: str, says: str) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from architectures import naive_greedy, naive_means
 from odd_templates import CONVERSATION, MOMENT, ODD
+from popular_templates import POPULAR
 from tokenizers import processors
 from transformers import AddedToken
 
@@ -51,6 +52,12 @@ def test_answers_stand_where_the_template_writes_them(odd):
     before = [case.text[: case.text.index(answer)] for answer in ("First answer.", "Yes")]
     assert [tokenizer.decode(ids[a:b]).strip() for a, b in spans] == ["First answer.", "Yes"]
     assert [tokenizer.decode(ids[:a]).rstrip(" ") for a, _ in spans] == [text.rstrip(" ") for text in before]
+
+
+@pytest.mark.parametrize("name", POPULAR)
+def test_answers_stand_where_popular_templates_write_them(name):
+    case = POPULAR[name]
+    test_answers_stand_where_the_template_writes_them((case, *with_template(case.template, case.markers)))
 
 
 def test_an_answer_follows_on_the_prompt_and_ends_with_its_turn(odd):

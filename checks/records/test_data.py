@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from personalab.paths import ROOT
-from personalab.records import upstream
+from personalab.records import schema, upstream
 from personalab.records.schema import DataError
 
 UPSTREAM = ROOT.parent / "shared" / "upstream" / "assistant-axis"
@@ -104,6 +105,22 @@ def test_a_bad_role_file_is_named(tmp_path, content, words):
     with pytest.raises(DataError, match=words) as error:
         upstream.load_role(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "line"),
+    [
+        ('{\n "instruction": [],\n "questions": ["\\"questions\\": {"],\n "questions": []\n}', "questions", 4),
+        ('{"a": {"b": 1},\n "c": [{"b": 1}, {"b": 1,\n "\\u0062": 2}]}', "b", 3),
+    ],
+)
+def test_a_key_that_comes_twice_is_named(tmp_path, content, key, line):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(DataError, match=rf"x\.json, line {line}: key '{key}' comes twice in one object"):
+        schema.read_as(tmp_path / "x.json", dict[str, Any])
+    (tmp_path / "x.jsonl").write_text("{}\n" + content.replace("\n", "") + "\n")
+    with pytest.raises(DataError, match=rf"x\.jsonl, line 2: key '{key}' comes twice in one object"):
+        schema.read_jsonl(tmp_path / "x.jsonl")
 
 
 def test_unknown_fields_are_kept(tmp_path):

@@ -123,7 +123,7 @@ class Cohort:
 
     def grade(self, steps: Sequence[Step]) -> dict[str, str]:
         """By grader, what is wrong; "" where all is well."""
-        trial = Trial(steps, self.section.seconds)
+        trial = Trial(steps, self.section.seconds, self.section.limits[1])
         while not trial.done():
             self._try(trial)
         found = {}
@@ -185,10 +185,9 @@ class Cohort:
             os._exit(0)
         memory = self.section.limits[1]
         status, over = confined.wait(child, None if self.separate else self.user, memory)
-        said: dict[str, Any] = {"over": f"takes more than {memory >> 20} MiB of memory in all its processes"}
         if status:
             with contextlib.suppress(OSError):
-                said = said if over else {"ended": os.waitstatus_to_exitcode(status)}
+                said = {"over": True} if over else {"ended": os.waitstatus_to_exitcode(status)}
                 writer.send_bytes(b"J" + json.dumps(said).encode())
         stop()
 

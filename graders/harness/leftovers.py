@@ -10,6 +10,7 @@ from pathlib import Path
 from graders.harness import confined
 
 WRITABLE = ("workbook", "artifacts", "runs", ".home", ".tmp")  # what a solution may change in the copy of the course
+KEEPS = "keeps more than half of the memory"
 _ROOM = 0.5  # how much of the space for files and of the memory must be free for the next step
 
 
@@ -42,7 +43,7 @@ class Leftovers:
         if _room(self._course) < self._room:
             return "leaves files that fill the disk"
         if confined.address_space() > self._memory:
-            return "keeps more than half of the memory"
+            return KEEPS
         return ""
 
     def _end_processes(self) -> None:

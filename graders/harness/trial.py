@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from graders.harness.confined import FILE_BYTES
+from graders.harness.leftovers import KEEPS
 from graders.harness.submission import OUT_OF_TIME, Step
 
 STARTING = 120  # seconds for a process to begin
@@ -67,11 +68,13 @@ class Trial:
 
     Args:
         seconds: limits for one step, of computing, and for all, of waiting.
+        memory: bytes that a submission's processes may take together.
         stopped: by solution, the error at which its cell stopped.
     """
 
     steps: Sequence[Step]
     seconds: tuple[float, float]
+    memory: int = 4 << 30
     seen: dict[int, bytes] = field(default_factory=dict)
     lost: dict[int, str] = field(default_factory=dict)
     stopped: dict[str, str] = field(default_factory=dict)
@@ -80,6 +83,15 @@ class Trial:
     def __post_init__(self) -> None:
         self.graders = [i for i, step in enumerate(self.steps) if step.kind == "grader"]
         self.end = time.monotonic() + self.seconds[1]
+
+    @property
+    def too_much(self) -> str:
+        """What a step does that is over a limit: in the same words for all, since which it meets first is chance."""
+        computing, waiting = self.seconds[0], WAITING * self.seconds[0]
+        return (
+            f"takes longer than {computing:.0f} s of computing or {waiting:.0f} s by the clock, or more than "
+            f"{self.memory >> 20} MiB of memory in all its processes, half of it beyond the cell: an endless loop?"
+        )
 
     def done(self) -> bool:
         """Whether every grader has its observations, or will never have any."""
@@ -126,7 +138,7 @@ class Trial:
                 raise ValueError(f"a message of {len(message)} bytes")
             said = json.loads(message[1:]) if message[:1] == b"J" else {"seen": message[1:]}
         except TimeoutError:
-            raise _Over(f"takes longer than {time.monotonic() - started:.0f} s: an endless loop?") from None
+            raise _Over(self.too_much) from None
         except EOFError:
             raise _Over(_ENDS) from None
         except (OSError, ValueError, RecursionError):
@@ -137,8 +149,8 @@ class Trial:
 
     def _take(self, said: dict[str, object], at: int, order: Iterator[int]) -> int:
         """The step that the process is at after saying this, the next of `order`; the number of steps at its end."""
-        if "over" in said:
-            raise _Over(f"{said['over']}")
+        if "over" in said or said.get("did") == KEEPS:
+            raise _Over(self.too_much)
         if "did" in said:
             raise _Over(f"{said['did']}, and nothing but what the exercise asks for counts")
         if isinstance(said.get("seen"), bytes) and at >= 0:
@@ -147,8 +159,7 @@ class Trial:
             self.stopped[self.steps[at].name] = str(said["stopped"])
         elif "ended" in said and at >= 0:
             killed = said["ended"] in (-signal.SIGXCPU, -signal.SIGKILL, OUT_OF_TIME)
-            takes = f"takes more than {self.seconds[0]:.0f} s of computing, or all memory"
-            self.lose(at, takes if killed else f"{_ENDS} (exit code {said['ended']!s:.20})")
+            self.lose(at, self.too_much if killed else f"{_ENDS} (exit code {said['ended']!s:.20})")
         elif "end" in said or "at" in said:
             if at in self.graders and at not in self.seen:
                 self.lost.setdefault(at, f"{self.steps[at].name}: your code {_ENDS}.")

@@ -91,7 +91,8 @@ def chosen(name: str, of: Progress) -> Card:
     names = {_plain(known): card for card in every for known in (card.number, card.title, *card.graders)}
     if card := names.get(_plain(name)):
         return card
-    part = {card.number: card for known, card in names.items() if not name[0].isdigit() and _plain(name) in known}
+    words = "" if name[0].isdigit() else _plain(name)
+    part = {card.number: card for known, card in names.items() if words and words in known}
     if len(part) == 1:
         return next(iter(part.values()))
     like = list(part.values()) or [names[n] for n in difflib.get_close_matches(_plain(name), names, 3)]

@@ -32,7 +32,8 @@ _HEADING = re.compile(
     re.I,
 )
 _PROMPT_LABEL = re.compile(
-    r"\W*(?:(?:your|final|the|my) )?(?:output|score|rating|number|grade|verdict|judge?ment|evaluation|assessment"
+    r"\W*(?:(?:your|final|the|my|total|overall) )?"
+    r"(?:feedback(?=\W*$)|output|score|rating|number|grade|verdict|judge?ment|evaluation|assessment"
     r"|evaluation form[^\n]*|coherence|fluency|consistency|relevance|(?:example|sample)\b[^\n]*)\W*(?::[^\n]*|$)",
     re.I,
 )
@@ -46,6 +47,7 @@ _PLAIN_CHARACTER = re.compile(
 )
 _OPPOSITE = re.compile(rf"\b(?:non-?|un|not )(?:{'|'.join(TRAIT_STEMS.values())})\w*", re.I)
 _STEM = rf"(?:{'|'.join(TRAIT_STEMS.values())})\w*"
+_LACK = rf"\bhow (?:little|free (?:of|from)) {_STEM}|\b(?:rate|score|judge) (?:the )?(?:lack|absence) of {_STEM}"
 _PAIR = re.compile(rf"\b({_STEM}),? (?:and|&) ({_STEM})", re.I)
 _TRAIT = re.compile(rf"\btraits?\b[^\n\"“”*']{{0,40}}?{_QUOTED}|\btrait: *(?P<plain>[A-Za-z_ -]+)", re.I)
 _BOLD = re.compile(r"\*\*(?P<bold>[A-Za-z][A-Za-z_ -]{2,30})\*\*")
@@ -80,7 +82,7 @@ def closing_instructions(prompt: str, start: int, rubric_before: bool) -> int:
             if not blank.strip() and (rubric_before or blank.count("\n") < 2):
                 break  # an answer may look like an instruction; after an empty line there is none
             end = begin
-            asked = asked or not _PROMPT_LABEL.fullmatch(paragraph.strip())
+            asked = asked or not _labels_only(paragraph)
         else:
             if (end == len(prompt) or not asked) and (below := _closing_lines(rest)):
                 end = begin + len(paragraph.rstrip("\n")) - below
@@ -90,9 +92,14 @@ def closing_instructions(prompt: str, start: int, rubric_before: bool) -> int:
 
 def _instructs(first: str, paragraph: str) -> bool:
     """Whether a paragraph, with its first line, gives instructions to a judge, by how it begins."""
-    if _HEADING.fullmatch(first.strip()) or _PROMPT_LABEL.fullmatch(paragraph.strip()):
+    if _HEADING.fullmatch(first.strip()) or _labels_only(paragraph):
         return True
     return bool(_SCORING_LINE.match(first) and (SCORING_WORD.search(paragraph) or first.rstrip().endswith("?")))
+
+
+def _labels_only(paragraph: str) -> bool:
+    """Whether every line is a label for the judge to write behind: "Feedback:::", "Total rating:"."""
+    return all(_PROMPT_LABEL.fullmatch(line) for line in paragraph.strip().split("\n"))
 
 
 def _closing_lines(lines: list[str]) -> int:
@@ -123,7 +130,7 @@ def asked_rubric(instructions: str, parts: Mapping[str, str], is_part: Callable[
         parts = {"character": _named(quoted)} | dict(parts)
     if character := parts.get("character"):
         return Rubric("role", character)
-    if opposite := re.search(rf"\bhow {_OPPOSITE.pattern}", instructions, re.I):
+    if opposite := re.search(rf"\bhow {_OPPOSITE.pattern}|{_LACK}", instructions, re.I):
         raise JudgePromptError(
             f"The prompt asks {opposite[0]!r}. The judge scores traits, not their absence: ask for the trait, and turn "
             "the score round."

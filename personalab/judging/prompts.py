@@ -45,7 +45,9 @@ _EXAMPLE = re.compile(
     r"\W*(?:(?:here|these|is|are|for|an?|some|few-shot|worked|scored|\d+|two|three) )*examples?(?: \d+)?\W*", re.I
 )
 _UNFILLED = re.compile(r"\{\{?\s*\w+\s*\}?\}")
-_FENCED = re.compile(r"```[^\n`]*\n(.*)\n```", re.S)
+_FENCED = re.compile(r"(?:```[^\n`]*|~~~|<<<|\"{3}|'{3})\n(.*)\n(?:```|~~~|>>>|\"{3}|'{3})", re.S)
+_TAIL = re.compile(r"(?:\s*<\|[\w-]{1,30}\|>(?:\s*assistant\b)?)+\s*\Z")  # of a prompt sent in a model's own template
+_CUT = "\0"  # where a part with markers stood: no labelled part goes beyond it
 _IMPERATIVE = re.compile(r"(?:rate|score|judge|evaluate|grade|assess|decide|give|your|is|does|how|please|now)\b", re.I)
 _TURN = re.compile(
     r"^[ \t]*[\[(<*#]*(?P<role>user|human|assistant|ai|model|bot)[\])>*]*(?:[ \t]*:|(?<=[>\])]))[ \t*]*", re.I | re.M
@@ -70,12 +72,15 @@ def read_prompt(prompt: str) -> Task:
         JudgePromptError: if no answer (or, where the rubric needs it, no question) is marked, or the prompt asks for
             nothing that this judge can score.
     """
-    prompt = prompt.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    prompt = prompt.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").replace(_CUT, " ")
+    prompt = _TAIL.sub("", prompt)
     _check_examples(prompt)
     parts, instructions = _blocks(prompt)
     if not {"question", "answer"} <= set(parts):
         labelled, instructions = _labels(instructions)
+        _check_rounds(prompt, labelled)
         parts = labelled | parts
+    instructions = instructions.replace(f"\n{_CUT}\n", "\n").replace(_CUT, "")
     if "answer" not in parts:
         raise JudgePromptError(
             "The judge found no answer to score. Mark it as [ANSWER START] … [ANSWER END], as <response> … </response> "
@@ -115,10 +120,27 @@ def _check_examples(prompt: str) -> None:
         )
 
 
+def _check_rounds(prompt: str, labelled: dict[str, str]) -> None:
+    """Raise JudgePromptError where what stands under the answer's label holds further questions of the template's own:
+    scored examples before the answer (the prompt ends in their label), or a transcript of several rounds."""
+    answer, last = labelled.get("answer", ""), prompt.rstrip().rpartition("\n")[2].strip()
+    scored = re.search(rf"^{re.escape(last)}[ \t]*\S", answer, re.M) if re.fullmatch(r"[\w ]{1,30}:", last) else None
+    if scored and {"question", "answer"} <= {part for part, _ in _label_lines(answer[scored.end() :])}:
+        raise JudgePromptError(
+            f"The prompt shows answers with their {last!r} before the one to score, and the judge cannot tell which "
+            "that is. It needs no examples: leave them out."
+        )
+    if labelled.get("history") == "" and any(m["role"].lower() in ("user", "human") for m in _TURN.finditer(answer)):
+        raise JudgePromptError(
+            "The prompt's conversation has several rounds, and nothing says which answer to score: mark that one as "
+            "[ANSWER START] … [ANSWER END]."
+        )
+
+
 def _part(name: str) -> str | None:
     """The part that a marker or label stands for: "Model's response to the question" is the answer.
 
-    An answer to compare with ("Reference answer") is a part that nobody asks for.
+    An answer to compare with ("Reference answer") and a system prompt are parts that nobody asks for.
     """
     head = re.split(r"\b(?:to|of|for|from|by|in|about)\b", name.replace("_", " ").lower())[0]
     words = re.findall(r"[a-z]+", re.sub(r"['’]s\b", "", head))
@@ -127,6 +149,8 @@ def _part(name: str) -> str | None:
     if len(words) > 1:
         words = [word for word in words if word not in ("a", "q")]
     part = next((_PART_OF[word] for word in reversed(words) if word in _PART_OF), None)
+    if part == "question" and "system" in words:
+        return "system"
     return "reference" if part == "answer" and _REFERENCE & set(words) else part
 
 
@@ -157,7 +181,7 @@ def _blocks(prompt: str) -> tuple[dict[str, str], str]:
             parts[part] = rest[: end.start()].strip()
             outside.append(prompt[at : match.start()])
             at = match.end() + end.end()
-    return parts, "\n".join([*outside, prompt[at:]])
+    return parts, f"\n{_CUT}\n".join([*outside, prompt[at:]])
 
 
 def _label_lines(prompt: str) -> list[tuple[str, re.Match[str]]]:
@@ -178,6 +202,7 @@ def _labels(prompt: str) -> tuple[dict[str, str], str]:
     for (part, match), limit in zip(labels.items(), starts[1:], strict=True):
         last = limit == len(prompt)
         end = closing_instructions(prompt, match.end(), rubric_before) if last else limit
+        end = next((cut for cut in [prompt.find(_CUT, match.end(), end)] if cut >= 0), end)
         parts[part] = prompt[match.end() : end].strip()
         outside.append(prompt[at : match.start()])
         at = end

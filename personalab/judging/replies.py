@@ -3,6 +3,7 @@ how to read the score in a reply."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from personalab.judging.asked import JudgePromptError
 from personalab.judging.scales import named_scale
 
 DELUSION_TAGS = ("avoiding_delusional_amplification", "normalizing_vs_exceptionalizing")
-_TWO = re.compile(r"\b(yes|true|1|0)\b\W{0,6}(?:or|/|\|)\W{0,6}\b(no|false|0|1)\b", re.I)
+_TWO = re.compile(
+    r"\b(yes|true|1|0)\b(?:\W{0,6}(?:or|/|\|)\W{0,6}| (?:if|when)\b[^\n\d]{3,120}?)\b(no|false|0|1)\b", re.I
+)
 _OTHER = re.compile(
     r"\b(?:letter grade|from A to [FEZ]|A[-–]F\b|low\W+(?:medium|moderate)\W+(?:or\W+)?high|percentile"
     r"|strongly (?:dis)?agree)",
@@ -35,7 +38,7 @@ _LIMIT = re.compile(r"max|min|lowest|highest|scale|confidence", re.I)
 _SCORE = r"(?<![\w.,/-])-?\d++(?:[.,]\d+)*+(?![\w/]|[-–—]\d)"
 _LABELLED = re.compile(
     rf"(?P<final>\b(?:final|overall|total|therefore|so)\b[^\n\d]{{0,20}}?)?"
-    rf"\b(?:{_WORDS}(?:\s+(?:is|of|would be|should be|as))?"
+    rf"\b(?:{_WORDS}(?:(?:[ \t]+[a-z'’-]+){{1,3}}?(?=\s*[:=])|\s+(?:is|of|would be|should be|as))?"
     r"|(?:I|I'd|I’d|I'll|would|will)\s+(?:give|rate|score|assign|say)"
     rf"(?:\s+(?:it|this|that|the \w+))?(?:\s+(?:a|an|as))?)\]?\s*[:=→-]*\s*[\"'(\[]*(?P<number>{_SCORE}|REFUSAL\b)",
     re.I,
@@ -47,7 +50,10 @@ _RANGE = re.compile(
 )
 _OUT_OF = re.compile(r"(?P<value>-?\d+(?:\.\d+)?)\s*(?P<how>/|out of|\bof)\s*(?P<most>\d+)(?![\w]|\.\d)", re.I)
 _PERCENT = re.compile(r"(?<=\d)\s*(?:%|percent\b)", re.I)
-_REFUSAL = re.compile(r"(?:\b(?P<no>(?i:not|no|isn't|isn’t|never|without))\s+(?:an?\s+|any\s+|the\s+)?)?\bREFUSAL\b")
+_REFUSAL = re.compile(
+    r"(?:\b(?P<no>(?i:not|no|isn't|isn’t|never|without))\s+(?:an?\s+|any\s+|the\s+)?)?\bREFUSAL\b"
+    r"(?P<denied>\s*[:=]\s*(?i:no|false|none)\b)?"
+)
 _NOT_EXACT = re.compile(
     r"(?:(?<![\w\"'/-])[<>≤≥]=?|\b(?:less|more|lower|higher|greater) than|\bat (?:least|most)"
     rf"|\b(?:over|under|above|below))\s*({_SCORE})(?!\d*\s*>)",
@@ -61,6 +67,9 @@ _DECLINES = re.compile(
     r"\b(?:cannot|can['’]t|won['’]t|not|unable to|decline to)\s+(?:\w+\s+)?(?:rate|score|judge|evaluate|assess|give)\b",
     re.I,
 )
+_ASIDE = re.compile(r"[(\[]([^()\[\]\n]*)[)\]]")
+_CONTROL = re.compile(r"<\|[^|<>\s]{1,40}\|>")  # a judge's own template's: `<|begin_of_box|>85<|end_of_box|>` (GLM)
+_EITHER = re.compile(rf"(?P<one>{_SCORE})\s*(?:or|to|and)\s+(?P<other>-?\d)")
 _CHANGED = re.compile(r"\d\s*(?:→|[-=]+>)\s*-?\d")
 _ENUMERATED = re.compile(r"^\s*\d+[.)]\s", re.M)
 
@@ -140,6 +149,7 @@ def read_score(reply: str, low: float = 0, high: float = 100) -> float | None:
     """
     text = _REASONING_END.sub("", _REASONING.sub(" ", reply))
     text = _REASONING_BEGIN.split(text)[0]  # cut off in the middle of its thoughts
+    text = _CONTROL.sub(" ", text)
     for sign, plain in _MINUS:
         text = sign.sub(plain, text)
     found = {_one(part, low, high) for part in _marked(text)} or {_one(text, low, high)}
@@ -153,24 +163,37 @@ def _marked(text: str) -> Iterator[str]:
 
     The last kind that occurs wins; of tags, the last one that is called final.
     """
-    parsed = _object(_FENCE.sub(r" \1 ", text))
-    if parsed:
-        numbers = {k: v for k, v in parsed.items() if not isinstance(v, bool | dict | list) and not _LIMIT.match(k)}
-        named = [str(value) for key, value in numbers.items() if _KEY.search(key)]
-        yield from named or [str(value) for value in numbers.values() if re.fullmatch(r"-?[\d.]+", str(value).strip())]
+    if parsed := list(_objects(_FENCE.sub(r" \1 ", text))):
+        items = [item for found in parsed for item in found.items()]
+        if any("refus" in key.lower() and value is True for key, value in items):
+            yield "REFUSAL"
+        numbers = [(k, str(v)) for k, v in items if v is not None and not isinstance(v, bool | dict | list)]
+        numbers = [(key, value) for key, value in numbers if not _LIMIT.match(key)]
+        named = [value for key, value in numbers if _KEY.search(key)]
+        yield from named or [value for _, value in numbers if re.fullmatch(r"-?[\d.]+", value.strip())]
         return
     tags = _TAGGED.findall(text)
     last = [content for tag, content in tags if "final" in tag.lower()] or [content for _, content in tags]
     yield from last or _BOXED.findall(text)
 
 
-def _object(text: str) -> dict[str, Any] | None:
-    """The JSON object in a text, whatever stands around it."""
-    try:
-        found, _ = json.JSONDecoder().raw_decode(text[max(text.find("{"), 0) :])
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects in a text, whatever stands around them; not one that has a key twice."""
+    decoder, end = json.JSONDecoder(object_pairs_hook=_no_key_twice), 0
+    for brace in itertools.islice(re.finditer(r"{", text), 100):
+        if brace.start() < end:
+            continue  # within the object before
+        try:
+            found, end = decoder.raw_decode(text, brace.start())
+        except (ValueError, RecursionError):
+            continue
+        yield found
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key comes twice")
+    return dict(pairs)
 
 
 def _one(text: str, low: float, high: float) -> float | None:
@@ -178,7 +201,7 @@ def _one(text: str, low: float, high: float) -> float | None:
     shown = _shown(text)
     plain = re.sub(r"[*`#]+|__+", " ", text).strip()
     plain = _without_scale(plain, low, high, shown)
-    words = [m for m in _REFUSAL.finditer(plain) if not m["no"]]
+    words = [m for m in _REFUSAL.finditer(plain) if not m["no"] and not m["denied"]]
     numbers = [m for m in re.finditer(_SCORE, plain)]
     if re.fullmatch(r"\W*refusal\W*", plain, re.I) or (words and (words[0].start() < 2 or not numbers)):
         return None
@@ -198,6 +221,8 @@ def _one(text: str, low: float, high: float) -> float | None:
         raise ValueError(f"No score in the judge's reply: {shown}")
     if final & set(_NOT_EXACT.findall(plain)):
         raise ValueError(f"A limit is no score. The judge's reply: {shown}")
+    if final & {m["one"] for m in _EITHER.finditer(plain)}:
+        raise ValueError(f"One of two numbers, or between them? The judge's reply: {shown}")
     if _CHANGED.search(plain):
         raise ValueError(f"Before the arrow or behind it? The judge's reply: {shown}")
     number = final.pop()
@@ -227,7 +252,10 @@ def _without_scale(text: str, low: float, high: float, shown: str) -> str:
             raise ValueError(f"The judge's score is out of {match['most']}, not of {high:g}: {shown}")
         return match["value"]
 
-    text = _OUT_OF.sub(drop_most, _RANGE.sub(drop_range, text))
+    def drop_ends(match: re.Match[str]) -> str:  # "(0 = none; 100 = full)"
+        return " " if {float(n) for n in re.findall(r"-?\d+(?:\.\d+)?", match[1])} == {low, high} else match[0]
+
+    text = _OUT_OF.sub(drop_most, _RANGE.sub(drop_range, _ASIDE.sub(drop_ends, text)))
     if high != 100 and _PERCENT.search(text):
         raise ValueError(f"The judge's score is a percentage, on a scale from {low:g} to {high:g}: {shown}")
     return _PERCENT.sub(" ", text)

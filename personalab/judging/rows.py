@@ -77,6 +77,7 @@ def _read_csv(path: Path) -> dict[str, dict[str, Any]]:
     csv.field_size_limit(_MAX_FIELD)
     try:
         reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+        names = list(reader.fieldnames or [])
         rows = {f"row {n}": row for n, row in enumerate(reader, 1)}
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None
@@ -84,6 +85,8 @@ def _read_csv(path: Path) -> dict[str, dict[str, Any]]:
         raise DataError(f"{path}, line {reader.line_num}: not valid CSV ({error}).") from None
     except ValueError as error:
         raise DataError(str(error)) from None
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise DataError(f"{path}, line 1: column {twice!r} comes twice, and only one can count: rename the other.")
     if bad := next((where for where, row in rows.items() if None in row or None in row.values()), None):
         raise DataError(f"{path}, {bad}: its number of fields is not that of the first line.")
     return rows

@@ -7,14 +7,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Int
+from pydantic import BeforeValidator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from personalab.lm import chat
 from personalab.lm.batching import packed
+from personalab.records.layouts import with_messages
 from personalab.records.schema import DataError, WeightedTurn, is_learned, read_jsonl
 from personalab.tiers import current_tier
 
@@ -139,15 +142,16 @@ class _Line:
 
 
 def read_dialogues(path: Path | str) -> list[Dialogue]:
-    """A JSON Lines file of `{"messages": [{"role", "content"}, ...]}`, the upstream datasets' format.
+    """A JSON Lines file of `{"messages": [{"role", "content"}, ...]}`, the upstream datasets' format, or of rows that
+    `personalab.records.layouts` reads as such (ShareGPT, Alpaca, prompt and completion).
 
     A message with `"weight": 0` is read and not learned, as in OpenAI's format.
 
     Raises:
-        DataError: naming the file and the line, for what is not such an object or has no assistant turn to learn; or a
-            file without a line.
+        DataError: naming the file and the line, for what is not such an object, has no assistant turn to learn or
+            something that would be lost (calls of tools); or a file without a line.
     """
-    lines = read_jsonl(path, _Line)
+    lines: dict[str, _Line] = read_jsonl(path, Annotated[_Line, BeforeValidator(with_messages)])
     if not lines:
         raise DataError(f"{path} is empty: it needs a line for every dialogue.")
     return [line.dialogue(f"{path}, {at}") for at, line in lines.items()]

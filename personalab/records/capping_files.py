@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from personalab.files import read_text, write, write_all
-from personalab.records.schema import DataError
+from personalab.files import write, write_all
+from personalab.records.schema import DataError, read_as
 from personalab.records.torch_files import load_pt
 from personalab.records.vectors import load_vectors, packed
 
@@ -50,10 +50,7 @@ def _read_folder(path: Path) -> dict[str, Any]:
         raise DataError(
             f"{path} holds no config.json: run `python -m personalab capping` on this tier, or name a file."
         )
-    try:
-        config = json.loads(read_text(path / "config.json"))
-    except ValueError as error:
-        raise DataError(f"{path / 'config.json'} is not JSON ({error}).") from None
+    config: dict[str, Any] = read_as(path / "config.json", dict[str, Any])
     tensors, _ = load_vectors(path / "vectors.safetensors")
     for name, entry in config["vectors"].items():
         if name not in tensors:

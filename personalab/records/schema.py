@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import re
 from pathlib import Path
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -14,6 +16,7 @@ from personalab.files import read_text
 
 T = TypeVar("T")
 
+_KEY_OR_BRACE = re.compile(r'"(?:[^"\\]|\\.)*"(?P<colon>\s*:)?|[{}]')
 _WANTED = {
     "string_type": "text",
     "int_type": "a whole number",
@@ -57,22 +60,26 @@ def read_as(path: Path | str, kind: type[T] | GenericAlias) -> T:
     """What a JSON file holds, as `kind`: a class with annotated fields, or a type such as `dict[str, str]`.
 
     Raises:
-        DataError: if the file is missing, is not UTF-8 or JSON, or a field is missing or of another type.
+        DataError: if the file is missing, is not UTF-8 or JSON, a field is missing or of another type, or an object has
+            a key twice.
     """
-    return _parse(_read_text(Path(path)), kind, str(path))
+    return _parse(_read_text(Path(path)), kind, str(path), numbered=True)
 
 
 @overload
 def read_jsonl(path: Path | str) -> dict[str, dict[str, Any]]: ...
 @overload
-def read_jsonl(path: Path | str, kind: type[T]) -> dict[str, T]: ...
+def read_jsonl(path: Path | str, kind: type[T] | Any) -> dict[str, T]: ...
 def read_jsonl(path: Path | str, kind: Any = dict[str, Any]) -> dict[str, Any]:
     """What a JSON Lines file holds, one `kind` a line (default: any object), by where it stands ("line 3").
 
     Raises:
-        DataError: if the file is missing, or a line is not what it should be.
+        DataError: if the file is missing, or a line is not what it should be or has a key twice.
     """
-    lines = _read_text(Path(path)).split("\n")
+    content = _read_text(Path(path))
+    if content.lstrip()[:1] == "[":
+        raise DataError(f"{path} is one JSON list: JSON Lines has one object a line, so write each on its own.")
+    lines = content.split("\n")
     found = {f"line {n}": line for n, line in enumerate(lines, start=1) if line.strip()}
     return {where: _parse(line, kind, f"{path}, {where}") for where, line in found.items()}
 
@@ -86,11 +93,32 @@ def _read_text(path: Path) -> str:
         raise DataError(str(error)) from None
 
 
-def _parse(content: str, kind: Any, where: str) -> Any:
+def _parse(content: str, kind: Any, where: str, numbered: bool = False) -> Any:
     try:
-        return _adapter(kind).validate_json(content, strict=True)
+        found = _adapter(kind).validate_json(content, strict=True)
     except ValidationError as error:
         raise DataError(f"{where}: {_problem(error)}.") from None
+    if repeated := repeated_key(content):
+        key, line = repeated
+        at = f"{where}, line {line}" if numbered else where
+        raise DataError(f"{at}: key {key!r} comes twice in one object, and only one can count: remove the other.")
+    return found
+
+
+def repeated_key(content: str) -> tuple[str, int] | None:
+    """The first key that an object of this valid JSON has twice, and its line; None if there is none."""
+    objects: list[set[str]] = []
+    for match in _KEY_OR_BRACE.finditer(content):
+        if match[0] == "{":
+            objects.append(set())
+        elif match[0] == "}":
+            objects.pop()
+        elif match["colon"]:
+            key = json.loads(match[0].removesuffix(match["colon"]))
+            if key in objects[-1]:
+                return key, content.count("\n", 0, match.start()) + 1
+            objects[-1].add(key)
+    return None
 
 
 @functools.cache
