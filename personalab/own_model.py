@@ -15,6 +15,7 @@ so on do the same from the command line.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,7 @@ def loaded(model: Model) -> Loaded:
     if isinstance(model, Loaded):
         return model
     if isinstance(model, str | Path):
-        name = str(model)
+        name = os.path.expanduser(model)
         lm, tokenizer = load_named(name, local_tier(name))
     elif isinstance(model, tuple) and len(model) == 2 and isinstance(model[1], PreTrainedTokenizerBase):
         lm, tokenizer = model

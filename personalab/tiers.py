@@ -212,6 +212,7 @@ def local_tier(model: str) -> Tier:
     Raises:
         ValueError: if there is no such model, or it has no decoder blocks to count.
     """
+    model = os.path.expanduser(model)
     depth = _depth(model)
     laptop = TIERS["cpu"]
     return replace(
@@ -237,6 +238,11 @@ def _depth(model: str) -> int:
 
         return int(AutoConfig.from_pretrained(model).get_text_config().num_hidden_layers)
     except (OSError, ValueError, AttributeError) as error:
+        if Path(model, "adapter_config.json").is_file():
+            whole = (
+                "merge it into its base (PEFT's merge_and_unload), save that with its tokenizer, and name the folder."
+            )
+            raise ValueError(f"{model} is an adapter, not a model: {whole}") from error
         reason = " ".join(str(error).split())[:300]
         raise ValueError(
             f"No model {model!r} ({reason}): name an id on the Hugging Face hub, or a folder with config.json, weights "

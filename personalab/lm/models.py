@@ -7,6 +7,7 @@ import gc
 from weakref import WeakKeyDictionary
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -85,6 +86,7 @@ def load_named(model_id: str, tier: Tier | None = None) -> tuple[PreTrainedModel
     Raises:
         EmbeddedModelError: if the embedded weights are missing and cannot be fetched.
         OSError: if there is no such model on the hub or on this machine.
+        ValueError: if its weights are damaged or some are missing, or it has no tokenizer.
     """
     tier = tier or current_tier()
     if model_id in (EMBEDDED_MODEL, TRAIT_ORGANISM):
@@ -142,13 +144,26 @@ def _load_shared(model_id: str, tier: Tier) -> tuple[PreTrainedModel, PreTrained
 def _load_hub(model_id: str, tier: Tier) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model from the Hugging Face hub, its cache, or a local folder, spread over the GPUs that are there."""
     device, config = hub_device(), AutoConfig.from_pretrained(model_id)
-    model = AutoModelForCausalLM.from_pretrained(
-        model_id,
-        dtype=resolve_dtype(tier, device, config),
-        attn_implementation=attention_of(config) if tier.attention == "auto" else tier.attention,
-        device_map=_device_map(device),
-    )
-    return model, AutoTokenizer.from_pretrained(model_id)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            model_id,
+            dtype=resolve_dtype(tier, device, config),
+            attn_implementation=attention_of(config) if tier.attention == "auto" else tier.attention,
+            device_map=_device_map(device),
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise ValueError(f"{model_id}: its weights are damaged ({error}). Fetch them anew.") from error
+    if missing := sorted(report["missing_keys"]):  # transformers would fill them with random numbers
+        raise ValueError(
+            f"{model_id} lacks {len(missing)} of the weights that its config.json speaks of, {missing[0]} for one: the "
+            "two do not belong together, or a file is missing. Fetch the model anew."
+        )
+    try:
+        return model, AutoTokenizer.from_pretrained(model_id)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{model_id}: no tokenizer that can be read beside its weights ({reason}).") from error
 
 
 def attention_of(config: PretrainedConfig) -> str | None:
