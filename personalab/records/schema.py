@@ -78,11 +78,11 @@ def read_jsonl(path: Path | str, kind: Any = dict[str, Any]) -> dict[str, Any]:
     Raises:
         DataError: if the file is missing, or a line is not what it should be or has a key twice.
     """
-    content = _read_text(Path(path))
-    if content.lstrip()[:1] == "[":
-        raise DataError(f"{path} is one JSON list: JSON Lines has one object a line, so write each on its own.")
-    lines = content.split("\n")
+    lines = _read_text(Path(path)).split("\n")
     found = {f"line {n}": line for n, line in enumerate(lines, start=1) if line.strip()}
+    first = next(iter(found.values()), "").strip()
+    if first.startswith("[") and not first.endswith("]"):
+        raise DataError(f"{path} is one JSON list: JSON Lines has one object a line, so write each on its own.")
     return {where: _parse(line, kind, f"{path}, {where}") for where, line in found.items()}
 
 
