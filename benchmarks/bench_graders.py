@@ -23,10 +23,10 @@ from graders.harness import expect
 
 # By section: a grader that runs models, and takes well under a second in one thread.
 SAMPLES = {
-    1: "test_extract_response_activations",
-    2: "test_compute_turn_projections",
-    3: "test_extract_all_layer_activations",
-    4: "test_last_prompt_projections",
+    "section_1": "test_extract_response_activations",
+    "section_2": "test_compute_turn_projections",
+    "section_3": "test_extract_all_layer_activations",
+    "section_4": "test_last_prompt_projections",
 }
 
 
@@ -56,9 +56,9 @@ def seconds(names: list[str], handed: dict[str, object], threads: int) -> float:
 def main() -> int:
     handed = reference_solutions()
 
-    sections: dict[int, list[str]] = {section: [] for section in SAMPLES}
+    sections: dict[str, list[str]] = {section: [] for section in SAMPLES}
     for name in handed:
-        sections[int(getattr(tests, name).__module__.split("_")[1])].append(name)
+        sections[getattr(tests, name).__module__.split(".")[1].removesuffix("_bonus")].append(name)
     for name in SAMPLES.values():  # what is built once a process (tokenizers) is nobody's cost
         seconds([name], handed, 1)
     with busy(2):
@@ -66,7 +66,7 @@ def main() -> int:
             whole = seconds(names, handed, 1)
             one, two = (min(seconds([SAMPLES[section]], handed, n) for _ in range(3)) for n in (1, 2))
             print(
-                f"section {section}: {len(names)} graders in {whole:.1f} s in one thread; {SAMPLES[section]}: "
+                f"{section}: {len(names)} graders in {whole:.1f} s in one thread; {SAMPLES[section]}: "
                 f"{one:.2f} s in one thread, {two:.2f} s in two, ratio {two / one:.1f}",
                 flush=True,
             )
