@@ -9,6 +9,7 @@ from personalab.lm import chat, generation, prefix_cache
 from personalab.lm.content_guard import guarded
 from personalab.lm.generation import Request, generate
 from personalab.lm.interventions import Steer
+from personalab.lm.positions import may_share_with_gaps
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
 PROMPTS = [chat.as_messages("You are a pirate." * (i % 3), f"Question {i}" + " the sea" * i) for i in range(7)]
@@ -84,6 +85,21 @@ def test_shared_prefixes_change_nothing(tiny, monkeypatch):
     shared = generate(*tiny, requests)
     monkeypatch.setattr(prefix_cache, "MIN_PREFIX", 10_000)
     assert generate(*tiny, requests) == shared
+
+
+def test_rows_of_one_coefficient_share_what_they_begin_with(tiny, monkeypatch):
+    prompts = [chat.as_messages("You are a pirate who loves the sea.", f"Question {i}?") for i in range(4)]
+    coefficients = [0.0, 40.0, -40.0]
+    requests = [Request(m, 8, 0.0) for m in prompts for _ in coefficients]
+    sweep, read = steer(coefficients * len(prompts)), []
+    run_prefix = prefix_cache.run_prefix
+    monkeypatch.setattr(prefix_cache, "run_prefix", lambda *a: read.append(len(a[-1])) or run_prefix(*a))
+    shared = generate(*tiny, requests, interventions=[sweep])
+    assert len(read) == (len(coefficients) if may_share_with_gaps(tiny[0]) else 0)
+    for i, request in enumerate(requests):
+        alone = [Steer(sweep.block, sweep.vector, float(sweep.coefficient[i]))]
+        assert generate(*tiny, [request], interventions=alone) == [shared[i]]
+    assert len({c.text for c in shared[: len(coefficients)]}) > 1
 
 
 def test_a_guarded_model_answers_again_where_its_text_fails_the_check(monkeypatch):

@@ -76,13 +76,18 @@ def requests_for(
         ValueError: if there is not one coefficient for every conversation.
     """
     _check_rows(interventions, len(conversations), "conversations")
-    coefficients = [i.coefficient.tolist() for i in interventions if per_row(i)]  # type: ignore[attr-defined]
-    rows = zip(*coefficients, strict=True) if coefficients else [()] * len(conversations)
+    treatments = _treatments(interventions, len(conversations))
     turns = [tuple((m["role"], m["content"]) for m in c) for c in conversations]
     return [
         Request(c, max_tokens, temperature, request_seed(c, max_tokens, temperature, seed, occurrence))
-        for c, occurrence in zip(conversations, occurrences([*zip(turns, rows, strict=True)]), strict=True)
+        for c, occurrence in zip(conversations, occurrences([*zip(turns, treatments, strict=True)]), strict=True)
     ]
+
+
+def _treatments(interventions: Sequence[Intervention], n: int) -> list[tuple[float, ...]]:
+    """What is done to each of `n` rows and not to all of them: its coefficients."""
+    coefficients = [i.coefficient.tolist() for i in interventions if per_row(i)]  # type: ignore[attr-defined]
+    return [*zip(*coefficients, strict=True)] if coefficients else [()] * n
 
 
 def _check_rows(interventions: Sequence[Intervention], n: int, of_what: str) -> None:
@@ -145,17 +150,16 @@ def _generate_all(
     tier = tiers.current_tier()
     prompts = [chat.prompt_ids(r.messages, tokenizer) for r in requests]
     _check_context(model, prompts, requests)
-    batches = batches_of(prompts, requests, limits[0] or tier.max_batch_tokens, limits[1] or tier.max_batch_rows)
+    tokens, most = limits[0] or tier.max_batch_tokens, limits[1] or tier.max_batch_rows
+    batches = batches_of(prompts, requests, tokens, most, interventions)
     if not may_be_padded(model):
         batches = of_one_length(batches, [len(ids) for ids in prompts])
     results: dict[int, Completion] = {}
     bar = tqdm(total=len(requests), desc="generating", unit="answer", disable=not progress or processes.rank() > 0)
     for rows in processes.mine(batches):
         here = [intervention.for_rows(rows) for intervention in interventions]
-        with plainly(model), applied(model, here), contiguous_input(model.get_output_embeddings()):
-            # A prefix is run as one row, which can't stand for rows that are treated differently.
-            share = not any(map(per_row, here))
-            batch = _generate_batch(model, tokenizer, [prompts[i] for i in rows], [requests[i] for i in rows], share)
+        with plainly(model), contiguous_input(model.get_output_embeddings()):
+            batch = _generate_batch(model, tokenizer, [prompts[i] for i in rows], [requests[i] for i in rows], here)
         results |= zip(rows, batch, strict=True)
         bar.update(min(len(rows) * processes.count(), bar.total - bar.n))
     bar.close()
@@ -173,12 +177,26 @@ def _check_context(model: PreTrainedModel, prompts: list[list[int]], requests: S
             )
 
 
+def _alike(prompts: list[list[int]], interventions: Sequence[Intervention]) -> Iterator[list[int]]:
+    """Indices of rows that are treated alike and begin alike: what they begin with need be run but once."""
+    by_treatment: dict[tuple[float, ...], list[int]] = {}
+    for i, treatment in enumerate(_treatments(interventions, len(prompts))):
+        by_treatment.setdefault(treatment, []).append(i)
+    for rows in by_treatment.values():
+        for group in prefix_cache.groups([prompts[i] for i in rows]):
+            yield [rows[k] for k in group]
+
+
 def batches_of(
-    prompts: list[list[int]], requests: Sequence[Request], max_tokens: int, max_rows: int
+    prompts: list[list[int]],
+    requests: Sequence[Request],
+    max_tokens: int,
+    max_rows: int,
+    interventions: Sequence[Intervention] = (),
 ) -> Iterator[list[int]]:
-    """Row indices of each batch: alike in answer limit, prefix and length, so that little is padding or repeated."""
+    """Row indices of each batch: alike in answer limit, treatment, prefix and length: little is padding or repeated."""
     order = []
-    for group in prefix_cache.groups(prompts):
+    for group in _alike(prompts, interventions):
         longest = max(len(prompts[i]) for i in group)
         order += [(requests[i].max_tokens, longest, group[0], len(prompts[i]), i) for i in group]
 
@@ -196,20 +214,21 @@ def _generate_batch(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     requests: list[Request],
-    share_prefixes: bool,
+    interventions: Sequence[Intervention],
 ) -> list[Completion]:
     device, end = input_device(model), TurnEnd.of(model, tokenizer)
     pad = next(t for t in (tokenizer.pad_token_id, *end.tokens, 0) if t is not None)
-    starts = _prefixes(model, prompts) if share_prefixes else [prefix_cache.Prefix(0, None)] * len(prompts)
+    starts = _prefixes(model, prompts, interventions)
     ids, mask = _pad(prompts, [p.length for p in starts], pad, device)
     limits = torch.tensor([r.max_tokens for r in requests], device=device)
     sampler = GumbelSampler([r.seed for r in requests], [r.temperature for r in requests], device)
-    with grouped_attention(model), plain_config(model, end.tokens, pad, int(limits.max())) as config:
+    config = plain_config(model, end.tokens, pad, int(limits.max()))
+    with applied(model, interventions), grouped_attention(model), config as generation_config:
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
             past_key_values=prefix_cache.combine(starts, model) if any(p.length for p in starts) else None,
-            generation_config=config,
+            generation_config=generation_config,
             logits_processor=LogitsProcessorList([FiniteLogits(requests), sampler]),
             stopping_criteria=stopping(end, limits, ids.shape[1], tokenizer),
         )
@@ -217,19 +236,22 @@ def _generate_batch(
     return [end.completion(row, len(prompt), request.max_tokens, tokenizer) for row, prompt, request in rows]
 
 
-def _prefixes(model: PreTrainedModel, prompts: list[list[int]]) -> list[prefix_cache.Prefix]:
+def _prefixes(
+    model: PreTrainedModel, prompts: list[list[int]], interventions: Sequence[Intervention]
+) -> list[prefix_cache.Prefix]:
     """What each row begins with, run once for all rows that share it; all empty where too few do."""
     starts = [prefix_cache.Prefix(0, None)] * len(prompts)
     if not may_share_with_gaps(model):
         return starts
-    groups = list(prefix_cache.groups(prompts))
+    groups = [*_alike(prompts, interventions)]
     if len(groups) > len(prompts) / 2:
         return starts
     shared = [prefix_cache.shared_length([prompts[i] for i in g], limit=len(prompts[g[0]])) for g in groups]
     rest = max((len(prompts[i]) - n for g, n in zip(groups, shared, strict=True) if n for i in g), default=0)
     for group, n in zip(groups, shared, strict=True):
         n = n or max(len(prompts[group[0]]) - rest, 0)  # a row on its own must not make all others wait
-        prefix = prefix_cache.run_prefix(model, decoder_blocks(model)[-1], prompts[group[0]][:n])
+        with applied(model, [intervention.for_rows(group[:1]) for intervention in interventions]):
+            prefix = prefix_cache.run_prefix(model, decoder_blocks(model)[-1], prompts[group[0]][:n])
         for i in group:
             starts[i] = prefix
     return starts
