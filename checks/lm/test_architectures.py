@@ -74,6 +74,10 @@ def test_steering_and_capping(model):
     assert found(model, [Steer(BLOCK, VECTOR, 2.0)]) == steered, name
     assert found(model, [Steer(BLOCK, VECTOR, torch.full((len(PROMPTS),), 2.0))]) == steered, name
     assert found(model, [Cap(BLOCK, VECTOR, 0.1)]) == expected(model, cap), name
+    sweep = Steer(BLOCK, VECTOR, torch.tensor([0.0, 2.0]).repeat(len(PROMPTS)))
+    requests = [Request(p, TOKENS, 0.0) for p in PROMPTS for _ in range(2)]
+    swept = [a.text.strip() for a in generate(model, TOKENIZER, requests, interventions=[sweep])]
+    assert swept == [text for pair in zip(expected(model), steered, strict=True) for text in pair], name
 
 
 def test_pooling_with_and_without_shared_prefixes(model, monkeypatch):

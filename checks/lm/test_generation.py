@@ -87,19 +87,22 @@ def test_shared_prefixes_change_nothing(tiny, monkeypatch):
     assert generate(*tiny, requests) == shared
 
 
-def test_rows_of_one_coefficient_share_what_they_begin_with(tiny, monkeypatch):
+def test_a_sweep_reads_each_prompt_once(tiny, monkeypatch):
     prompts = [chat.as_messages("You are a pirate who loves the sea.", f"Question {i}?") for i in range(4)]
     coefficients = [0.0, 40.0, -40.0]
     requests = [Request(m, 8, 0.0) for m in prompts for _ in coefficients]
     sweep, read = steer(coefficients * len(prompts)), []
     run_prefix = prefix_cache.run_prefix
-    monkeypatch.setattr(prefix_cache, "run_prefix", lambda *a: read.append(len(a[-1])) or run_prefix(*a))
-    shared = generate(*tiny, requests, interventions=[sweep])
-    assert len(read) == (len(coefficients) if may_share_with_gaps(tiny[0]) else 0)
+    monkeypatch.setattr(prefix_cache, "run_prefix", lambda *a: read.append(len(a[2])) or run_prefix(*a))
+    swept = generate(*tiny, requests, interventions=[sweep])
+    ids = [chat.prompt_ids(p, tiny[1]) for p in prompts]
+    shared = prefix_cache.shared_length(ids, limit=len(ids[0]))
+    assert shared > prefix_cache.MIN_PREFIX
+    assert sum(read) == (shared + sum(len(i) - shared - 1 for i in ids) if may_share_with_gaps(tiny[0]) else 0)
     for i, request in enumerate(requests):
         alone = [Steer(sweep.block, sweep.vector, float(sweep.coefficient[i]))]
-        assert generate(*tiny, [request], interventions=alone) == [shared[i]]
-    assert len({c.text for c in shared[: len(coefficients)]}) > 1
+        assert generate(*tiny, [request], interventions=alone) == [swept[i]]
+    assert len({c.text for c in swept[: len(coefficients)]}) > 1
 
 
 def test_a_guarded_model_answers_again_where_its_text_fails_the_check(monkeypatch):

@@ -20,6 +20,7 @@ from personalab.lm import chat, prefix_cache, processes
 from personalab.lm.batching import by_length, of_one_length, padded, tokens_at_once
 from personalab.lm.hooks import hooked, plainly, stop_after
 from personalab.lm.models import context_length, d_model, decoder_blocks, input_device
+from personalab.lm.packed_weights import FEWEST_TOKENS, packed_weights
 from personalab.lm.positions import may_be_padded, may_share
 from personalab.records.phases import phase
 
@@ -114,7 +115,9 @@ def pool(
     silent = not progress or processes.rank() > 0
     begins: list[int] = []
     prefix = prefix_cache.Prefix(0, None)
-    with tqdm(total=len(encoded), desc="reading activations", unit="text", disable=silent) as bar, plainly(model):
+    worth = model.dtype == torch.float32 and sum(len(e.ids) for e in encoded) >= FEWEST_TOKENS
+    fast = packed_weights(layers[: max(wanted) + 1], worth=worth)
+    with tqdm(total=len(encoded), desc="reading activations", unit="text", disable=silent) as bar, plainly(model), fast:
         for rows, shared in processes.mine(_batches(model, encoded, batch_tokens)):
             items = [encoded[i] for i in rows]
             if begins != items[0].ids[:shared]:

@@ -25,9 +25,11 @@ from personalab.lm.decoding import Completion as Completion
 from personalab.lm.decoding import FiniteLogits, TurnEnd, plain_config, stopping
 from personalab.lm.grouped_attention import grouped_attention
 from personalab.lm.hooks import contiguous_input, plainly
-from personalab.lm.interventions import Intervention, applied, per_row
-from personalab.lm.models import context_length, decoder_blocks, input_device
-from personalab.lm.positions import may_be_padded, may_share_with_gaps
+from personalab.lm.interventions import Intervention, applied, per_row, treatments_of
+from personalab.lm.models import context_length, input_device
+from personalab.lm.packed_weights import FEWEST_STEPS, packed_weights
+from personalab.lm.positions import has_running_state, may_be_padded
+from personalab.lm.prefill import begun
 from personalab.lm.sampling import GumbelSampler
 from personalab.lm.seeds import occurrences, request_seed
 from personalab.records.phases import phase
@@ -76,18 +78,12 @@ def requests_for(
         ValueError: if there is not one coefficient for every conversation.
     """
     _check_rows(interventions, len(conversations), "conversations")
-    treatments = _treatments(interventions, len(conversations))
+    treatments = treatments_of(interventions, len(conversations))
     turns = [tuple((m["role"], m["content"]) for m in c) for c in conversations]
     return [
         Request(c, max_tokens, temperature, request_seed(c, max_tokens, temperature, seed, occurrence))
         for c, occurrence in zip(conversations, occurrences([*zip(turns, treatments, strict=True)]), strict=True)
     ]
-
-
-def _treatments(interventions: Sequence[Intervention], n: int) -> list[tuple[float, ...]]:
-    """What is done to each of `n` rows and not to all of them: its coefficients."""
-    coefficients = [i.coefficient.tolist() for i in interventions if per_row(i)]  # type: ignore[attr-defined]
-    return [*zip(*coefficients, strict=True)] if coefficients else [()] * n
 
 
 def _check_rows(interventions: Sequence[Intervention], n: int, of_what: str) -> None:
@@ -150,18 +146,20 @@ def _generate_all(
     tier = tiers.current_tier()
     prompts = [chat.prompt_ids(r.messages, tokenizer) for r in requests]
     _check_context(model, prompts, requests)
-    tokens, most = limits[0] or tier.max_batch_tokens, limits[1] or tier.max_batch_rows
-    batches = batches_of(prompts, requests, tokens, most, interventions)
+    batches = batches_of(prompts, requests, limits[0] or tier.max_batch_tokens, limits[1] or tier.max_batch_rows)
     if not may_be_padded(model):
         batches = of_one_length(batches, [len(ids) for ids in prompts])
+    mine = list(processes.mine(batches))
+    steps = sum(max(requests[i].max_tokens for i in rows) for rows in mine)
     results: dict[int, Completion] = {}
     bar = tqdm(total=len(requests), desc="generating", unit="answer", disable=not progress or processes.rank() > 0)
-    for rows in processes.mine(batches):
-        here = [intervention.for_rows(rows) for intervention in interventions]
-        with plainly(model), contiguous_input(model.get_output_embeddings()):
+    fast = packed_weights(model, worth=steps >= FEWEST_STEPS)
+    with plainly(model), contiguous_input(model.get_output_embeddings()), fast:
+        for rows in mine:
+            here = [intervention.for_rows(rows) for intervention in interventions]
             batch = _generate_batch(model, tokenizer, [prompts[i] for i in rows], [requests[i] for i in rows], here)
-        results |= zip(rows, batch, strict=True)
-        bar.update(min(len(rows) * processes.count(), bar.total - bar.n))
+            results |= zip(rows, batch, strict=True)
+            bar.update(min(len(rows) * processes.count(), bar.total - bar.n))
     bar.close()
     results = processes.exchanged(results)
     return [results[i] for i in range(len(requests))]
@@ -177,28 +175,14 @@ def _check_context(model: PreTrainedModel, prompts: list[list[int]], requests: S
             )
 
 
-def _alike(prompts: list[list[int]], interventions: Sequence[Intervention]) -> Iterator[list[int]]:
-    """Indices of rows that are treated alike and begin alike: what they begin with need be run but once."""
-    by_treatment: dict[tuple[float, ...], list[int]] = {}
-    for i, treatment in enumerate(_treatments(interventions, len(prompts))):
-        by_treatment.setdefault(treatment, []).append(i)
-    for rows in by_treatment.values():
-        for group in prefix_cache.groups([prompts[i] for i in rows]):
-            yield [rows[k] for k in group]
-
-
 def batches_of(
-    prompts: list[list[int]],
-    requests: Sequence[Request],
-    max_tokens: int,
-    max_rows: int,
-    interventions: Sequence[Intervention] = (),
+    prompts: list[list[int]], requests: Sequence[Request], max_tokens: int, max_rows: int
 ) -> Iterator[list[int]]:
-    """Row indices of each batch: alike in answer limit, treatment, prefix and length: little is padding or repeated."""
+    """Row indices of each batch: alike in answer limit, prefix and length, so that little is padding or repeated."""
     order = []
-    for group in _alike(prompts, interventions):
+    for group in prefix_cache.groups(prompts):
         longest = max(len(prompts[i]) for i in group)
-        order += [(requests[i].max_tokens, longest, group[0], len(prompts[i]), i) for i in group]
+        order += [(requests[i].max_tokens, longest, group[0], len(prompts[i]), prompts[i], i) for i in group]
 
     def fits(rows: list[int]) -> bool:
         # The first row of a batch has its largest limit; prompt lengths may rise where the limit drops.
@@ -218,8 +202,12 @@ def _generate_batch(
 ) -> list[Completion]:
     device, end = input_device(model), TurnEnd.of(model, tokenizer)
     pad = next(t for t in (tokenizer.pad_token_id, *end.tokens, 0) if t is not None)
-    starts = _prefixes(model, prompts, interventions)
-    ids, mask = _pad(prompts, [p.length for p in starts], pad, device)
+    starts = begun(model, prompts, interventions)
+    ids, mask = _pad(prompts, [start.length for start in starts], pad, device)
+    room = ids.shape[1] + max(r.max_tokens for r in requests)
+    # A layer that carries a state is made by the model itself.
+    cache = None if has_running_state(model) else prefix_cache.combine(starts, model, room)
+    del starts  # the cache has copies
     limits = torch.tensor([r.max_tokens for r in requests], device=device)
     sampler = GumbelSampler([r.seed for r in requests], [r.temperature for r in requests], device)
     config = plain_config(model, end.tokens, pad, int(limits.max()))
@@ -227,34 +215,13 @@ def _generate_batch(
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=prefix_cache.combine(starts, model) if any(p.length for p in starts) else None,
+            past_key_values=cache,
             generation_config=generation_config,
             logits_processor=LogitsProcessorList([FiniteLogits(requests), sampler]),
             stopping_criteria=stopping(end, limits, ids.shape[1], tokenizer),
         )
     rows = zip(output[:, ids.shape[1] :].tolist(), prompts, requests, strict=True)
     return [end.completion(row, len(prompt), request.max_tokens, tokenizer) for row, prompt, request in rows]
-
-
-def _prefixes(
-    model: PreTrainedModel, prompts: list[list[int]], interventions: Sequence[Intervention]
-) -> list[prefix_cache.Prefix]:
-    """What each row begins with, run once for all rows that share it; all empty where too few do."""
-    starts = [prefix_cache.Prefix(0, None)] * len(prompts)
-    if not may_share_with_gaps(model):
-        return starts
-    groups = [*_alike(prompts, interventions)]
-    if len(groups) > len(prompts) / 2:
-        return starts
-    shared = [prefix_cache.shared_length([prompts[i] for i in g], limit=len(prompts[g[0]])) for g in groups]
-    rest = max((len(prompts[i]) - n for g, n in zip(groups, shared, strict=True) if n for i in g), default=0)
-    for group, n in zip(groups, shared, strict=True):
-        n = n or max(len(prompts[group[0]]) - rest, 0)  # a row on its own must not make all others wait
-        with applied(model, [intervention.for_rows(group[:1]) for intervention in interventions]):
-            prefix = prefix_cache.run_prefix(model, decoder_blocks(model)[-1], prompts[group[0]][:n])
-        for i in group:
-            starts[i] = prefix
-    return starts
 
 
 def _pad(

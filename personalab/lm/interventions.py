@@ -158,6 +158,12 @@ def per_row(intervention: Intervention) -> bool:
     return isinstance(intervention, Steer) and torch.as_tensor(intervention.coefficient).ndim > 0
 
 
+def treatments_of(interventions: Sequence[Intervention], n: int) -> list[tuple[float, ...]]:
+    """What is done to each of `n` rows and not to all of them: its coefficients."""
+    coefficients = [i.coefficient.tolist() for i in interventions if per_row(i)]  # type: ignore[attr-defined]
+    return [*zip(*coefficients, strict=True)] if coefficients else [()] * n
+
+
 def _check_finite(intervention: Intervention, *fields: str) -> None:
     for field in fields:
         if not torch.isfinite(torch.as_tensor(getattr(intervention, field))).all():

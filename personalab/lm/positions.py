@@ -57,6 +57,14 @@ def may_share_with_gaps(model: nn.Module) -> bool:
     )
 
 
+def may_spread(model: nn.Module) -> bool:
+    """Whether the row that one block puts out may go on as several: what blocks are given besides must fit any number.
+
+    Bloom's ALiBi is laid out for the rows of the input.
+    """
+    return may_share_with_gaps(model) and _base(model).config.get_text_config().model_type != "bloom"  # type: ignore[operator, union-attr]
+
+
 def has_running_state(model: nn.Module) -> bool:
     """Whether some layer carries a state from token to token, which a mask cannot hide text from."""
     return any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in _cache(model).layers)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from personalab.lm.hooks import stop_after
+from personalab.lm.hooks import hooked, stop_after
 from personalab.lm.models import input_device
+from personalab.lm.roomy_cache import roomy_cache
 
 MIN_PREFIX = 8  # tokens; a shorter shared prefix costs more to set up than it saves
 
@@ -48,10 +50,20 @@ def shared_length(sequences: Sequence[list[int]], limit: int) -> int:
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of some leading tokens, one row."""
+    """Keys and values of some leading tokens: of one row, or (from some block on) of several, see `spread_after`."""
 
     length: int
     cache: DynamicCache | None
+
+    def picked(self, rows: Sequence[int]) -> Prefix:
+        """Of its several rows these; what it has one row of stands for all."""
+        cache = copy.copy(self.cache)
+        if cache is not None:
+            cache.layers = [copy.copy(layer) for layer in cache.layers]
+            for layer in cache.layers:
+                if len(layer.keys) > 1:
+                    layer.keys, layer.values = layer.keys[list(rows)], layer.values[list(rows)]
+        return Prefix(self.length, cache)
 
     def for_rows(self, rows: int) -> DynamicCache | None:
         """A cache of its own for a batch of `rows` that all begin with this prefix."""
@@ -61,24 +73,44 @@ class Prefix:
         return cache
 
 
-def run_prefix(model: PreTrainedModel, last_block: nn.Module, ids: list[int]) -> Prefix:
-    """Keys and values of `ids` in every block up to `last_block`; later blocks and the LM head don't run."""
+NOTHING = Prefix(0, None)
+
+
+def run_prefix(model: PreTrainedModel, last_block: nn.Module, ids: Sequence[int], after: Prefix = NOTHING) -> Prefix:
+    """Keys and values of `ids` in every block up to `last_block`; later blocks and the LM head don't run.
+
+    Args:
+        after: what stands before `ids`, run already; the prefix that comes out begins with it.
+    """
     if not ids:
-        return Prefix(0, None)
-    cache = DynamicCache(config=model.config.get_text_config())
+        return after
+    cache = copy.deepcopy(after.cache) or DynamicCache(config=model.config.get_text_config())
     with stop_after(last_block):
         model(input_ids=torch.tensor([ids], device=input_device(model)), past_key_values=cache, use_cache=True)
-    return Prefix(len(ids), cache)
+    return Prefix(after.length + len(ids), cache)
 
 
-def combine(starts: Sequence[Prefix], model: PreTrainedModel) -> DynamicCache:
+@contextmanager
+def spread_after(block: nn.Module, rows: int) -> Iterator[None]:
+    """The one row that `block` puts out goes on as `rows`, which interventions from there on may treat differently.
+
+    Up to `block` nothing is computed twice. Enter it after the interventions: they get the rows.
+    """
+    with hooked(block, lambda hidden: hidden.expand(rows, -1, -1), first=True):
+        yield
+
+
+def combine(starts: Sequence[Prefix], model: PreTrainedModel, room: int) -> DynamicCache:
     """One cache for a batch whose row `r` begins with `starts[r]`; shorter ones are padded on the left.
 
-    At least one prefix must have a cache.
+    Args:
+        room: tokens that will be in it at the end.
     """
+    cache = roomy_cache(model, room)
+    some = next((p.cache for p in starts if p.cache is not None), None)
+    if some is None:
+        return cache
     length = max(p.length for p in starts)
-    some = next(p.cache for p in starts if p.cache is not None)
-    cache = DynamicCache(config=model.config.get_text_config())
 
     def stack(block: int, what: str) -> Tensor:
         """(1, heads, own length, head_dim) of each row to (rows, heads, length, head_dim)."""
