@@ -18,6 +18,7 @@ from personalab.lm.generation import generate, requests_for
 from personalab.lm.interventions import Cap, Intervention, Steer
 from personalab.lm.lora_data import PAPER, Dialogue, example_of
 from personalab.lm.models import twin
+from personalab.lm.positions import may_spread
 from personalab.setup.gpu import READ_TOKENS
 from personalab.setup.shapes import Shape
 
@@ -75,6 +76,10 @@ class Bench:
             yield self._learning("LoRA", checkpointing=False)
             yield self._learning("LoRA, checkpointing", checkpointing=True)
 
+    @property
+    def _middle(self) -> int:
+        return self.shape.blocks // 2
+
     def _reading(self, name: str, blocks: list[int]) -> Step:
         n, length = self.sizes.texts, self.sizes.text_tokens
         ids = torch.randint(self.shape.vocabulary, (n, length), generator=torch.Generator().manual_seed(0)).tolist()
@@ -97,10 +102,18 @@ class Bench:
             assert all(c.n_tokens == written for c in found), "an answer ended before its limit"
 
         cache = self.shape.cache_bytes(rows * (width + written), self.dtype)
-        peak = cache + self.shape.peak_bytes(rows * width, rows, self.dtype, eager=self._eager)
-        moved = (written - 1) * self.shape.step_bytes(rows * (width + written / 2), self.dtype)
+        read, passes = rows * width, written - 1
+        peak = cache + self.shape.peak_bytes(read, rows, self.dtype, eager=self._eager)
+        if copies > 1 and may_spread(self.model):  # a prompt but for its last token is one row up to the block steered
+            above = 1 - (self._middle + 1) / self.shape.blocks
+            once = int(rows // copies * (width - 1) * (1 + (copies - 1) * above))
+            read, passes, together = rows + once, written, copies if above else 1
+            prompt = self.shape.peak_bytes((width - 1) * together, together, self.dtype, eager=self._eager)
+            last = cache + self.shape.peak_bytes(rows, rows, self.dtype, eager=self._eager)
+            peak = max(self.shape.cache_bytes(once, self.dtype) + max(prompt, cache), last)
+        moved = passes * self.shape.step_bytes(rows * (width + written / 2), self.dtype)
         head = 2 * self.shape.vocabulary * self.shape.d_model * rows * written
-        flops = self.shape.reading_flops(rows * (width + written - 1)) + head
+        flops = self.shape.reading_flops(read + rows * (written - 1)) + head
         return Step(name, run, peak, flops, moved)
 
     def _prompt(self, i: int) -> list[dict[str, str]]:
@@ -111,7 +124,7 @@ class Bench:
     def _steered(self, rows: int) -> list[Intervention]:
         """Every prompt under nine coefficients, after the middle block."""
         coefficients = torch.linspace(-2, 2, COEFFICIENTS).repeat(rows // COEFFICIENTS)
-        return [Steer(self.shape.blocks // 2, self._direction(), coefficients)]
+        return [Steer(self._middle, self._direction(), coefficients)]
 
     def _capped(self) -> list[Intervention]:
         """An eighth of the blocks, as the paper's."""

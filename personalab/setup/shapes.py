@@ -71,8 +71,9 @@ class Shape:
 
         The largest of three that follow each other: the MLP's gate, up and product beside four of d_model; with eager
         attention one block's scores, 8 bytes each (in float32 after the softmax, in the dtype before and after); the
-        last position's logits in float32, with the sampler's copies and noise. Eager attention's masks, one for each of
-        two kinds of block, are always there, and a block's scores in the dtype are as long as it runs.
+        last position's logits, two copies in float32, and five bytes for which of them matter and for noise. Eager
+        attention's masks, one for each of two kinds of block, are always there, and a block's scores in the dtype are
+        as long as it runs.
 
         Args:
             tokens: of all rows, padding included.
@@ -82,7 +83,7 @@ class Shape:
         pairs = rows * (tokens / rows) ** 2 if eager else 0
         mlp = tokens * (3 * self.d_mlp + 4 * self.d_model) * size + pairs * (self.heads + 2) * size
         scores = pairs * (8 * self.heads + 2 * size) + 6 * tokens * self.d_model * size
-        logits = rows * self.vocabulary * (4 + 8 + 8)
+        logits = rows * self.vocabulary * (size + 4 + 4 + 5)
         return int(max(mlp, scores, logits))
 
     def logits_bytes(self, tokens: int, dtype: str) -> int:
@@ -138,14 +139,13 @@ class Shape:
     def step_bytes(self, tokens: float, dtype: str) -> float:
         """Moved by one decoding step over a batch that holds so many tokens: the weights, and the cache several times.
 
-        Keys and values are read and written where the new token's are put behind them, and read for attention; where
-        several queries share them, and a mask rules out kernels that know of it, each group's copies are written and
-        read.
+        Keys and values are read for attention; where several queries share them, and a mask rules out kernels that know
+        of it, each group's copies are written and read. Layers with a window, every second one in Gemma 2, also copy
+        what they hold to put the new token's behind it.
         """
-        copies = self.heads // self.kv_heads
-        return (
-            self.active * BYTES[dtype] + (3 + (2 * copies if copies > 1 else 0)) * self.cache_bytes(1, dtype) * tokens
-        )
+        copies, windows = self.heads // self.kv_heads, {"gemma2": 1 / 2, "gemma3": 5 / 6}.get(self.family, 0)
+        times = 1 + 2 * windows + (2 * copies if copies > 1 else 0)
+        return self.active * BYTES[dtype] + times * self.cache_bytes(1, dtype) * tokens
 
 
 GEMMA, APACHE = "Gemma terms of use", "Apache 2.0"
