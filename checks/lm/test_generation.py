@@ -8,7 +8,7 @@ import torch
 from personalab.lm import chat, generation, prefix_cache
 from personalab.lm.content_guard import guarded
 from personalab.lm.generation import Request, generate
-from personalab.lm.interventions import Steer
+from personalab.lm.interventions import Steer, Through
 from personalab.lm.positions import may_share_with_gaps
 from personalab.lm.tiny import FAMILIES, load_tiny_model
 
@@ -103,6 +103,20 @@ def test_a_sweep_reads_each_prompt_once(tiny, monkeypatch):
         alone = [Steer(sweep.block, sweep.vector, float(sweep.coefficient[i]))]
         assert generate(*tiny, [request], interventions=alone) == [swept[i]]
     assert len({c.text for c in swept[: len(coefficients)]}) > 1
+
+
+def test_interventions_are_told_of_their_rows_once_a_batch(tiny):
+    class Told(Through):
+        def for_rows(self, rows):
+            told.append(list(rows))
+            return self
+
+    prompts = [chat.as_messages("You are a pirate who loves the sea.", f"Question {i}?") for i in range(4)] * 2
+    requests = [Request(m, 3, 0.0) for m in prompts]
+    for others in ([], [steer([1.0] * 8)], [steer([0.0] * 4 + [9.0] * 4)]):
+        told = []
+        generate(*tiny, requests, interventions=[Told(0, lambda hidden: hidden), *others], max_batch_rows=4)
+        assert sorted(i for rows in told for i in rows) == list(range(8))
 
 
 def test_a_guarded_model_answers_again_where_its_text_fails_the_check(monkeypatch):

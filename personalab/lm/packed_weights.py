@@ -1,7 +1,7 @@
 """Linear layers that multiply by a copy of their weights, laid out once as oneDNN wants it, on x86 processors.
 
-torch lays the weights out anew in every product. With few rows, as in decoding, that takes longer than the product
-itself; and its float32 products (MKL's) gain little from a second thread. `benchmarks/README.md` has the numbers.
+torch lays the weights out anew in every product, which with few rows, as in decoding, costs much of it; and its float32
+products (MKL's) gain little from a second thread. `benchmarks/README.md` has the numbers.
 """
 
 from __future__ import annotations

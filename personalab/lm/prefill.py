@@ -18,7 +18,7 @@ def begun(
     """What each row begins with, run once for all rows that share it; all empty where that would not pay."""
     treatments = treatments_of(interventions, len(prompts))
     if len(set(treatments)) == 1 and may_share_with_gaps(model):
-        return _prefixes(model, prompts, [i.for_rows([0]) for i in interventions])
+        return _prefixes(model, prompts, _for_rows(interventions, [0]))
     if len({*map(tuple, prompts)}) <= len(prompts) / 2 and may_spread(model):
         return _of_sweep(model, prompts, interventions, treatments)
     return [prefix_cache.NOTHING] * len(prompts)
@@ -43,6 +43,11 @@ def _prefixes(
     return starts
 
 
+def _for_rows(interventions: Sequence[Intervention], rows: list[int]) -> list[Intervention]:
+    """Those that treat rows alike stay as they are: they are told of rows once a batch, and may count on it."""
+    return [i.for_rows(rows) if per_row(i) else i for i in interventions]
+
+
 def _of_sweep(
     model: PreTrainedModel,
     prompts: list[list[int]],
@@ -53,8 +58,7 @@ def _of_sweep(
     blocks, split = decoder_blocks(model), min(i.block for i in interventions if per_row(i))
 
     def run(ids: list[int], rows: list[int], after: prefix_cache.Prefix) -> prefix_cache.Prefix:
-        here = [intervention.for_rows(rows) for intervention in interventions]
-        with applied(model, here), prefix_cache.spread_after(blocks[split], len(rows)):
+        with applied(model, _for_rows(interventions, rows)), prefix_cache.spread_after(blocks[split], len(rows)):
             return prefix_cache.run_prefix(model, blocks[-1], ids, after)
 
     starts = [prefix_cache.NOTHING] * len(prompts)

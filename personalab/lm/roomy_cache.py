@@ -1,7 +1,6 @@
 """A cache of keys and values with room for all tokens to come: each is written into its place.
 
-transformers' `DynamicLayer` copies all it holds, in every block, for every new token: up to a third of the time of
-decoding.
+transformers' `DynamicLayer` copies all it holds, in every block, for every new token.
 """
 
 from __future__ import annotations
