@@ -114,7 +114,7 @@ def pool(
     batch_tokens = batch_tokens or tokens_at_once(input_device(model))
     silent = not progress or processes.rank() > 0
     begins: list[int] = []
-    prefix = prefix_cache.Prefix(0, None)
+    prefix = prefix_cache.NOTHING
     worth = model.dtype == torch.float32 and sum(len(e.ids) for e in encoded) >= FEWEST_TOKENS
     fast = packed_weights(layers[: max(wanted) + 1], worth=worth)
     with tqdm(total=len(encoded), desc="reading activations", unit="text", disable=silent) as bar, plainly(model), fast:
