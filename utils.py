@@ -76,6 +76,7 @@ from personalab.sae.statistics import (
     squared_errors,
     token_activations,
 )
+from personalab.setup.machine import one_thread
 from personalab.studies.axes import measure_axes, role_states, typical_states
 from personalab.studies.capping import caps, load_capping_config, threshold_to_cap
 from personalab.studies.capping_cost import capping_conditions, capping_cost
@@ -163,6 +164,7 @@ __all__ = [
     "measure_axes",
     "multiple_choice",
     "n_blocks",
+    "one_thread",
     "permutation_p",
     "permuted_differences",
     "plot_ablation",

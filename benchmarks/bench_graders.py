@@ -19,7 +19,7 @@ import torch
 
 import tests
 from checks.bank.grading import grade, reference_solutions
-from graders.harness import expect
+from personalab.setup import machine
 
 # By section: a grader that runs models, and takes well under a second in one thread.
 SAMPLES = {
@@ -45,9 +45,9 @@ def busy(n: int) -> Iterator[None]:
 def seconds(names: list[str], handed: dict[str, object], threads: int) -> float:
     """Wall-clock seconds for the reference solutions of some exercises."""
     torch.set_num_threads(threads)
-    ours = contextlib.nullcontext if threads > 1 else expect.one_thread
+    ours = contextlib.nullcontext if threads > 1 else machine.one_thread
     start = time.perf_counter()
-    with contextlib.redirect_stdout(io.StringIO()), mock.patch.object(expect, "one_thread", ours):
+    with contextlib.redirect_stdout(io.StringIO()), mock.patch.object(machine, "one_thread", ours):
         for name in names:
             grade(name, handed[name])
     return time.perf_counter() - start

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.peers.work import BLOCK
+from personalab.setup.machine import one_thread
 
 D, D_FF, D_KV, VOCAB = 576, 1536, 192, 49152  # SmolLM2-135M
 BLOCK_WEIGHTS = 2 * D * D + 2 * D * D_KV + 3 * D * D_FF  # of the matrix products that a token meets in a block
@@ -16,15 +17,12 @@ _TRIES = 12
 
 def limits(dtype: str) -> dict[str, Any]:
     """GFLOP/s of the model's own products on 1,536 tokens, GB/s read, and tokens a second that they allow."""
-    kind, threads = getattr(torch, dtype), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    kind = getattr(torch, dtype)
+    with one_thread():
         x, w = torch.ones(1536, D, dtype=kind), torch.ones(D_FF, D, dtype=kind)
         rate = 2 * x.shape[0] * D * D_FF / _best(lambda: torch.nn.functional.linear(x, w))
         much = torch.ones(64 << 20, dtype=torch.uint8).view(kind)
         bandwidth = much.numel() * much.element_size() / _best(lambda: much.sum())
-    finally:
-        torch.set_num_threads(threads)
     return {
         "gflops": round(rate / 1e9, 1),
         "gbytes": round(bandwidth / 1e9, 1),

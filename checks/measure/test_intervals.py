@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 
+from personalab.measure.crossed import crossed_interval
 from personalab.measure.intervals import bca_ends, bca_interval, bootstrap_interval, jackknife_interval
 
 RNG = np.random.default_rng(0)
@@ -72,3 +74,17 @@ def test_a_bounded_jackknife_stays_in_its_bounds_and_holds_the_estimate():
     assert jackknife_interval(4, lambda i: 1.0, bounds=(-1, 1))[1] == 1.0
     with pytest.raises(ValueError, match="leaves its bounds"):
         jackknife_interval(4, lambda i: 1.5, bounds=(-1, 1))
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [bca_interval, bootstrap_interval, jackknife_interval, lambda n, statistic: crossed_interval((n,), statistic)],
+)
+def test_a_statistic_computes_in_one_thread(interval):
+    seen, before = set(), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        interval(4, lambda i: seen.add(torch.get_num_threads()) or float(i.mean()))
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)

@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graders.harness import expect
 from graders.harness.expect import check
 from personalab.records import progress
+from personalab.setup import machine
 
 _GRADERS = Path(__file__).resolve().parents[1]
 _OURS = (_GRADERS, _GRADERS.parent / "personalab", Path(sysconfig.get_path("stdlib")))
@@ -207,7 +207,7 @@ def grader(cases: Callable[..., Iterator[Case]]) -> Callable[..., None]:
     def graded(work: Any, *args: Any, **kwargs: Any) -> None:
         every = cast("Generator[Case, None, None]", cases(*args, **kwargs))
         # one_thread by its module: the benchmark puts another in its place
-        with expect.one_thread(), closing(every):  # what a generator opened it closes, whatever happens
+        with machine.one_thread(), closing(every):  # what a generator opened it closes, whatever happens
             try:
                 for case in every:
                     judge(case, observed(case, work))

@@ -5,8 +5,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, cast
 
-from graders.harness import cases, expect
+from graders.harness import cases
 from graders.harness.cases import Case
+from personalab.setup import machine
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ def observations(of: Iterator[Case], work: Any) -> list[Any]:
     No case that the work may find in this process has a judge any more.
     """
     seen: list[Any] = []
-    with expect.one_thread(), closing(cast("Generator[Case, None, None]", of)) as every:
+    with machine.one_thread(), closing(cast("Generator[Case, None, None]", of)) as every:
         for case in every:
             object.__setattr__(case, "judge", None)
             try:
@@ -37,7 +38,7 @@ def verdict(of: Iterator[Case], seen: Sequence[Any]) -> str:
 
     The cases are a list of their own: none of them has observed anything.
     """
-    with expect.one_thread(), closing(cast("Generator[Case, None, None]", of)) as every:
+    with machine.one_thread(), closing(cast("Generator[Case, None, None]", of)) as every:
         for i, case in enumerate(every):
             if i == len(seen):
                 return f"{case.what}: your work ended the process here."

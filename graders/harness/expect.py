@@ -15,17 +15,6 @@ _tiny: ContextVar[bool] = ContextVar("graders look at their own tiny models", de
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch computes in one thread; the number that was set before comes back, whatever happens."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
 def yours_only() -> Iterator[None]:
     """Graders leave out their own tiny models. For the checks, which repeat the rest in many dtypes and families."""
     token = _tiny.set(False)

@@ -9,8 +9,10 @@ import numpy as np
 import scipy.stats
 
 from personalab.measure.intervals import Interval
+from personalab.setup.machine import one_thread
 
 
+@one_thread()
 def crossed_interval(
     sizes: Sequence[int],
     statistic: Callable[..., float],

@@ -12,6 +12,7 @@ import scipy.stats
 from jaxtyping import Float
 
 from personalab.records.results import record
+from personalab.setup.machine import one_thread
 from personalab.tiers import current_tier
 
 
@@ -49,6 +50,7 @@ def bootstrap_interval(
     return Interval(float(low), float(high))
 
 
+@one_thread()
 def bootstrap_draws(
     n: int, statistic: Callable[[np.ndarray], float], *, n_resamples: int = 1000, seed: int = 0
 ) -> Float[np.ndarray, "rows"]:
@@ -70,6 +72,7 @@ def bootstrap_draws(
     return np.array(values)
 
 
+@one_thread()
 def jackknife_interval(
     n: int,
     statistic: Callable[[np.ndarray], float],
@@ -114,6 +117,7 @@ def _students(estimate: float, left_out: Float[np.ndarray, "n"], level: float) -
     return Interval(estimate - margin, estimate + margin)
 
 
+@one_thread()
 def bca_interval(
     n: int,
     statistic: Callable[[np.ndarray], float],
