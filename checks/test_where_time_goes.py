@@ -38,3 +38,9 @@ def test_a_run_becomes_a_table(tmp_path):
 def test_sections_that_ran_in_different_ways_are_no_run(tmp_path):
     with pytest.raises(ValueError, match="different ways"):
         where_time_goes.taken(folder_of(tmp_path, {}, {}, dtype="bfloat16"))
+
+
+def test_the_table_is_that_of_the_results():
+    of = where_time_goes
+    shown = of.README.read_text("utf-8").partition(of.BEGIN)[2].partition(of.END)[0]
+    assert shown.strip() == of.tables(json.loads(of.RESULTS.read_text("utf-8")))

@@ -125,7 +125,7 @@ def section_4(tier: Tier, budget: Budget, depth: int) -> list[Work]:
         Work("roles, for the axis", "trait", ROLES_OF_AXIS * (4 if full else 2), 13 + SYSTEM + TEMPLATE, 40),
         Work("activations", "trait", 5 * TRAITS * n + graded + 140 + 14 * (15 if full else 6), prompt + SYSTEM + t),
         Work("trait scores", "judge", scores + 6 + 12 + 6, RUBRIC + t, 3),
-        Work("coherence scores", "judge", scores + 12, RUBRIC // 2 + t, 3),
+        Work("coherence scores", "judge", swept + 12, RUBRIC // 2 + t, 3),
     ]
 
 
