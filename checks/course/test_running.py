@@ -204,6 +204,20 @@ def test_a_dead_kernel_is_reported_with_its_cell(course: Path, capsys: pytest.Ca
     assert "Cell 'import os': Kernel died" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(os.name == "nt", reason="nbclient catches no signals on Windows")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_stops_the_run_and_its_kernel(course: Path, name: str) -> None:
+    """Ctrl-C, or `kill`: no further section begins. nbclient by itself stops the kernel and swallows the signal."""
+    lines = ["import signal, sys, time", "from pathlib import Path", "Path('kernel').write_text(str(os.getpid()))"]
+    sends = "\n".join([*lines, f"os.kill(os.getppid(), signal.{name})", "time.sleep(60)\n"])
+    notebooks.build(root=write_source(course, TOY.replace("import sys\n", sends)))
+    with pytest.raises(KeyboardInterrupt):
+        running.execute(9, "quick", course)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(next(course.rglob("kernel")).read_text()), 0)
+    assert not (course / "runs" / "failed").exists()
+
+
 def test_a_key_or_too_big_a_notebook_fails(
     course: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

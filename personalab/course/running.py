@@ -6,9 +6,12 @@ section leaves for the next. So a learner's own `artifacts/` are neither read no
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -16,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import nbformat
 from nbclient import NotebookClient
@@ -151,8 +154,11 @@ def _run_cells(nb: NotebookNode, env: dict[str, str], folder: Path, scratch: str
     """Execute `nb` in place, printing a line per cell; returns what went wrong, if anything.
 
     The last thing that the kernel does is to write what it ran on to `machine.json` in `scratch`.
+
+    Raises:
+        KeyboardInterrupt: on Ctrl-C, and where this process is told to end.
     """
-    label, started = "", 0.0
+    label, started, stopped = "", 0.0, False
 
     def start(cell: NotebookNode, cell_index: int) -> None:
         nonlocal label, started
@@ -162,6 +168,18 @@ def _run_cells(nb: NotebookNode, env: dict[str, str], folder: Path, scratch: str
     def done(cell: NotebookNode, cell_index: int, execute_reply: Mapping[str, object]) -> None:
         if cell is not last:
             print(f"{cell_index:4d}  {label:70}  {time.perf_counter() - started:6.1f} s", flush=True)
+
+    def stop_on_signals(notebook: NotebookNode) -> None:
+        """In place of nbclient's handlers, which stop the kernel and swallow the signal: a next section would begin."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+
+        def stop() -> None:
+            nonlocal stopped
+            stopped = task.cancel()  # nbclient then stops the kernel, and takes it for dead
+
+        with contextlib.suppress(RuntimeError):  # outside the main thread, and on Windows
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, stop)
 
     # ZeroMQ has no ipc transport on Windows; elsewhere it opens no ports and spares ipykernel's warning.
     ipc = {} if sys.platform == "win32" else {"transport": "ipc", "ip": str(Path(scratch, "kernel"))}
@@ -176,12 +194,15 @@ def _run_cells(nb: NotebookNode, env: dict[str, str], folder: Path, scratch: str
         store_widget_state=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
+        on_notebook_start=stop_on_signals,
         on_cell_execute=start,
         on_cell_executed=done,
     )
     try:
         client.execute(env=env)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+    except (CellExecutionError, CellTimeoutError, DeadKernelError, asyncio.CancelledError) as error:
+        if stopped:
+            raise KeyboardInterrupt from None
         return [f"Cell {label!r}: {ANSI.sub('', str(error))}"]
     finally:
         nb.cells.remove(last)
