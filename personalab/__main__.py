@@ -60,9 +60,10 @@ def run(args: argparse.Namespace) -> int:
         return _setting(lambda: tier_commands.dry_run(args.section))
     budget = args.budget or _setting(tiers.budget)
     _setting(lambda: running.chosen(args.section, ROOT))
+    _setting(lambda: running.jobs_allowed(args.jobs, tiers.current_tier()))
     _setting(lambda: tier_commands.before_run(args.section, budget))
     _ensure_weights()
-    return running.execute(args.section, budget)
+    return running.execute(args.section, budget, jobs=args.jobs)
 
 
 def record(args: argparse.Namespace) -> int:

@@ -101,6 +101,9 @@ def add_options(sub: argparse.ArgumentParser, command: str) -> None:
     if command == "run":
         sub.add_argument("--section", metavar="N", help="only this section, 4b for the bonus of 4 (default: all)")
         sub.add_argument("--budget", choices=("full", "quick"), help="default: PERSONALAB_BUDGET, else full")
+        sub.add_argument(
+            "--jobs", type=int, metavar="N", help="sections at once (default: 2 with memory for it, else 1)"
+        )
         only = "walk a larger tier's cells on tiny random models, without GPU, network or key: minutes"
         sub.add_argument("--dry-run", action="store_true", help=only)
     elif command == "record":

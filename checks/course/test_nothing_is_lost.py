@@ -28,7 +28,7 @@ from personalab.records import provenance
 from personalab.course import running
 from personalab.course.myst import code_cells
 
-def executed(nb, env, folder, scratch):
+async def executed(nb, env, folder, scratch, title):
     for number, cell in enumerate(code_cells(nb), start=1):
         cell.execution_count = number
         if "cover" in cell.metadata.get("tags", []):
@@ -42,7 +42,7 @@ def served(command, cwd):
     return 0
 
 doctor._gpu = lambda: (None, 0)  # it would load torch, which takes seconds
-cli._ensure_weights, running._run_cells, cli.run_child = lambda: None, executed, served
+cli._ensure_weights, running.run_cells, cli.run_child = lambda: None, executed, served
 for command in json.loads(sys.argv[1]):
     print("$", *command, flush=True)
     if code := cli.main(command):

@@ -290,11 +290,11 @@ def test_a_second_run_into_the_same_folder_waits(working: Path, monkeypatch: pyt
     """Else each would delete the other's steps, and read half of its artifacts."""
     started = threading.Event()
 
-    def section(number: str, path: Path, *rest: object) -> running.Finished:
+    async def section(number: str, path: Path, *rest: object) -> running.Finished:
         started.set()
         return running.Finished(number, path, read(working, "solutions"), 0.0, ["stopped"])
 
-    monkeypatch.setattr(running, "run_section", section)
+    monkeypatch.setattr(running, "_run", section)
     second = threading.Thread(target=running.execute, args=(9, "full", working))
     with results.one_writer(working / "runs" / "full"):
         second.start()

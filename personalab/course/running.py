@@ -7,40 +7,33 @@ section leaves for the next. So a learner's own `artifacts/` are neither read no
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import re
 import shutil
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
-import nbformat
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
-from traitlets.config import Config
 
 from personalab.course.cells import dumps, read
-from personalab.course.myst import METADATA, sections
+from personalab.course.kernels import finish, run_cells
+from personalab.course.myst import sections
 from personalab.course.notebooks import bare
 from personalab.course.scrub import clean_outputs
 from personalab.files import write
 from personalab.paths import ARTIFACTS, ROOT
 from personalab.records.phases import one_line
 from personalab.records.results import RECORD, compare, merge_json, one_writer, read_json
+from personalab.setup.doctor import GB, Machine, examine_machine
 from personalab.tiers import GLOBAL_SEED, Tier, current_tier, run_name
 
-ANSI = re.compile(r"\x1b\[[\d;]*m")
+SECTION_MEMORY = 4 * GB  # our choice, for each section that runs beside others: they peak at 3
 MAX_BYTES = 3_000_000  # our choice: a notebook much bigger is slow to open, and GitHub may not render it
 FAMILIES = {"4b": "finetuning"}  # what keys of results begin with, where that is not section_N
-CELL_TIMEOUT = 1800  # seconds, on the cpu tier only: bigger models may take longer
 
 
 @dataclass
@@ -58,35 +51,90 @@ class Finished:
     @property
     def family(self) -> str:
         """What the keys of its results begin with."""
-        return FAMILIES.get(self.section, f"section_{self.section}")
+        return family(self.section)
 
 
-def execute(section: int | str | None, budget: str, root: Path = ROOT) -> int:
+def family(section: str) -> str:
+    """What the keys of a section's results begin with."""
+    return FAMILIES.get(section, f"section_{section}")
+
+
+def execute(section: int | str | None, budget: str, root: Path = ROOT, jobs: int | None = None) -> int:
     """Run the solutions of one section, or of all, each in a fresh kernel. Returns 1 if any failed, else 0.
 
     Writes to `runs/<budget>/` (`runs/<tier>-<budget>/` on other tiers or with a model of your own), what failed to
     `runs/failed/`, and says at the end how many results lie inside the intervals that the course recorded. A second run
     into the same folder waits for the first.
 
+    Args:
+        jobs: how many sections at once, sharing the threads; as many as `usual_jobs` says if None.
+
     Raises:
-        ValueError: for a section without a notebook in `solutions/`, or an unknown tier.
+        ValueError: for a section without a notebook in `solutions/`, an unknown tier, or several sections at once on a
+            tier whose sections take turns on a GPU and need what the last one left.
     """
     tier, folder = current_tier(), root / "runs" / run_name(budget)
-    own: dict[str, Any] = {}
-    artifacts, failed = folder / "artifacts", 0
+    picked, committed = chosen(section, root), read_json(root / "solutions" / "results.json")
+    jobs = min(len(picked), jobs_allowed(jobs, tier) or usual_jobs(tier, examine_machine()))
+    artifacts, began = folder / "artifacts", time.perf_counter()
+    turn, setting = asyncio.Semaphore(jobs), {"OMP_NUM_THREADS": str(threads(jobs))} if jobs > 1 else {}
+
+    async def one(number: str, path: Path) -> dict[str, Any] | None:
+        """The section's results, None if it failed."""
+        async with turn:
+            waited = round(time.perf_counter() - began, 1)
+            done = await _run(number, path, budget, root, artifacts, setting)
+        done.machine |= {"sections_at_once": jobs, "began": waited}
+        if not save(done, folder if not done.problems else root / "runs" / "failed"):
+            return None
+        merge_json(folder / "results.json", done.results)
+        merge_json(folder / "machine.json", {done.family: done.machine})
+        return done.results
+
+    async def every() -> list[dict[str, Any] | None | BaseException]:
+        order = longest_first(picked, committed) if jobs > 1 else list(picked)
+        return await asyncio.gather(*(one(number, picked[number]) for number in order), return_exceptions=True)
+
     with one_writer(folder):  # two runs at once would delete each other's steps and read half of each other's artifacts
-        for number, path in chosen(section, root).items():
-            shutil.rmtree(artifacts / tier.folder / "steps", ignore_errors=True)  # a run measures, it doesn't remember
-            done = run_section(number, path, budget, root, artifacts)
-            failed += bool(done.problems)
-            if save(done, folder if not done.problems else root / "runs" / "failed"):
-                merge_json(folder / "results.json", done.results)
-                merge_json(folder / "machine.json", {done.family: done.machine})
-                own |= done.results
-    committed = root / "solutions" / "results.json"
-    if compared := compare(own, read_json(committed)):
+        shutil.rmtree(artifacts / tier.folder / "steps", ignore_errors=True)  # a run measures, it doesn't remember
+        ended = finish(every())
+    if errors := [error for error in ended if isinstance(error, BaseException)]:  # a full disk: the others are saved
+        raise errors[0]
+    found = [own for own in ended if isinstance(own, dict)]
+    if compared := compare({key: entry for own in found for key, entry in own.items()}, committed):
         print(compared, flush=True)
-    return int(failed > 0)
+    return int(len(found) < len(ended))
+
+
+def jobs_allowed(jobs: int | None, tier: Tier) -> int | None:
+    """`jobs` as it is. Raises ValueError where a run can't have so many."""
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"--jobs {jobs}: at least 1.")
+    if (jobs or 1) > 1 and not tier.in_process:
+        raise ValueError(f"--jobs {jobs}: on tier {tier.name} sections take turns on the GPU, and need the last one's.")
+    return jobs
+
+
+def usual_jobs(tier: Tier, machine: Machine) -> int:
+    """Two sections at once where cores and free memory are enough for two, and the models are the embedded ones.
+
+    On 2 cores, two kernels of one thread each do more than one of two threads, because what a cell does by itself, in
+    Python or with small matrices, uses one thread anyway.
+    """
+    return 2 if tier.embedded and machine.cores > 1 and machine.memory_free > 2 * SECTION_MEMORY else 1
+
+
+def threads(jobs: int) -> int:
+    """Threads of each kernel when `jobs` of them share what torch would take by itself."""
+    import torch
+
+    return max(1, torch.get_num_threads() // jobs)
+
+
+def longest_first(picked: Mapping[str, Path], recorded: Mapping[str, Any]) -> list[str]:
+    """Sections in the order in which they begin: the longest on record first, so that none is left running alone."""
+    took = {number: recorded.get(f"{family(number)}/seconds", {}).get("value", 0.0) for number in picked}
+    return sorted(picked, key=lambda number: -took[number])
 
 
 def chosen(section: int | str | None, root: Path) -> dict[str, Path]:
@@ -120,11 +168,18 @@ def run_section(
         artifacts: folder for what the section saves, and the only one besides the reference from which it loads.
         setting: environment variables for the kernel, in place of this process's.
     """
+    return finish(_run(section, path, budget, root, artifacts, setting))
+
+
+async def _run(
+    section: str, path: Path, budget: str, root: Path, artifacts: Path, setting: Mapping[str, str]
+) -> Finished:
+    """`run_section`, to be awaited: several at once run side by side."""
     tier, nb = current_tier(), bare(read(path))
     with tempfile.TemporaryDirectory(prefix="lab-") as scratch:
         env = _environment(tier, budget, root, scratch) | {ARTIFACTS: str(artifacts.resolve())} | dict(setting)
         started = time.perf_counter()
-        problems = _run_cells(nb, env, path.parent, scratch)
+        problems = await run_cells(nb, env, path.parent, scratch, section)
         seconds = round(time.perf_counter() - started, 1)
         results, machine = (read_json(Path(scratch, name)) for name in ("results.json", "machine.json"))
     problems = clean_outputs(nb, root, problems)
@@ -148,63 +203,3 @@ def _environment(tier: Tier, budget: str, root: Path, scratch: str) -> dict[str,
     fresh = {"PERSONALAB_RESPONSE_CACHE": "off"} if unpaid and budget == "full" else {}
     setting = {"PERSONALAB_BUDGET": budget, "PERSONALAB_TIER": tier.name, "TQDM_DISABLE": "1"}
     return env | setting | fresh | {RECORD: str(Path(scratch, "results.json"))}
-
-
-def _run_cells(nb: NotebookNode, env: dict[str, str], folder: Path, scratch: str) -> list[str]:
-    """Execute `nb` in place, printing a line per cell; returns what went wrong, if anything.
-
-    The last thing that the kernel does is to write what it ran on to `machine.json` in `scratch`.
-
-    Raises:
-        KeyboardInterrupt: on Ctrl-C, and where this process is told to end.
-    """
-    label, started, stopped = "", 0.0, False
-
-    def start(cell: NotebookNode, cell_index: int) -> None:
-        nonlocal label, started
-        label = cell.id if "nbgrader" in cell.metadata else cell.source.partition("\n")[0][:70]
-        started = time.perf_counter()
-
-    def done(cell: NotebookNode, cell_index: int, execute_reply: Mapping[str, object]) -> None:
-        if cell is not last:
-            print(f"{cell_index:4d}  {label:70}  {time.perf_counter() - started:6.1f} s", flush=True)
-
-    def stop_on_signals(notebook: NotebookNode) -> None:
-        """In place of nbclient's handlers, which stop the kernel and swallow the signal: a next section would begin."""
-        task = cast("asyncio.Task[Any]", asyncio.current_task())
-
-        def stop() -> None:
-            nonlocal stopped
-            stopped = task.cancel()  # nbclient then stops the kernel, and takes it for dead
-
-        with contextlib.suppress(RuntimeError):  # outside the main thread, and on Windows
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, stop)
-
-    # ZeroMQ has no ipc transport on Windows; elsewhere it opens no ports and spares ipykernel's warning.
-    ipc = {} if sys.platform == "win32" else {"transport": "ipc", "ip": str(Path(scratch, "kernel"))}
-    ask = f"from personalab.records.provenance import save; save({str(Path(scratch, 'machine.json'))!r})"
-    last = nbformat.v4.new_code_cell(ask)
-    nb.cells.append(last)
-    client = NotebookClient(
-        nb,
-        config=Config(KernelManager=ipc),
-        timeout=CELL_TIMEOUT if env["PERSONALAB_TIER"] == "cpu" else None,
-        record_timing=False,
-        store_widget_state=False,
-        coalesce_streams=True,
-        resources={"metadata": {"path": str(folder)}},
-        on_notebook_start=stop_on_signals,
-        on_cell_execute=start,
-        on_cell_executed=done,
-    )
-    try:
-        client.execute(env=env)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError, asyncio.CancelledError) as error:
-        if stopped:
-            raise KeyboardInterrupt from None
-        return [f"Cell {label!r}: {ANSI.sub('', str(error))}"]
-    finally:
-        nb.cells.remove(last)
-        nb.metadata = nbformat.from_dict(METADATA)
-    return []
