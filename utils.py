@@ -25,6 +25,7 @@ from personalab.lm.activations import last_prompt_activations, mean_response_act
 from personalab.lm.chat import as_messages, render_prompt, turn_spans
 from personalab.lm.interventions import Ablate, Cap, Steer, applied
 from personalab.lm.models import d_model, decoder_blocks, load_model, n_blocks, release
+from personalab.lm.noting import noting
 from personalab.lm.tiny import load_tiny_model
 from personalab.measure.answers import (
     COHERENCE_PROMPT,
@@ -164,6 +165,7 @@ __all__ = [
     "measure_axes",
     "multiple_choice",
     "n_blocks",
+    "noting",
     "one_thread",
     "permutation_p",
     "permuted_differences",

@@ -40,9 +40,7 @@ def main() -> int:
         "64 answers of 40 tokens": answers(64),
         "8 answers": answers(8),
         "1 answer": answers(1),
-        f"{len(texts)} texts read up to block 19": lambda: utils.mean_response_activations(
-            model, tokenizer, texts, [19]
-        ),
+        f"{len(texts)} texts read up to block {BLOCK}": reading,
     }.items():
         print(f"{name}: {compared(call)}", flush=True)
     return 0

@@ -20,7 +20,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "run.json"
 README = ROOT / "benchmarks" / "README.md"
 BEGIN, END = "<!-- run: drawn by benchmarks/where_time_goes.py -->", "<!-- end of run -->"
 PHASES = ("answers", "activations", "judge", "coherence", "finetuning", "items", "prose")
-_ABOUT = ("cpu", "cores", "threads", "dtype", "date")
+_ABOUT = ("cpu", "cores", "threads", "dtype", "date", "sections_at_once")
 
 
 def taken(folder: Path) -> dict[str, Any]:
@@ -33,7 +33,10 @@ def taken(folder: Path) -> dict[str, Any]:
     machines = [{key: m[key] for key in _ABOUT if key != "date"} for m in machine.values()]
     if not machines or any(m != machines[0] for m in machines):
         raise ValueError(f"{folder} holds no run, or sections that ran in different ways: run all of them anew.")
-    sections = {name: {"in all": results[f"{name}/seconds"]["value"], **m["seconds"]} for name, m in machine.items()}
+    sections = {
+        name: {"began": m["began"], "in all": results[f"{name}/seconds"]["value"], **m["seconds"]}
+        for name, m in machine.items()
+    }
     return {"machine": machines[0] | {"date": max(m["date"] for m in machine.values())}, "sections": sections}
 
 
@@ -52,8 +55,13 @@ def _table(run: dict[str, Any]) -> Iterator[str]:
         rest = spent["in all"] - sum(spent.get(phase, 0.0) for phase in used)
         cells = [spent["in all"], *(spent.get(phase, 0.0) for phase in used), max(rest, 0.0)]
         yield f"| {name} | " + " | ".join(f"{cell:,.0f}" for cell in cells) + " |"
+    clock = max(spent["began"] + spent["in all"] for spent in sections.values())
     yield ""
-    yield f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads, {machine['date']}."
+    at_once, threads = machine["sections_at_once"], machine["threads"]
+    by_clock = f"{clock:,.0f} by the clock ({clock / 60:.1f} minutes)"
+    yield f"Sections at once: {at_once}, threads each: {threads}; {by_clock}. " + (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}."
+    )
 
 
 def write_table() -> None:

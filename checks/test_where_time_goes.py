@@ -8,11 +8,11 @@ import pytest
 
 from benchmarks import where_time_goes
 
-MACHINE = {"cpu": "A CPU", "cores": 2, "threads": 2, "dtype": "float32", "date": "2026-01-02"}
+MACHINE = {"cpu": "A CPU", "cores": 2, "threads": 1, "dtype": "float32", "date": "2026-01-02", "sections_at_once": 2}
 
 
 def folder_of(tmp_path, *seconds, **changed):
-    machines = {f"section_{i}": MACHINE | {"seconds": spent} for i, spent in enumerate(seconds, 1)}
+    machines = {f"section_{i}": MACHINE | {"seconds": spent, "began": i / 2} for i, spent in enumerate(seconds, 1)}
     for name, value in changed.items():
         machines["section_2"][name] = value
     results = {f"{name}/seconds": {"value": 100.0 * int(name[-1])} for name in machines}
@@ -32,7 +32,8 @@ def test_a_run_becomes_a_table(tmp_path):
         "| section_2 | 200 | 120 | 0 | 80 |",
         "| **together** | 300 | 190 | 10 | 100 |",
     ]
-    assert lines[-1] == "A CPU, 2 cores, 2 threads, 2026-01-03."
+    by_clock = "Sections at once: 2, threads each: 1; 201 by the clock (3.4 minutes). A CPU, 2 cores, 2026-01-03."
+    assert lines[-1] == by_clock  # 200 s for the second, which began after 1 s
 
 
 def test_sections_that_ran_in_different_ways_are_no_run(tmp_path):

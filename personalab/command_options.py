@@ -99,7 +99,8 @@ def overview(texts: Mapping[str, str]) -> str:
 def add_options(sub: argparse.ArgumentParser, command: str) -> None:
     """Those of a command of the course, and the environment that it enters."""
     if command == "run":
-        sub.add_argument("--section", metavar="N", help="only this section, 4b for the bonus of 4 (default: all)")
+        which = "only this section, 4b for the bonus of 4; 1,3 for two (default: all)"
+        sub.add_argument("--section", metavar="N", help=which)
         sub.add_argument("--budget", choices=("full", "quick"), help="default: PERSONALAB_BUDGET, else full")
         sub.add_argument(
             "--jobs", type=int, metavar="N", help="sections at once (default: 2 with memory for it, else 1)"

@@ -52,15 +52,17 @@ def before_run(section: str | None, budget: str) -> None:
             what to do.
     """
     from personalab.course import tier_pages
+    from personalab.course.myst import is_wanted
     from personalab.endpoint.hosted_models import check_hosted
     from personalab.setup.doctor import gate_problems
-    from personalab.setup.work import calls, work_of
+    from personalab.setup.work import SECTIONS, calls, work_of
 
     tier = current_tier()
     if problems := gate_problems(tier):
         raise ValueError("\n".join(f"{p.what}: {p.fix}." for p in problems))
     for line in tier_pages.announce(tier, budget, section):
         print(line)
-    if section is None or calls(work_of(section, tier, tier.budgets[budget])):
+    asked = (number for number in SECTIONS if is_wanted(number, section))
+    if section is None or any(calls(work_of(number, tier, tier.budgets[budget])) for number in asked):
         for line in check_hosted(tier):
             print(line, flush=True)

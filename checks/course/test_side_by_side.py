@@ -72,6 +72,14 @@ def test_one_at_a_time_keeps_their_order_and_the_threads(course: Path, monkeypat
     assert "threads unset\nmet 2\n" in printed(course, NAME)
 
 
+def test_several_sections_by_name(course: Path) -> None:
+    root = two(course)
+    assert list(running.chosen("8,9", root)) == ["8", "9"] == list(running.chosen(None, root))
+    assert list(running.chosen("9", root)) == list(running.chosen(9, root)) == ["9"]
+    with pytest.raises(ValueError, match=r"no section 7, : it has \[8, 9\]"):
+        running.chosen("8,7,", root)
+
+
 def test_one_that_fails_costs_the_other_nothing(course: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert running.execute(None, "quick", two(course, "import sys\n", "os._exit(3)\n"), jobs=2) == 1
     assert "Kernel died" in capsys.readouterr().out

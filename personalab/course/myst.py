@@ -59,6 +59,11 @@ def sections(folder: Path, suffix: str) -> dict[str, Path]:
     return {f"{number}{bonus}": path for (number, bonus), path in sorted(found.items())}
 
 
+def is_wanted(number: str, section: int | str | None) -> bool:
+    """Whether `--section` means this one: "1,3" means two of them, None all."""
+    return section is None or number in str(section).split(",")
+
+
 def read_source(source: Path) -> NotebookNode:
     """The notebook as written, solutions and markers included, with nbgrader metadata and stable ids.
 

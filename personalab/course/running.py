@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 
 from personalab.course.cells import dumps, read
 from personalab.course.kernels import finish, run_cells
-from personalab.course.myst import sections
+from personalab.course.myst import is_wanted, sections
 from personalab.course.notebooks import bare
 from personalab.course.scrub import clean_outputs
 from personalab.files import write
@@ -91,7 +91,7 @@ def execute(section: int | str | None, budget: str, root: Path = ROOT, jobs: int
         merge_json(folder / "machine.json", {done.family: done.machine})
         return done.results
 
-    async def every() -> list[dict[str, Any] | None | BaseException]:
+    async def every() -> list[dict[str, Any] | BaseException | None]:
         order = longest_first(picked, committed) if jobs > 1 else list(picked)
         return await asyncio.gather(*(one(number, picked[number]) for number in order), return_exceptions=True)
 
@@ -138,11 +138,12 @@ def longest_first(picked: Mapping[str, Path], recorded: Mapping[str, Any]) -> li
 
 
 def chosen(section: int | str | None, root: Path) -> dict[str, Path]:
-    """The solutions to run, by number ("4b": the bonus of 4). Raises ValueError if there are none."""
+    """The solutions to run, by number ("4b": the bonus of 4); "1,3" are two. Raises ValueError for one without any."""
     found = sections(root / "solutions", ".ipynb")
-    picked = {number: path for number, path in found.items() if section is None or str(section) == number}
-    if not picked:
-        raise ValueError(f"{root}/solutions has no section {section or ''}: it has [{', '.join(found)}].")
+    picked = {number: path for number, path in found.items() if is_wanted(number, section)}
+    unknown = [] if section is None else [number for number in str(section).split(",") if number not in found]
+    if unknown or not picked:
+        raise ValueError(f"{root}/solutions has no section {', '.join(unknown)}: it has [{', '.join(found)}].")
     return picked
 
 

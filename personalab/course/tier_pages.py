@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from personalab.course import measurements
+from personalab.course.myst import is_wanted
 from personalab.course.running import FAMILIES
 from personalab.files import read_text, write
 from personalab.paths import ROOT
@@ -182,7 +183,7 @@ def announce(tier: Tier, budget: str, section: str | None, root: Path = ROOT) ->
     if tier.name not in GPUS or any(getattr(tier, f"{k}_model") not in SHAPES for k in ("persona", "capping", "trait")):
         return []
     rows = table(tier, tier.budgets[budget], root)
-    chosen = [row for row in rows[2:] if section is None or row.split("|")[1].strip() == str(section)]
+    chosen = [row for row in rows[2:] if is_wanted(row.split("|")[1].strip(), section)]
     return [
         f"Expected of tier {tier.name} at the {budget} budget on one {GPUS[tier.name].name}, by formula "
         f"(docs/tiers/{tier.name}.md explains the columns):",

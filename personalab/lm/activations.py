@@ -20,6 +20,7 @@ from personalab.lm import chat, prefix_cache, processes
 from personalab.lm.batching import by_length, of_one_length, padded, tokens_at_once
 from personalab.lm.hooks import hooked, plainly, stop_after
 from personalab.lm.models import context_length, d_model, decoder_blocks, input_device
+from personalab.lm.noting import Noted
 from personalab.lm.packed_weights import FEWEST_TOKENS, packed_weights
 from personalab.lm.positions import may_be_padded, may_share
 from personalab.records.phases import phase
@@ -33,6 +34,7 @@ def mean_response_activations(
     *,
     batch_tokens: int | None = None,
     progress: bool = False,
+    noted: Noted | None = None,
 ) -> Float[Tensor, "n L d"]:
     """Mean residual stream over the last message's content tokens, float32 on the CPU.
 
@@ -40,6 +42,7 @@ def mean_response_activations(
         conversations: each ends with the assistant's answer.
         blocks: block indices to read, in the order wanted (default: all). Blocks after the last one never run.
         batch_tokens: at most so many in a batch, padding included (default: `batching.tokens_at_once`).
+        noted: what was noted while answers were written (`noting.noting`): these are not read again.
 
     Raises:
         ValueError: for a block that does not exist, a conversation whose last message has no tokens or which exceeds
@@ -49,7 +52,11 @@ def mean_response_activations(
     for i, item in enumerate(encoded):
         if item.spans[0][0] == item.spans[0][1]:
             raise ValueError(f"conversations[{i}] ends with an empty message: drop it before taking its mean.")
-    pooled = pool(model, encoded, blocks, batch_tokens=batch_tokens, progress=progress)
+    known = noted.held(model, encoded, blocks) if noted else {}
+    to_read = [i for i in range(len(encoded)) if i not in known]
+    read = pool(model, [encoded[i] for i in to_read], blocks, batch_tokens=batch_tokens, progress=progress)
+    known |= zip(to_read, read, strict=True)
+    pooled = [known[i] for i in range(len(encoded))]
     return torch.cat(pooled) if pooled else torch.empty(0, len(blocks or decoder_blocks(model)), d_model(model))
 
 

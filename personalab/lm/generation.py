@@ -8,6 +8,7 @@ request alone, up to rounding: matrix products of different shapes differ in the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab import tiers
-from personalab.lm import chat, prefix_cache, processes
+from personalab.lm import chat, noting, prefix_cache, processes
 from personalab.lm.batching import of_one_length, packed
 from personalab.lm.content_check import violations
 from personalab.lm.content_guard import is_guarded
@@ -202,26 +203,35 @@ def _generate_batch(
 ) -> list[Completion]:
     device, end = input_device(model), TurnEnd.of(model, tokenizer)
     pad = next(t for t in (tokenizer.pad_token_id, *end.tokens, 0) if t is not None)
+    noted = None if interventions else noting.open_for(model)
     starts = begun(model, prompts, interventions)
     ids, mask = _pad(prompts, [start.length for start in starts], pad, device)
-    room = ids.shape[1] + max(r.max_tokens for r in requests)
+    limits = torch.tensor([r.max_tokens for r in requests], device=device)
+    steps = limits + (noted is not None)  # an answer's last token has states only once it was read
+    room = ids.shape[1] + int(steps.max())
     # A layer that carries a state is made by the model itself.
     cache = None if has_running_state(model) else prefix_cache.combine(starts, model, room)
     del starts  # the cache has copies
-    limits = torch.tensor([r.max_tokens for r in requests], device=device)
     sampler = GumbelSampler([r.seed for r in requests], [r.temperature for r in requests], device)
-    config = plain_config(model, end.tokens, pad, int(limits.max()))
-    with applied(model, interventions), grouped_attention(model), config as generation_config:
+    config = plain_config(model, end.tokens, pad, int(steps.max()))
+    watch = noting.seen(model, noted.blocks, limits, end.tokens) if noted else nullcontext()
+    with applied(model, interventions), grouped_attention(model), config as generation_config, watch as seen:
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
             past_key_values=cache,
             generation_config=generation_config,
             logits_processor=LogitsProcessorList([FiniteLogits(requests), sampler]),
-            stopping_criteria=stopping(end, limits, ids.shape[1], tokenizer),
+            stopping_criteria=stopping(end, steps, ids.shape[1], tokenizer),
         )
-    rows = zip(output[:, ids.shape[1] :].tolist(), prompts, requests, strict=True)
-    return [end.completion(row, len(prompt), request.max_tokens, tokenizer) for row, prompt, request in rows]
+    rows = output[:, ids.shape[1] :].tolist()
+    found = [
+        end.completion(row, len(prompt), request.max_tokens, tokenizer)
+        for row, prompt, request in zip(rows, prompts, requests, strict=True)
+    ]
+    if noted and seen:
+        noted.keep(prompts, rows, found, seen)
+    return found
 
 
 def _pad(

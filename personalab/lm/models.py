@@ -189,6 +189,14 @@ def twin(model: PreTrainedModel) -> PreTrainedModel:
     return copy.deepcopy(model, shared)
 
 
+def are_twins(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models are one, or share every weight."""
+    if one is other:
+        return True
+    mine, theirs = list(one.parameters()), list(other.parameters())
+    return len(mine) == len(theirs) and all(a is b for a, b in zip(mine, theirs, strict=True))
+
+
 def resolve_dtype(tier: Tier, device: str = "cpu", config: PretrainedConfig | None = None) -> torch.dtype:
     """What a model is loaded in: the tier's dtype or `PERSONALAB_DTYPE`, "auto" decided by machine and model.
 

@@ -2,7 +2,7 @@
 
 Numbers of prompts are the course's (44 personas, 24 + 72 role-play prompts, 3 traits, …). An answer is taken at its
 limit, since nobody knows when a model ends; so tokens are upper bounds. Texts are taken at their mean length in the
-embedded model's tokenizer. `personalab.dry_run` counts the same at a small budget: `checks/course/test_dry_run.py`
+embedded model's tokenizer. What `lm.noting` notes is not read again. `personalab.dry_run` counts the same at a small budget: `checks/course/test_dry_run.py`
 holds the two together, and docs/tiers/README.md says how the embedded model's own runs compare.
 """
 
@@ -55,12 +55,13 @@ class Work:
 
 
 def section_1(tier: Tier, budget: Budget, depth: int) -> list[Work]:
-    """Personas answer; a judge reads; activations are read after one block."""
+    """Personas answer; a judge reads; activations are read after one block, unless noted while this process wrote."""
+    unread = 0 if tier.answers_here else PERSONAS
     n, t, prompt = min(budget.n_questions, QUESTIONS), budget.max_tokens, 13 + SYSTEM + TEMPLATE
     return [
         Work("answers of 44 personas", "response", PERSONAS * n, prompt - TEMPLATE, t),
         Work("how far the role is played", "judge", ROLES * n + 4, 150 + t, 2),
-        Work("activations of the answers", "persona", PERSONAS * n, prompt + t),
+        Work("activations of the answers", "persona", unread * n, prompt + t),
         Work("your own functions", "persona", 10 * n + 30, prompt + t),
     ]
 
@@ -100,7 +101,7 @@ def section_3(tier: Tier, budget: Budget, depth: int) -> list[Work]:
         Work("answers under a name alone, none, held-out ones", "trait", alone + TRAITS * n + held, prompt, t),
         Work("steered answers, block by block", "trait", steered, QUESTION + TEMPLATE, t),
         Work("a trait of your own", "trait", new, prompt, t),
-        Work("activations", "trait", 2 * pairs + 3 * held, prompt + t),
+        Work("activations", "trait", pairs + 3 * held, prompt + t),
         Work("texts on which words fail", "trait", 2 * 365, 60),
         Work("trait scores", "judge", 15 + pairs + alone + held + steered + new + gemma, RUBRIC + t, 3),
         Work("coherence scores", "judge", 3 + pairs + steered, RUBRIC // 2 + t, 3),
@@ -123,7 +124,7 @@ def section_4(tier: Tier, budget: Budget, depth: int) -> list[Work]:
         Work("along other directions", "trait", controls, prompt, t),
         Work("under system prompts, plain and graded", "trait", told + graded, prompt + GRADED + 8, t),
         Work("roles, for the axis", "trait", ROLES_OF_AXIS * (4 if full else 2), 13 + SYSTEM + TEMPLATE, 40),
-        Work("activations", "trait", 5 * TRAITS * n + graded + 140 + 14 * (15 if full else 6), prompt + SYSTEM + t),
+        Work("activations", "trait", 5 * TRAITS * n + graded + 14 * (15 if full else 6), prompt + SYSTEM + t),
         Work("trait scores", "judge", scores + 6 + 12 + 6, RUBRIC + t, 3),
         Work("coherence scores", "judge", swept + 12, RUBRIC // 2 + t, 3),
     ]

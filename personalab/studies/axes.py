@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from personalab.lm.activations import mean_response_activations
 from personalab.lm.chat import Message, as_messages
+from personalab.lm.noting import noting
 from personalab.measure.answers import answer_all
 from personalab.records.upstream import load_questions, load_role_groups, load_roles
 
@@ -98,13 +99,14 @@ def role_states(
     played = played[:: max(1, len(played) // n_roles)][:n_roles] if n_roles else played
     prompts += enumerate(played)
     asked = [(role, i, as_messages(prompt, q)) for role, prompt in prompts for i, q in enumerate(questions)]
-    answers = answer_all(model, tokenizer, [m for *_, m in asked], max_tokens=max_tokens)
+    with noting(model) as noted:
+        answers = answer_all(model, tokenizer, [m for *_, m in asked], max_tokens=max_tokens)
     kept = [
         (role, i, [*m, {"role": "assistant", "content": text}])
         for (role, i, m), text in zip(asked, answers, strict=True)
         if text.strip()
     ]
-    states = mean_response_activations(model, tokenizer, [m for *_, m in kept], progress=True)  # (n, L, d)
+    states = mean_response_activations(model, tokenizer, [m for *_, m in kept], progress=True, noted=noted)
     role, question = (np.array([row[k] for row in kept]) for k in (0, 1))
     return RoleStates(states, role, question, [m for *_, m in kept])
 
