@@ -2,8 +2,9 @@
 
 Numbers of prompts are the course's (44 personas, 24 + 72 role-play prompts, 3 traits, …). An answer is taken at its
 limit, since nobody knows when a model ends; so tokens are upper bounds. Texts are taken at their mean length in the
-embedded model's tokenizer. What `lm.noting` notes is not read again. `personalab.dry_run` counts the same at a small budget: `checks/course/test_dry_run.py`
-holds the two together, and docs/tiers/README.md says how the embedded model's own runs compare.
+embedded model's tokenizer. What `lm.noting` notes is not read again. `personalab.dry_run` counts the same at a small
+budget: `checks/course/test_dry_run.py` holds the two together, and docs/tiers.md says how the embedded model's
+own runs compare.
 """
 
 from __future__ import annotations
