@@ -1,8 +1,9 @@
 """Where the time of a full run goes, by section and kind of work: a table in `benchmarks/README.md`.
 
-    python -m personalab run && python -m benchmarks.where_time_goes runs/full
+    python -m personalab run --section 1,2,3,4 && python -m benchmarks.where_time_goes runs/full
 
-takes the run's seconds into `benchmarks/results/run.json`, beside those of other dtypes, and draws the table anew.
+takes the run's seconds into `benchmarks/results/run.json`, beside those of other dtypes and other sections, and draws
+the tables anew.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def taken(folder: Path) -> dict[str, Any]:
 
 
 def tables(runs: dict[str, Any]) -> str:
-    """One table for every dtype on record."""
+    """One table for every run on record."""
     return "\n\n".join("\n".join(_table(run)) for _, run in sorted(runs.items()))
 
 
@@ -51,7 +52,7 @@ def _table(run: dict[str, Any]) -> Iterator[str]:
     yield f"| seconds, {machine['dtype']} | in all | {' | '.join(used)} | the rest |"
     yield "|---" * (len(used) + 3) + "|"
     total = {key: sum(spent.get(key, 0.0) for spent in sections.values()) for key in ("in all", *used)}
-    for name, spent in {**sections, "**together**": total}.items():
+    for name, spent in (sections | ({"**together**": total} if len(sections) > 1 else {})).items():
         rest = spent["in all"] - sum(spent.get(phase, 0.0) for phase in used)
         cells = [spent["in all"], *(spent.get(phase, 0.0) for phase in used), max(rest, 0.0)]
         yield f"| {name} | " + " | ".join(f"{cell:,.0f}" for cell in cells) + " |"
@@ -75,7 +76,8 @@ def write_table() -> None:
 def main(folder: str) -> None:
     run = taken(Path(folder))
     runs = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
-    write(RESULTS, json.dumps(runs | {run["machine"]["dtype"]: run}, indent=1) + "\n")
+    name = f"{run['machine']['dtype']}: {', '.join(run['sections'])}"
+    write(RESULTS, json.dumps(runs | {name: run}, indent=1, sort_keys=True) + "\n")
     write_table()
 
 

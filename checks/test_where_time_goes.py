@@ -36,6 +36,21 @@ def test_a_run_becomes_a_table(tmp_path):
     assert lines[-1] == by_clock  # 200 s for the second, which began after 1 s
 
 
+def test_runs_of_other_sections_stay(tmp_path, monkeypatch):
+    of = where_time_goes
+    monkeypatch.setattr(of, "RESULTS", tmp_path / "run.json")
+    monkeypatch.setattr(of, "README", tmp_path / "README.md")
+    of.README.write_text(f"before\n{of.BEGIN}\nold\n{of.END}\nafter\n", "utf-8")
+    of.RESULTS.write_text("{}", "utf-8")
+    for i, spent in enumerate([({"judge": 1.0},), ({"judge": 1.0}, {"judge": 2.0}), ({"judge": 5.0},)]):
+        (tmp_path / str(i)).mkdir()
+        of.main(str(folder_of(tmp_path / str(i), *spent)))
+    text = of.README.read_text("utf-8")
+    assert list(json.loads(of.RESULTS.read_text("utf-8"))) == ["float32: section_1", "float32: section_1, section_2"]
+    assert "old" not in text and text.startswith("before") and text.endswith("after\n")
+    assert text.count("| section_1 | 100 | 5 | 95 |") == 1 and text.count("| **together** | 300 | 3 | 297 |") == 1
+
+
 def test_sections_that_ran_in_different_ways_are_no_run(tmp_path):
     with pytest.raises(ValueError, match="different ways"):
         where_time_goes.taken(folder_of(tmp_path, {}, {}, dtype="bfloat16"))

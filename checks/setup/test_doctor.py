@@ -24,6 +24,19 @@ def test_fitting_tier(memory: float, gpu_memory: float, tier: str | None) -> Non
     assert doctor.fitting_tier(machine(memory, gpu_memory)) == tier
 
 
+def test_a_containers_limit_counts(tmp_path: Path) -> None:
+    assert doctor.within_container(64, 32, tmp_path) == (64, 32)  # no such files: no container
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("6\n")
+    (tmp_path / "memory.stat").write_text("anon 3\ninactive_file 2\n")
+    assert doctor.within_container(64, 32, tmp_path) == (64, 32)
+    (tmp_path / "memory.max").write_text("8\n")
+    assert doctor.within_container(64, 32, tmp_path) == (8, 4)
+    assert doctor.within_container(64, 3, tmp_path) == (8, 3)  # the host has less
+    (tmp_path / "memory.current").write_text("11\n")
+    assert doctor.within_container(64, 32, tmp_path) == (8, 0)
+
+
 def test_a_tier_runs_where_it_fits_and_on_anything_larger() -> None:
     sizes = {"cpu": 0, "colab": 15.8, "a100": 85}
     assert set(sizes) == set(tiers.TIERS), "a new tier needs its GPU memory in the doctor"

@@ -76,7 +76,7 @@ def execute(section: int | str | None, budget: str, root: Path = ROOT, jobs: int
     tier, folder = current_tier(), root / "runs" / run_name(budget)
     picked, committed = chosen(section, root), read_json(root / "solutions" / "results.json")
     jobs = min(len(picked), jobs_allowed(jobs, tier) or usual_jobs(tier, examine_machine()))
-    artifacts, began = folder / "artifacts", time.perf_counter()
+    artifacts, began = folder / "artifacts", 0.0
     turn, setting = asyncio.Semaphore(jobs), {"OMP_NUM_THREADS": str(threads(jobs))} if jobs > 1 else {}
 
     async def one(number: str, path: Path) -> dict[str, Any] | None:
@@ -97,6 +97,7 @@ def execute(section: int | str | None, budget: str, root: Path = ROOT, jobs: int
 
     with one_writer(folder):  # two runs at once would delete each other's steps and read half of each other's artifacts
         shutil.rmtree(artifacts / tier.folder / "steps", ignore_errors=True)  # a run measures, it doesn't remember
+        began = time.perf_counter()
         ended = finish(every())
     if errors := [error for error in ended if isinstance(error, BaseException)]:  # a full disk: the others are saved
         raise errors[0]

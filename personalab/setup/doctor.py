@@ -130,7 +130,18 @@ def _memory() -> tuple[float, float]:
         return float(total), float(pages * size)
     lines = Path("/proc/meminfo").read_text().splitlines()
     kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return kilobytes["MemTotal"] * 1024.0, kilobytes["MemAvailable"] * 1024.0
+    return within_container(kilobytes["MemTotal"] * 1024.0, kilobytes["MemAvailable"] * 1024.0)
+
+
+def within_container(total: float, free: float, folder: Path = Path("/sys/fs/cgroup")) -> tuple[float, float]:
+    """Both, at most a container's limit (cgroup v2): /proc/meminfo is the host's, and who takes more is killed."""
+    try:
+        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cached = int(stat.get("inactive_file", 0))  # given back when memory runs short
+    except (OSError, ValueError):  # no such files, or "max": no limit
+        return total, free
+    return min(total, limit), min(free, max(0, limit - used + cached))
 
 
 def _windows_memory() -> tuple[float, float]:
