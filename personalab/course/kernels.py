@@ -91,7 +91,7 @@ def finish(work: Coroutine[Any, Any, T]) -> T:
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # Windows' usual one doesn't suit ZeroMQ
             return runner.run(task())
 
-    with ThreadPoolExecutor(1) as pool, _interrupted_by_kill():
+    with ThreadPoolExecutor(1) as pool, _interruptible():
         future = pool.submit(run)
         try:
             while not wait([future], timeout=0.5).done:  # Windows sees Ctrl-C only between two waits
@@ -105,13 +105,15 @@ def finish(work: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def _interrupted_by_kill() -> Iterator[None]:
-    """While open, `kill` is to this process what Ctrl-C is."""
+def _interruptible() -> Iterator[None]:
+    """While open, Ctrl-C and `kill` raise KeyboardInterrupt, even where a shell started us with Ctrl-C ignored."""
     if threading.current_thread() is not threading.main_thread():  # which alone may say what a signal does
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
