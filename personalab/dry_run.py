@@ -109,7 +109,7 @@ def _report(done: Finished, traffic: Mapping[str, Traffic], tier: Tier) -> list[
 
 def _compared(done: Finished, traffic: Mapping[str, Traffic], tier: Tier) -> list[str]:
     """What a section counted beside what `personalab.setup.work` expects; noted as a problem where they are apart."""
-    steps = work.work_of(done.section, tier, tier.budgets[BUDGET], depth_of(tier.trait_model))
+    steps = work.work_of(done.section, tier, tier.budgets[BUDGET], depth_of(tier.trait_model), reread=True)
     counted, shares = _counted(done, traffic), []
     for what, n in _formula(steps).items():
         shares.append(f"{what} {counted[what]:,} of {n:,}")

@@ -76,7 +76,7 @@ def test_the_tiers_own_models_and_files_are_found(
 )
 def test_a_count_apart_from_its_formula_is_a_problem(calls: float, says: str) -> None:
     tier = tiers.TIERS["a100"]
-    steps = work.work_of("4", tier, tiers.DRY, tiny_hub.depth_of(tier.trait_model))
+    steps = work.work_of("4", tier, tiers.DRY, tiny_hub.depth_of(tier.trait_model), reread=True)
     found = dry_run._formula(steps)
     tokens = {"m": {"passes": 1, "read": found["tokens read"], "decoded": found["tokens decoded"]}}
     done = Finished("4", Path("4.ipynb"), nbformat.v4.new_notebook(), 1.0, [], machine={"tokens": tokens})

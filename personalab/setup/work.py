@@ -30,6 +30,7 @@ class Work:
     Attributes:
         model: "persona", "capping" or "trait" on this machine; "response" or "judge" behind the endpoint.
         trains: whether the texts are learned, by LoRA.
+        noted: whether they are read while they are written (`lm.noting`), and not again.
     """
 
     what: str
@@ -38,6 +39,7 @@ class Work:
     read: int
     written: int = 0
     trains: bool = False
+    noted: bool = False
 
     @property
     def hosted(self) -> bool:
@@ -57,12 +59,11 @@ class Work:
 
 def section_1(tier: Tier, budget: Budget, depth: int) -> list[Work]:
     """Personas answer; a judge reads; activations are read after one block, unless noted while this process wrote."""
-    unread = 0 if tier.answers_here else PERSONAS
     n, t, prompt = min(budget.n_questions, QUESTIONS), budget.max_tokens, 13 + SYSTEM + TEMPLATE
     return [
         Work("answers of 44 personas", "response", PERSONAS * n, prompt - TEMPLATE, t),
         Work("how far the role is played", "judge", ROLES * n + 4, 150 + t, 2),
-        Work("activations of the answers", "persona", unread * n, prompt + t),
+        Work("activations of the answers", "persona", PERSONAS * n, prompt + t, noted=tier.answers_here),
         Work("your own functions", "persona", 10 * n + 30, prompt + t),
     ]
 
@@ -102,6 +103,7 @@ def section_3(tier: Tier, budget: Budget, depth: int) -> list[Work]:
         Work("answers under a name alone, none, held-out ones", "trait", alone + TRAITS * n + held, prompt, t),
         Work("steered answers, block by block", "trait", steered, QUESTION + TEMPLATE, t),
         Work("a trait of your own", "trait", new, prompt, t),
+        Work("activations of contrasting answers", "trait", pairs, prompt + t, noted=True),
         Work("activations", "trait", pairs + 3 * held, prompt + t),
         Work("texts on which words fail", "trait", 2 * 365, 60),
         Work("trait scores", "judge", 15 + pairs + alone + held + steered + new + gemma, RUBRIC + t, 3),
@@ -118,13 +120,14 @@ def section_4(tier: Tier, budget: Budget, depth: int) -> list[Work]:
     t = min(budget.max_tokens, 32) if tier.embedded else budget.max_tokens
     coefficients, prompt = (10 if tier.embedded else 11), QUESTION + TEMPLATE
     swept, controls, told, graded = TRAITS * coefficients * n, TRAITS * 3 * n, TRAITS * n, TRAITS * GRADES * n
-    scores = 2 * swept + controls + told + graded
+    scores, roles = 2 * swept + controls + told + graded, ROLES_OF_AXIS * (4 if full else 2)
     return [
         Work("one at a time, and the pipeline", "trait", 4 + 6 + 12 + 6, prompt + 15, t),
         Work("sweep of coefficients", "trait", swept, prompt, t),
         Work("along other directions", "trait", controls, prompt, t),
         Work("under system prompts, plain and graded", "trait", told + graded, prompt + GRADED + 8, t),
-        Work("roles, for the axis", "trait", ROLES_OF_AXIS * (4 if full else 2), 13 + SYSTEM + TEMPLATE, 40),
+        Work("roles, for the axis", "trait", roles, 13 + SYSTEM + TEMPLATE, 40),
+        Work("activations of the roles", "trait", roles, 13 + SYSTEM + TEMPLATE + 40, noted=True),
         Work("activations", "trait", 5 * TRAITS * n + graded + 14 * (15 if full else 6), prompt + SYSTEM + t),
         Work("trait scores", "judge", scores + 6 + 12 + 6, RUBRIC + t, 3),
         Work("coherence scores", "judge", swept + 12, RUBRIC // 2 + t, 3),
@@ -148,19 +151,21 @@ def section_4b(tier: Tier, budget: Budget, depth: int) -> list[Work]:
 SECTIONS = {"1": section_1, "2": section_2, "3": section_3, "4": section_4, "4b": section_4b}
 
 
-def work_of(section: str, tier: Tier, budget: Budget, depth: int | None = None) -> list[Work]:
+def work_of(section: str, tier: Tier, budget: Budget, depth: int | None = None, *, reread: bool = False) -> list[Work]:
     """Every step of a section. Where personas' answers come from this process, they are the persona model's; scores
     of the embedded judge are no work for a GPU, and left out.
 
     Args:
         depth: the trait model's number of blocks (default: what is published).
+        reread: with what was noted while it was written: of a random model's words, most encode in other tokens.
 
     Raises:
         ValueError: for a section that nobody has counted.
     """
     if section not in SECTIONS:
         raise ValueError(f"section {section!r} is not counted in personalab/setup/work.py: it has {list(SECTIONS)}.")
-    steps = [step for step in SECTIONS[section](tier, budget, depth or _depth(tier)) if step.n]
+    every = SECTIONS[section](tier, budget, depth or _depth(tier))
+    steps = [step for step in every if step.n and (reread or not step.noted)]
     if tier.answers_here:
         steps = [replace(step, model="persona") if step.model == "response" else step for step in steps]
     return [step for step in steps if not (step.model == "judge" and tier.judged_here)]
