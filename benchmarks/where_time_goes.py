@@ -2,8 +2,8 @@
 
     python -m personalab run --section 1,2,3,4 && python -m benchmarks.where_time_goes runs/full
 
-takes the run's seconds into `benchmarks/results/run.json`, beside those of other dtypes and other sections, and draws
-the tables anew.
+takes the run's seconds into `benchmarks/results/run.json`, beside those of other dtypes, processors and sections, and
+draws the tables anew.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any
 
 from personalab.files import write
 from personalab.paths import ROOT
+from personalab.records.provenance import cpu
 
 RESULTS = ROOT / "benchmarks" / "results" / "run.json"
 README = ROOT / "benchmarks" / "README.md"
 BEGIN, END = "<!-- run: drawn by benchmarks/where_time_goes.py -->", "<!-- end of run -->"
 PHASES = ("answers", "activations", "judge", "coherence", "finetuning", "items", "prose")
-_ABOUT = ("cpu", "cores", "threads", "dtype", "date", "sections_at_once")
+_ABOUT = ("cpu", "cpu_capability", "cores", "threads", "dtype", "date", "sections_at_once")
 
 
 def taken(folder: Path) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def _table(run: dict[str, Any]) -> Iterator[str]:
     at_once, threads = machine["sections_at_once"], machine["threads"]
     by_clock = f"{clock:,.0f} by the clock ({clock / 60:.1f} minutes)"
     yield f"Sections at once: {at_once}, threads each: {threads}; {by_clock}. " + (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['date']}."
+        f"{cpu(machine)}, {machine['cores']} cores, {machine['date']}."
     )
 
 
@@ -76,7 +77,7 @@ def write_table() -> None:
 def main(folder: str) -> None:
     run = taken(Path(folder))
     runs = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
-    name = f"{run['machine']['dtype']}: {', '.join(run['sections'])}"
+    name = f"{run['machine']['dtype']}, {cpu(run['machine'])}: {', '.join(run['sections'])}"
     write(RESULTS, json.dumps(runs | {name: run}, indent=1, sort_keys=True) + "\n")
     write_table()
 

@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks import where_time_goes
 
-MACHINE = {"cpu": "A CPU", "cores": 2, "threads": 1, "dtype": "float32", "date": "2026-01-02", "sections_at_once": 2}
+MACHINE = {"cpu": "A CPU", "cpu_capability": "AVX2", "cores": 2, "threads": 1, "dtype": "float32"}
+MACHINE |= {"date": "2026-01-02", "sections_at_once": 2}
 
 
 def folder_of(tmp_path, *seconds, **changed):
@@ -32,7 +33,7 @@ def test_a_run_becomes_a_table(tmp_path):
         "| section_2 | 200 | 120 | 0 | 80 |",
         "| **together** | 300 | 190 | 10 | 100 |",
     ]
-    by_clock = "Sections at once: 2, threads each: 1; 201 by the clock (3.4 minutes). A CPU, 2 cores, 2026-01-03."
+    by_clock = "Sections at once: 2, threads each: 1; 201 by the clock (3.4 minutes). A CPU, AVX2, 2 cores, 2026-01-03."
     assert lines[-1] == by_clock  # 200 s for the second, which began after 1 s
 
 
@@ -46,7 +47,8 @@ def test_runs_of_other_sections_stay(tmp_path, monkeypatch):
         (tmp_path / str(i)).mkdir()
         of.main(str(folder_of(tmp_path / str(i), *spent)))
     text = of.README.read_text("utf-8")
-    assert list(json.loads(of.RESULTS.read_text("utf-8"))) == ["float32: section_1", "float32: section_1, section_2"]
+    names = ["float32, A CPU, AVX2: section_1", "float32, A CPU, AVX2: section_1, section_2"]
+    assert list(json.loads(of.RESULTS.read_text("utf-8"))) == names
     assert "old" not in text and text.startswith("before") and text.endswith("after\n")
     assert text.count("| section_1 | 100 | 5 | 95 |") == 1 and text.count("| **together** | 300 | 3 | 297 |") == 1
 

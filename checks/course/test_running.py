@@ -260,6 +260,7 @@ def test_a_machine_is_described_without_names(monkeypatch: pytest.MonkeyPatch) -
         "python",
         "dtype",
         "threads",
+        "cpu_capability",
         "tokens",
         "seconds",
         "versions",

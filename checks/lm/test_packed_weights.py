@@ -17,6 +17,12 @@ X86 = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldn
 IDS = torch.arange(24).reshape(2, 12) % 7
 
 
+@pytest.fixture(autouse=True)
+def _any_layer(monkeypatch):
+    """On any processor, with any number of threads."""
+    monkeypatch.setattr(module, "FEWEST_WEIGHTS", 0)
+
+
 def replaced(model: nn.Module) -> int:
     return sum("forward" in vars(m) for m in model.modules())
 
@@ -94,3 +100,14 @@ def test_where_it_does_not_apply(monkeypatch):
     monkeypatch.setattr(module, "MOST_BYTES", layer.weight.nbytes - 1)
     with packed_weights(layer):
         assert replaced(layer) == 0
+
+
+@pytest.mark.skipif(not X86, reason="nothing is packed here")
+@pytest.mark.parametrize(("capability", "threads", "n"), [("AVX2", 1, 1), ("AVX2", 2, 2), ("AVX512", 1, 2)])
+def test_one_thread_without_avx512_packs_wide_layers_only(monkeypatch, capability, threads, n):
+    monkeypatch.setattr(module, "FEWEST_WEIGHTS", 9 * 5)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 9))
+    with packed_weights(model):
+        assert replaced(model) == n

@@ -1,7 +1,8 @@
 """Linear layers that multiply by a copy of their weights, laid out once as oneDNN wants it, on x86 processors.
 
 torch lays the weights out anew in every product, which with few rows, as in decoding, costs much of it; and its float32
-products (MKL's) gain little from a second thread. `benchmarks/README.md` has the numbers.
+products (MKL's) gain little from a second thread. On a single thread without AVX-512 MKL's are the faster ones, but for
+a head as wide as a vocabulary. `benchmarks/README.md` has the numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from personalab.lm.hooks import is_compiled
 # Below these, laying out takes longer than it saves (SmolLM2-135M, one thread and two).
 FEWEST_STEPS = 16  # of decoding
 FEWEST_TOKENS = 1024  # to read, in float32; in bfloat16 products of many rows gain nothing
+FEWEST_WEIGHTS = 2**24  # of a layer, on a single thread without AVX-512
 MOST_BYTES = 2**31  # of weights, since there are two copies for a while; our choice
 
 
@@ -34,6 +36,7 @@ def packed_weights(model: nn.Module, *, worth: bool = True) -> Iterator[None]:
         worth: False changes nothing.
     """
     layers = [*filter(_may_be_packed, model.modules())] if worth and not _passed_by(model) else []
+    layers = [layer for layer in layers if layer.weight.numel() >= _fewest_weights()]
     if sum(layer.weight.nbytes for layer in layers) > MOST_BYTES:
         layers = []
     try:
@@ -54,6 +57,11 @@ def _product(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 def _may_be_packed(layer: nn.Module) -> TypeGuard[nn.Linear]:
     # A forward of its own comes from accelerate (offloading) or from a user.
     return type(layer) is nn.Linear and "forward" not in vars(layer) and _works(layer.weight.device, layer.weight.dtype)
+
+
+def _fewest_weights() -> int:
+    narrow = torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2")
+    return FEWEST_WEIGHTS if narrow and torch.get_num_threads() == 1 else 0
 
 
 def _passed_by(model: nn.Module) -> bool:

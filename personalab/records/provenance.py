@@ -22,8 +22,9 @@ PACKAGES = ("torch", "transformers", "tokenizers", "peft", "numpy", "scikit-lear
 def describe() -> dict[str, Any]:
     """This process and its machine: date, CPU, cores, memory (GiB), system, Python, dtype, threads, versions.
 
-    `dtype` and `threads` are those that the engine uses in this process, None where it has not loaded torch; `tokens`
-    are those that went through its models (`personalab.lm.counting`), `seconds` what its kinds of work took.
+    `dtype` and `threads` are those that the engine uses in this process, `cpu_capability` is torch's word for the CPU's
+    widest vectors ("AVX2", "AVX512"); each None where it has not loaded torch. `tokens` are those that went through its
+    models (`personalab.lm.counting`), `seconds` what its kinds of work took.
     """
     settings = _torch_settings()  # first, because what examines the machine loads torch
     return {
@@ -50,16 +51,22 @@ def one_line(machine: dict[str, dict[str, Any]]) -> str:
     groups: dict[str, list[str]] = {}
     for family, m in sorted(machine.items()):
         versions = ", ".join(f"{name} {m['versions'][name]}" for name in ("torch", "transformers"))
-        text = f"{m['cpu']}, {m['cores']} cores, torch threads: {m['threads']}, {m['dtype']}, {versions}, {m['date']}"
+        text = f"{cpu(m)}, {m['cores']} cores, torch threads: {m['threads']}, {m['dtype']}, {versions}, {m['date']}"
         groups.setdefault(text, []).append(family)
     return "; ".join(f"{', '.join(families)}: {text}" for text, families in groups.items())
+
+
+def cpu(machine: dict[str, Any]) -> str:
+    """Its name and, where that is on record, its vectors: a virtual CPU may be called "AMD EPYC" and no more."""
+    return ", ".join(filter(None, (machine["cpu"], machine.get("cpu_capability"))))
 
 
 def _torch_settings() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     if torch is None:
-        return {"dtype": None, "threads": None}
-    return {"dtype": tier_dtype(), "threads": torch.get_num_threads()}
+        return dict.fromkeys(("dtype", "threads", "cpu_capability"))
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"dtype": tier_dtype(), "threads": torch.get_num_threads(), "cpu_capability": capability}
 
 
 def _tokens() -> dict[str, dict[str, int]]:
