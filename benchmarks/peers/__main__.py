@@ -4,7 +4,7 @@
 
 One thread each, and seconds of the processor: what a clock would show on an idle machine, and far less disturbed where
 it is not. What comes out is compared before anything is timed. Results go to `benchmarks/results/peers.json`, one part
-for every task and dtype, and the table in `benchmarks/README.md` is drawn from them.
+for every task, dtype and kind of processor, and the table in `benchmarks/README.md` is drawn from them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.peers import table
 from benchmarks.peers.environments import PEERS, interpreter
@@ -181,9 +182,9 @@ def run_task(task: str, workers: dict[str, Worker], given: dict[str, Any], round
 
 
 def keep(dtype: str, task: str, part: dict[str, Any]) -> None:
-    """Replace this part of the results."""
+    """Replace this part of the results: the task's, in this dtype, on CPUs with as wide vectors as this one."""
     kept = json.loads(table.RESULTS.read_text(encoding="utf-8")) if table.RESULTS.exists() else {}
-    kept.setdefault(dtype, {})[task] = part
+    kept.setdefault(f"{dtype}, {torch.backends.cpu.get_cpu_capability()}", {})[task] = part
     write(table.RESULTS, json.dumps(kept, indent=1) + "\n")
 
 

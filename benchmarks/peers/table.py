@@ -25,15 +25,18 @@ TEXTS = ("generate", "sweep")
 
 
 def tables(results: dict[str, Any]) -> str:
-    """One table for every task and dtype."""
+    """One table for every task, by dtype and kind of processor."""
     return "\n\n".join(
-        _table(task, dtype, results[dtype][task]) for dtype in results for task in TITLES if task in results[dtype]
+        _table(task, on, results[on][task])
+        for on in sorted(results, reverse=True)
+        for task in TITLES
+        if task in results[on]
     )
 
 
-def _table(task: str, dtype: str, part: dict[str, Any]) -> str:
+def _table(task: str, on: str, part: dict[str, Any]) -> str:
     unit, last = ("tokens/s", "same texts") if task in TEXTS else ("texts/s", "apart from ours")
-    title = f"{TITLES[task]}, {dtype}"
+    title = f"{TITLES[task]}, {on}"
     head = f"| {title} | default: {unit} | ours over it | at its best | ours over it | memory, MB | {last} |"
     lines = _lines(part["sides"], part["amount"], task)
     return "\n".join([head, "|---|---|---|---|---|---|---|", *lines, "", _below(part, task)])
