@@ -1,5 +1,6 @@
 """Lets the checks import `personalab`, `utils` and `tests` from the repository's root; shares fixtures and hooks."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,12 @@ from no_skips import pytest_make_collect_report, pytest_runtest_makereport  # no
 from toy_course import course, plain_environment  # noqa: F401
 
 from personalab import tiers
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: the garbage collector need not look at it again in thousands of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

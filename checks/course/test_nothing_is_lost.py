@@ -21,6 +21,7 @@ from personalab.paths import ROOT
 DRIVER = """
 import json, sys
 from pathlib import Path
+sys.modules["rfc3987_syntax"] = None  # jsonschema's check of web addresses: seconds of building grammars, not used here
 import nbformat
 from personalab import __main__ as cli
 from personalab.setup import doctor

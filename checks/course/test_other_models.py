@@ -6,6 +6,7 @@ Slow: minutes. `.ci/run` has a phase for it.
 from __future__ import annotations
 
 import json
+import sys
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -105,7 +106,8 @@ def test_sections_3_and_4_on_another_model(
     with capsys.disabled():
         for section, cells in took.items():
             slowest = sorted(cells.items(), key=lambda cell: -cell[1])[:6]
-            print(f"\n{family}, {section}: {len(cells)} cells, {sum(cells.values()):.0f} s;", *slowest, sep="\n  ")
+            sums = f"\n{family}, {section}: {len(cells)} cells, {sum(cells.values()):.0f} s;"
+            print(sums, *slowest, sep="\n  ", file=sys.stderr)  # the stdout of a process of xdist's leads nowhere
 
 
 def _committed() -> dict[Path, int]:
