@@ -1,9 +1,9 @@
-"""Where the time of a full run goes, by section and kind of work: a table in `benchmarks/README.md`.
+"""Where the time of a run goes, by section and kind of work: a table in `benchmarks/README.md`.
 
     python -m personalab run --section 1,2,3,4 && python -m benchmarks.where_time_goes runs/full
 
-takes the run's seconds into `benchmarks/results/run.json`, beside those of other dtypes, processors and sections, and
-draws the tables anew.
+takes the run's seconds into `benchmarks/results/run.json`, beside those of other dtypes, processors, sections and
+budgets (`runs/quick`), and draws the tables anew.
 """
 
 from __future__ import annotations
@@ -39,7 +39,12 @@ def taken(folder: Path) -> dict[str, Any]:
         name: {"began": m["began"], "in all": results[f"{name}/seconds"]["value"], **m["seconds"]}
         for name, m in machine.items()
     }
-    return {"machine": machines[0] | {"date": max(m["date"] for m in machine.values())}, "sections": sections}
+    budget = "quick" if folder.name.endswith("quick") else "full"
+    return {
+        "budget": budget,
+        "machine": machines[0] | {"date": max(m["date"] for m in machine.values())},
+        "sections": sections,
+    }
 
 
 def tables(runs: dict[str, Any]) -> str:
@@ -50,7 +55,8 @@ def tables(runs: dict[str, Any]) -> str:
 def _table(run: dict[str, Any]) -> Iterator[str]:
     machine, sections = run["machine"], run["sections"]
     used = [phase for phase in PHASES if any(phase in spent for spent in sections.values())]
-    yield f"| seconds, {machine['dtype']} | in all | {' | '.join(used)} | the rest |"
+    budget = "" if run["budget"] == "full" else f", {run['budget']} budget"
+    yield f"| seconds, {machine['dtype']}{budget} | in all | {' | '.join(used)} | the rest |"
     yield "|---" * (len(used) + 3) + "|"
     total = {key: sum(spent.get(key, 0.0) for spent in sections.values()) for key in ("in all", *used)}
     for name, spent in (sections | ({"**together**": total} if len(sections) > 1 else {})).items():
@@ -78,6 +84,7 @@ def main(folder: str) -> None:
     run = taken(Path(folder))
     runs = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
     name = f"{run['machine']['dtype']}, {cpu(run['machine'])}: {', '.join(run['sections'])}"
+    name += "" if run["budget"] == "full" else f", {run['budget']}"
     write(RESULTS, json.dumps(runs | {name: run}, indent=1, sort_keys=True) + "\n")
     write_table()
 

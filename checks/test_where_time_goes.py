@@ -53,6 +53,19 @@ def test_runs_of_other_sections_stay(tmp_path, monkeypatch):
     assert text.count("| section_1 | 100 | 5 | 95 |") == 1 and text.count("| **together** | 300 | 3 | 297 |") == 1
 
 
+def test_a_quick_run_stands_beside_a_full_one(tmp_path, monkeypatch):
+    of = where_time_goes
+    monkeypatch.setattr(of, "RESULTS", tmp_path / "run.json")
+    monkeypatch.setattr(of, "README", tmp_path / "README.md")
+    of.README.write_text(f"{of.BEGIN}{of.END}", "utf-8")
+    for budget in ("full", "quick"):
+        (tmp_path / budget).mkdir()
+        of.main(str(folder_of(tmp_path / budget, {"judge": 1.0})))
+    assert [run["budget"] for run in json.loads(of.RESULTS.read_text("utf-8")).values()] == ["full", "quick"]
+    assert "| seconds, float32 | in all |" in of.README.read_text("utf-8")
+    assert "| seconds, float32, quick budget | in all |" in of.README.read_text("utf-8")
+
+
 def test_sections_that_ran_in_different_ways_are_no_run(tmp_path):
     with pytest.raises(ValueError, match="different ways"):
         where_time_goes.taken(folder_of(tmp_path, {}, {}, dtype="bfloat16"))
